@@ -1,0 +1,22 @@
+//! The limits of format 1. A reader refuses what is beyond them before it allocates or writes anything.
+
+/// The largest `manifest.json`, `SHA256SUMS` or image config, in bytes.
+pub const MANIFEST: u64 = 4 << 20;
+
+/// The largest number of blobs in a pot.
+pub const BLOBS: usize = 10_000;
+
+/// The largest blob, stored or unpacked, in bytes: the largest size that the eleven octal digits of a ustar header hold.
+pub const BLOB_SIZE: u64 = (1 << 33) - 1;
+
+/// The largest installer, in bytes. The product's own goal is 4 MB; the format leaves room.
+pub const INSTALLER: u64 = 32 << 20;
+
+/// The largest `README.txt`, in bytes.
+pub const README: u64 = 64 << 10;
+
+/// The largest armored signature, in bytes; an Ed25519 one has some 300.
+pub const SIGNATURE: u64 = 4 << 10;
+
+/// The largest zstd window, as a power of two: 32 MiB, so that reading a pot needs little memory.
+pub const ZSTD_WINDOW_LOG: u32 = 25;
