@@ -1,0 +1,173 @@
+//! What a person, or a script, sees.
+//!
+//! Results go to standard output, everything else to standard error. With `--json` standard output carries one JSON document and nothing else. On a terminal the
+//! running step is rewritten in place; elsewhere every step is one plain line.
+
+use std::cell::RefCell;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::engine::Plan;
+use crate::step::State;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Tables and sentences.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// See the module.
+pub struct Console {
+    format: Format,
+    terminal: bool,
+    began: Instant,
+    /// How every step ended, for the JSON result.
+    steps: RefCell<Vec<serde_json::Value>>,
+}
+
+impl Console {
+    /// A console on this process's own streams.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            terminal: io::stderr().is_terminal(),
+            began: Instant::now(),
+            steps: RefCell::default(),
+        }
+    }
+
+    /// How results are printed.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Says something to the operator.
+    pub fn say(&self, text: &str) {
+        // Nobody can be told that standard error is closed.
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// Prints a result as a person reads it; nothing with `--json`.
+    pub fn result(&self, text: &str) -> Result<()> {
+        if self.format == Format::Json {
+            return Ok(());
+        }
+        writeln!(io::stdout().lock(), "{text}").context("cannot write to standard output")
+    }
+
+    /// Prints the one JSON document; nothing without `--json`.
+    pub fn document(&self, value: &serde_json::Value) -> Result<()> {
+        if self.format == Format::Text {
+            return Ok(());
+        }
+        writeln!(io::stdout().lock(), "{value:#}").context("cannot write to standard output")
+    }
+
+    /// How every step of this run ended, for the JSON document.
+    pub fn steps(&self) -> Vec<serde_json::Value> {
+        self.steps.borrow().clone()
+    }
+
+    /// Asks whether to go on; `no` is the answer of everybody who is not there.
+    pub fn confirm(&self, question: &str) -> Result<bool> {
+        if !io::stdin().is_terminal() {
+            return Ok(false);
+        }
+        write!(io::stderr().lock(), "{question} [y/N] ").context("cannot ask")?;
+        let mut answer = String::new();
+        io::stdin()
+            .lock()
+            .read_line(&mut answer)
+            .context("cannot read the answer")?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    /// Shows that a step begins.
+    pub fn step(&self, number: usize, of: usize, what: &str) -> Progress<'_> {
+        let line = format!("[{number}/{of}] {what}");
+        if self.terminal {
+            let _ = write!(io::stderr().lock(), "{line} …");
+        }
+        Progress {
+            console: self,
+            line,
+            what: what.to_owned(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Time since the start of the program.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The plan as a table.
+    pub fn plan(&self, plan: &Plan) -> Result<()> {
+        let width = |column: fn(&crate::engine::Row) -> usize| {
+            plan.rows.iter().map(column).max().unwrap_or_default()
+        };
+        let (steps, states) = (width(|row| row.step.len()), width(|row| row.state.len()));
+        for row in &plan.rows {
+            self.result(&format!(
+                "{:7}  {:steps$}  {:states$}  {}",
+                row.place, row.step, row.state, row.what
+            ))?;
+            for more in [&row.why, &row.remedy]
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .flat_map(|text| text.lines())
+            {
+                self.result(&format!(
+                    "{:7}  {:steps$}  {:states$}    {more}",
+                    "", "", ""
+                ))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A step that runs.
+pub struct Progress<'a> {
+    console: &'a Console,
+    line: String,
+    what: String,
+    began: Instant,
+}
+
+impl Progress<'_> {
+    /// The step's state holds.
+    pub fn done(self, state: &State) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let end = match state {
+            State::Satisfied => "already so".to_owned(),
+            State::Unsettable(why) => format!("not possible here: {why}"),
+            _ => format!("done, {seconds:.1} s"),
+        };
+        self.finish(&end);
+    }
+
+    /// The step failed; the reason is printed by whoever ends the program.
+    pub fn failed(self) {
+        self.finish("FAILED");
+    }
+
+    fn finish(self, end: &str) {
+        let restart = if self.console.terminal {
+            "\r\x1b[K"
+        } else {
+            ""
+        };
+        self.console.say(&format!("{restart}{}: {end}", self.line));
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.console
+            .steps
+            .borrow_mut()
+            .push(serde_json::json!({ "step": self.what, "outcome": end, "seconds": seconds }));
+    }
+}

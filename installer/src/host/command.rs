@@ -1,0 +1,381 @@
+//! Commands as values, and what may run them.
+//!
+//! A [`Cmd`] is a program with arguments: comparable, printable without its secrets, with a time limit. There are no shell strings here. A [`Runner`] runs it: on
+//! this machine ([`Local`]), on another one ([`super::ssh::Ssh`]), or from a script in tests ([`super::scripted::Scripted`]).
+
+#![allow(clippy::disallowed_methods, reason = "this module owns processes")]
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use zeroize::Zeroizing;
+
+/// The largest standard output that is kept, in bytes: `kubectl get -o json` of a cluster with thousands of pods fits.
+const OUTPUT_LIMIT: u64 = 64 << 20;
+
+/// Bytes that must not be printed and are overwritten when they are no longer needed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes the bytes over.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Zeroizing::new(bytes.into()))
+    }
+
+    /// The bytes, for the one place that needs them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The text, for the one place that needs it; empty where the bytes are not UTF-8.
+    pub fn expose_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// A command to run. Nothing secret may stand in its arguments or its environment: every user of a machine can read those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cmd {
+    /// The program's name or path.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables set beside the inherited ones.
+    pub env: Vec<(String, String)>,
+    /// What it reads; nothing by default.
+    pub stdin: Secret,
+    /// When it is killed.
+    pub timeout: Duration,
+}
+
+impl Cmd {
+    /// A command with arguments and a minute of time.
+    pub fn new<S: Into<String>>(
+        program: impl Into<String>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
+        Self {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            stdin: Secret::default(),
+            timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Gives it something to read.
+    #[must_use]
+    pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Secret::new(input);
+        self
+    }
+
+    /// Changes its time limit.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+}
+
+impl fmt::Display for Cmd {
+    /// As one would type it; for people, not for a shell.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.program)?;
+        self.args
+            .iter()
+            .try_for_each(|arg| write!(f, " {}", super::ssh::quote(arg)))
+    }
+}
+
+/// What a command that ran to its end left.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Output {
+    /// Its exit status; 128 and the signal's number where a signal ended it.
+    pub status: i32,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Whether it exited with 0.
+    pub fn ok(&self) -> bool {
+        self.status == 0
+    }
+
+    /// Its standard output as text, without the line feed at the end.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+
+    /// The last lines of its standard error, or of its output where that is empty: what a person needs to see.
+    pub fn evidence(&self) -> String {
+        let bytes = if self.stderr.iter().all(u8::is_ascii_whitespace) {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
+        let text = String::from_utf8_lossy(bytes);
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty())
+            .collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+/// Why a command gave no good result.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It could not be started.
+    #[error("cannot run {command}")]
+    Start {
+        /// The command, as one would type it.
+        command: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It ran into its time limit and was killed.
+    #[error("{command} was still running after {} s and was stopped", limit.as_secs())]
+    Timeout {
+        /// The command, as one would type it.
+        command: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// It exited with another status than 0.
+    #[error("{command} failed with exit status {status}:\n{evidence}")]
+    Status {
+        /// The command, as one would type it.
+        command: String,
+        /// Its exit status.
+        status: i32,
+        /// The end of what it printed.
+        evidence: String,
+    },
+    /// It read or wrote something that broke off.
+    #[error("{command} could not be fed or read")]
+    Pipe {
+        /// The command, as one would type it.
+        command: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A scripted runner was asked for something that its script does not hold.
+    #[error("unexpected command: {0}")]
+    Unexpected(String),
+}
+
+/// What writes a command's standard input piece by piece.
+pub type Feed<'a> = dyn FnMut(&mut dyn Write) -> io::Result<()> + Send + 'a;
+
+/// Something that runs commands.
+pub trait Runner: Send + Sync {
+    /// Runs `cmd` to its end; an exit status other than 0 is not an error here.
+    fn run(&self, cmd: &Cmd) -> Result<Output, CommandError>;
+
+    /// Runs `cmd` while `feed` writes its standard input; `cmd.stdin` is not used.
+    fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError>;
+
+    /// Runs `cmd`; an exit status other than 0 is an error that carries the end of what it printed.
+    fn expect(&self, cmd: &Cmd) -> Result<Output, CommandError> {
+        let output = self.run(cmd)?;
+        if output.ok() {
+            return Ok(output);
+        }
+        Err(CommandError::Status {
+            command: cmd.to_string(),
+            status: output.status,
+            evidence: output.evidence(),
+        })
+    }
+}
+
+/// Runs commands on this machine. A command and its children form a process group, which is killed as one at the time limit.
+#[derive(Debug, Default)]
+pub struct Local;
+
+impl Runner for Local {
+    fn run(&self, cmd: &Cmd) -> Result<Output, CommandError> {
+        let input = cmd.stdin.clone();
+        self.feed(cmd, &mut |pipe| pipe.write_all(input.expose()))
+    }
+
+    fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError> {
+        let mut child = Command::new(&cmd.program)
+            .args(&cmd.args)
+            .envs(cmd.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|source| CommandError::Start {
+                command: cmd.to_string(),
+                source,
+            })?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(CommandError::Pipe {
+                command: cmd.to_string(),
+                source: io::Error::other("a pipe is missing"),
+            });
+        };
+        let pipe_error = |source| CommandError::Pipe {
+            command: cmd.to_string(),
+            source,
+        };
+        let (out_sender, out) = mpsc::channel();
+        let (err_sender, err) = mpsc::channel();
+        // Detached on purpose: a daemon that a command leaves behind may hold the pipe open for ever.
+        thread::spawn(move || out_sender.send(read_capped(stdout)));
+        thread::spawn(move || err_sender.send(read_capped(stderr)));
+        thread::scope(|scope| {
+            let feeder = scope.spawn(move || {
+                let fed = feed(&mut stdin);
+                drop(stdin);
+                fed
+            });
+            let status = wait(&mut child, cmd.timeout);
+            let fed = feeder
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the writer of its input panicked")));
+            let status = status
+                .map_err(pipe_error)?
+                .ok_or_else(|| CommandError::Timeout {
+                    command: cmd.to_string(),
+                    limit: cmd.timeout,
+                })?;
+            // The pipes of a finished command end at once, unless a child that it left behind holds them.
+            let grace = Duration::from_secs(2);
+            let stdout = out
+                .recv_timeout(grace)
+                .unwrap_or_else(|_| Ok(Vec::new()))
+                .map_err(pipe_error)?;
+            let stderr = err
+                .recv_timeout(grace)
+                .unwrap_or_else(|_| Ok(Vec::new()))
+                .map_err(pipe_error)?;
+            let output = Output {
+                status,
+                stdout,
+                stderr,
+            };
+            match fed {
+                // Who exits well without reading everything has decided not to; who fails says more than the broken pipe does.
+                Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(output),
+                Err(cause) => Err(pipe_error(cause)),
+                Ok(()) => Ok(output),
+            }
+        })
+    }
+}
+
+fn read_capped(pipe: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.take(OUTPUT_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > OUTPUT_LIMIT {
+        return Err(io::Error::other(format!(
+            "it printed more than {} MiB",
+            OUTPUT_LIMIT >> 20
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Waits for the end, or kills the whole process group at the limit and returns nothing.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<i32>> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(
+                status
+                    .code()
+                    .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
+            ));
+        }
+        if Instant::now() >= deadline {
+            let group = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+            // Already gone is as good as killed.
+            let _ = killpg(group, Signal::SIGKILL);
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_status_and_evidence_are_kept() {
+        let output = Local
+            .run(&Cmd::new("sh", ["-c", "cat; echo oops >&2; exit 3"]).stdin("in"))
+            .unwrap();
+        assert_eq!(
+            (
+                output.status,
+                output.text().as_str(),
+                output.evidence().as_str()
+            ),
+            (3, "in", "oops")
+        );
+        let error = Local
+            .expect(&Cmd::new("sh", ["-c", "echo why >&2; exit 3"]))
+            .unwrap_err();
+        assert!(error.to_string().contains("exit status 3:\nwhy"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_killed_with_its_children() {
+        let error = Local
+            .run(&Cmd::new("sh", ["-c", "sleep 600 & wait"]).timeout(Duration::from_millis(100)))
+            .unwrap_err();
+        assert!(matches!(error, CommandError::Timeout { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_keeps_the_pipes_does_not_hold_us() {
+        let begun = Instant::now();
+        let output = Local
+            .run(&Cmd::new("sh", ["-c", "sleep 30 & exit 0"]))
+            .unwrap();
+        assert!(output.ok() && begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let cmd = Cmd::new("kubeadm", ["join"]).stdin("hunter2");
+        assert!(!format!("{cmd:?} {cmd}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,466 @@
+//! This machine: reading it ([`HostView`]) and changing it with a journal ([`Host`]).
+//!
+//! Everything lies below a root that is passed in, so that tests need neither root nor mocks; commands go through a [`Runner`]. A file is replaced whole, synced, and
+//! only after the journal holds what is needed to put the old one back. Nothing here knows Kubernetes.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module owns the machine's files"
+)]
+
+pub mod command;
+pub mod probe;
+#[cfg(test)]
+pub mod scripted;
+pub mod ssh;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use bundle_spec::{Hasher, Sha256};
+
+use self::command::{Cmd, CommandError, Feed, Output, Runner};
+use self::probe::Probe;
+use crate::journal::{Before, Change, Journal};
+
+/// The largest file that is read whole, in bytes; configuration is never larger.
+const READ_LIMIT: u64 = 16 << 20;
+
+/// Where programs are looked for, whatever PATH the operator's shell has.
+const PROGRAM_DIRS: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Directory,
+    /// A symbolic link, which is not followed.
+    Symlink,
+    /// Anything else.
+    Other,
+}
+
+/// What is known of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, such as 0o644.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// The space of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that an unprivileged process may still use, as `df` shows them.
+    pub available: u64,
+    /// The file system's identity: equal for two paths on the same one.
+    pub device: u64,
+}
+
+/// This machine, for looking only.
+#[derive(Clone)]
+pub struct HostView {
+    root: PathBuf,
+    runner: Arc<dyn Runner>,
+}
+
+impl HostView {
+    /// The machine whose files lie below `root` and whose commands `runner` runs.
+    pub fn new(root: impl Into<PathBuf>, runner: Arc<dyn Runner>) -> Self {
+        Self {
+            root: root.into(),
+            runner,
+        }
+    }
+
+    /// The real place of an absolute path of the machine.
+    pub fn locate(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The content of a file of at most 16 MiB; nothing where there is none.
+    pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let file = match File::open(self.locate(path)) {
+            Ok(file) => file,
+            Err(cause) if absent(&cause) => return Ok(None),
+            Err(cause) => return Err(cause).with_context(|| format!("cannot read {path}")),
+        };
+        let mut bytes = Vec::new();
+        file.take(READ_LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("cannot read {path}"))?;
+        ensure!(
+            bytes.len() as u64 <= READ_LIMIT,
+            "{path} is larger than {} MiB, which no file of its kind is",
+            READ_LIMIT >> 20
+        );
+        Ok(Some(bytes))
+    }
+
+    /// The text of a file; nothing where there is none.
+    pub fn text(&self, path: &str) -> Result<Option<String>> {
+        Ok(self
+            .read(path)?
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// What a path is, without following a link; nothing where it does not exist.
+    pub fn facts(&self, path: &str) -> Result<Option<Facts>> {
+        let metadata = match fs::symlink_metadata(self.locate(path)) {
+            Ok(metadata) => metadata,
+            Err(cause) if absent(&cause) => return Ok(None),
+            Err(cause) => return Err(cause).with_context(|| format!("cannot look at {path}")),
+        };
+        let kind = match metadata.file_type() {
+            kind if kind.is_file() => Kind::File,
+            kind if kind.is_dir() => Kind::Directory,
+            kind if kind.is_symlink() => Kind::Symlink,
+            _ => Kind::Other,
+        };
+        Ok(Some(Facts {
+            kind,
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            size: metadata.size(),
+        }))
+    }
+
+    /// Whether a path exists.
+    pub fn exists(&self, path: &str) -> Result<bool> {
+        Ok(self.facts(path)?.is_some())
+    }
+
+    /// The digest of a file's content; nothing where there is none.
+    pub fn digest(&self, path: &str) -> Result<Option<Sha256>> {
+        let mut file = match File::open(self.locate(path)) {
+            Ok(file) => file,
+            Err(cause) if absent(&cause) => return Ok(None),
+            Err(cause) => return Err(cause).with_context(|| format!("cannot read {path}")),
+        };
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            match file
+                .read(&mut buffer)
+                .with_context(|| format!("cannot read {path}"))?
+            {
+                0 => return Ok(Some(hasher.finish())),
+                length => hasher.update(&buffer[..length]),
+            }
+        }
+    }
+
+    /// The names in a folder, sorted; none where there is no such folder.
+    pub fn list(&self, path: &str) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(self.locate(path)) {
+            Ok(entries) => entries,
+            Err(cause) if absent(&cause) => return Ok(Vec::new()),
+            Err(cause) => return Err(cause).with_context(|| format!("cannot list {path}")),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(
+                entry
+                    .with_context(|| format!("cannot list {path}"))?
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned(),
+            );
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The space of the file system that holds `path`, or that would hold it.
+    pub fn space(&self, path: &str) -> Result<Space> {
+        let mut place = self.locate(path);
+        while !place.exists() && place.pop() {}
+        let metadata =
+            fs::metadata(&place).with_context(|| format!("cannot look at {}", place.display()))?;
+        let answer = nix::sys::statvfs::statvfs(&place)
+            .with_context(|| format!("cannot ask for the free space of {}", place.display()))?;
+        let unit = answer.fragment_size();
+        Ok(Space {
+            total: answer.blocks() * unit,
+            available: answer.blocks_available() * unit,
+            device: metadata.dev(),
+        })
+    }
+
+    /// The path of a program; nothing where this machine has none of that name.
+    pub fn program(&self, name: &str) -> Option<String> {
+        PROGRAM_DIRS
+            .iter()
+            .map(|dir| format!("{dir}/{name}"))
+            .find(|path| {
+                let metadata = fs::metadata(self.locate(path));
+                metadata.is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
+            })
+    }
+
+    /// The value of a sysctl, with single spaces; nothing where this kernel or container has no such key.
+    pub fn sysctl(&self, key: &str) -> Result<Option<String>> {
+        Ok(self
+            .text(&sysctl_path(key))?
+            .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")))
+    }
+
+    /// Asks the machine something.
+    pub fn probe(&self, probe: &Probe) -> Result<Output, CommandError> {
+        self.runner.run(probe.command())
+    }
+}
+
+/// This machine, for changing. Every change is in the journal before it is made.
+pub struct Host<'a> {
+    view: HostView,
+    journal: &'a Journal,
+}
+
+impl<'a> Host<'a> {
+    /// Changes what `view` sees and writes it to `journal`.
+    pub fn new(view: HostView, journal: &'a Journal) -> Self {
+        Self { view, journal }
+    }
+
+    /// The same, for looking only.
+    pub fn view(&self) -> &HostView {
+        &self.view
+    }
+
+    /// Notes a change that is about to be made by other means than this type's own methods.
+    pub fn note(&self, change: Change) -> Result<()> {
+        self.journal.intent(change)
+    }
+
+    /// Replaces a file by `content`, whole or not at all.
+    pub fn write_file(&self, path: &str, content: &[u8], mode: u32) -> Result<()> {
+        self.replace(path, mode, &mut |file| {
+            file.write_all(content).map_err(Into::into)
+        })
+    }
+
+    /// Replaces a file by what `content` yields, whole or not at all, and only if its digest is `expected`.
+    pub fn install_file(
+        &self,
+        path: &str,
+        content: &mut dyn Read,
+        expected: &Sha256,
+        mode: u32,
+    ) -> Result<()> {
+        self.replace(path, mode, &mut |file| {
+            let mut hasher = Hasher::new();
+            let mut buffer = vec![0; 1 << 18];
+            loop {
+                let length = content.read(&mut buffer)?;
+                if length == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..length]);
+                file.write_all(&buffer[..length])?;
+            }
+            let seen = hasher.finish();
+            ensure!(
+                seen == *expected,
+                "its content has digest {seen}, expected {expected}"
+            );
+            Ok(())
+        })
+    }
+
+    /// Makes a folder and those above it.
+    pub fn make_dir(&self, path: &str, mode: u32) -> Result<()> {
+        if self.view.exists(path)? {
+            return Ok(());
+        }
+        if let Some((parent, _)) = path.rsplit_once('/')
+            && !parent.is_empty()
+        {
+            self.make_dir(parent, 0o755)?;
+        }
+        self.journal.intent(Change::Directory {
+            path: path.to_owned(),
+        })?;
+        let place = self.view.locate(path);
+        fs::DirBuilder::new()
+            .mode(mode)
+            .create(&place)
+            .with_context(|| format!("cannot make the folder {path}"))?;
+        // The mask of the calling shell must not decide.
+        fs::set_permissions(&place, fs::Permissions::from_mode(mode))
+            .with_context(|| format!("cannot set the mode of {path}"))
+    }
+
+    /// Removes a file; it is saved first.
+    pub fn remove_file(&self, path: &str) -> Result<()> {
+        let before = self.before(path)?;
+        if before == Before::Absent {
+            return Ok(());
+        }
+        self.journal.intent(Change::File {
+            path: path.to_owned(),
+            before,
+        })?;
+        fs::remove_file(self.view.locate(path)).with_context(|| format!("cannot remove {path}"))
+    }
+
+    /// Sets a sysctl in the running kernel and looks whether it took.
+    pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let before = self
+            .view
+            .sysctl(key)?
+            .with_context(|| format!("this kernel has no sysctl {key}"))?;
+        self.journal.intent(Change::Sysctl {
+            key: key.to_owned(),
+            before,
+        })?;
+        let path = sysctl_path(key);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .open(self.view.locate(&path))
+            .with_context(|| format!("cannot set {key}"))?;
+        file.write_all(value.as_bytes())
+            .with_context(|| format!("cannot set {key} to {value}"))?;
+        let after = self.view.sysctl(key)?.unwrap_or_default();
+        let wanted = value.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(after == wanted, "{key} was set to {wanted} and is {after}");
+        Ok(())
+    }
+
+    /// Runs a command that changes this machine; the journal holds `change` first. An exit status other than 0 is an error.
+    pub fn run(&self, cmd: &Cmd, change: Change) -> Result<Output> {
+        self.journal.intent(change)?;
+        Ok(self.view.runner.expect(cmd)?)
+    }
+
+    /// The same, while `feed` writes the command's standard input.
+    pub fn feed(&self, cmd: &Cmd, change: Change, feed: &mut Feed<'_>) -> Result<Output> {
+        self.journal.intent(change)?;
+        let output = self.view.runner.feed(cmd, feed)?;
+        ensure!(
+            output.ok(),
+            CommandError::Status {
+                command: cmd.to_string(),
+                status: output.status,
+                evidence: output.evidence()
+            }
+        );
+        Ok(output)
+    }
+
+    fn before(&self, path: &str) -> Result<Before> {
+        let Some(facts) = self.view.facts(path)? else {
+            return Ok(Before::Absent);
+        };
+        ensure!(
+            facts.kind == Kind::File,
+            "{path} is not a regular file ({:?}): move it out of the way",
+            facts.kind
+        );
+        let mut file =
+            File::open(self.view.locate(path)).with_context(|| format!("cannot read {path}"))?;
+        self.journal.save(path, facts, &mut file)
+    }
+
+    fn replace(
+        &self,
+        path: &str,
+        mode: u32,
+        fill: &mut dyn FnMut(&mut File) -> Result<()>,
+    ) -> Result<()> {
+        let Some((folder, name)) = path.rsplit_once('/') else {
+            bail!("{path} is not an absolute path")
+        };
+        if !folder.is_empty() {
+            self.make_dir(folder, 0o755)?;
+        }
+        let before = self.before(path)?;
+        self.journal.intent(Change::File {
+            path: path.to_owned(),
+            before,
+        })?;
+        let target = self.view.locate(path);
+        // The same name at every try: what a kill leaves behind, the next run takes away.
+        let fresh = self.view.locate(&format!("{folder}/.{name}.kpot-new"));
+        let written =
+            write_synced(&fresh, mode, fill).and_then(|()| match fs::rename(&fresh, &target) {
+                // A file that is a mount point of its own (a container's /etc/hosts) cannot be replaced, only rewritten.
+                Err(cause) if cause.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) => {
+                    let mut rewritten = OpenOptions::new()
+                        .write(true)
+                        .truncate(true)
+                        .open(&target)?;
+                    io::copy(&mut File::open(&fresh)?, &mut rewritten)?;
+                    rewritten.sync_all()?;
+                    Ok(fs::remove_file(&fresh)?)
+                }
+                renamed => Ok(renamed?),
+            });
+        if let Err(cause) = written {
+            // Nothing half-written stays behind; if even that fails, the next run removes it.
+            let _ = fs::remove_file(&fresh);
+            return Err(cause).with_context(|| format!("cannot write {path}"));
+        }
+        sync_dir(&self.view.locate(folder))
+            .with_context(|| format!("cannot sync the folder of {path}"))
+    }
+}
+
+/// Writes a new file with exactly this mode and brings it to the disk.
+pub(crate) fn write_synced(
+    path: &Path,
+    mode: u32,
+    fill: &mut dyn FnMut(&mut File) -> Result<()>,
+) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(cause) if !absent(&cause) => return Err(cause.into()),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode & 0o700)
+        .open(path)?;
+    fill(&mut file)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    Ok(file.sync_all()?)
+}
+
+/// Brings a folder's entries to the disk.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn absent(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn sysctl_path(key: &str) -> String {
+    format!("/proc/sys/{}", key.replace('.', "/"))
+}

@@ -1,0 +1,88 @@
+//! Questions to this machine that change nothing.
+//!
+//! A [`Probe`] can only be made by the functions below, each of which builds a command that is known to read and not to write. That is what lets
+//! [`super::HostView`] run commands without becoming able to change something.
+
+use std::time::Duration;
+
+use super::command::Cmd;
+
+/// A command that only reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe(Cmd);
+
+impl Probe {
+    /// The command behind it.
+    pub fn command(&self) -> &Cmd {
+        &self.0
+    }
+
+    /// A systemd unit: `LoadState`, `ActiveState`, `UnitFileState`, `FragmentPath` and `NeedDaemonReload`, as `key=value` lines.
+    pub fn unit(name: &str) -> Self {
+        Self(Cmd::new(
+            "systemctl",
+            [
+                "show",
+                "--property=LoadState,ActiveState,UnitFileState,FragmentPath,NeedDaemonReload",
+                name,
+            ],
+        ))
+    }
+
+    /// The running Docker's `docker info` as JSON.
+    pub fn docker_info() -> Self {
+        Self(
+            Cmd::new("docker", ["info", "--format", "{{json .}}"]).timeout(Duration::from_secs(20)),
+        )
+    }
+
+    /// The IDs and names of Docker's images: lines of `sha256:… repository:tag`.
+    pub fn docker_images() -> Self {
+        Self(Cmd::new(
+            "docker",
+            [
+                "images",
+                "--no-trunc",
+                "--all",
+                "--format",
+                "{{.ID}} {{.Repository}}:{{.Tag}}",
+            ],
+        ))
+    }
+
+    /// The addresses of a name, as this machine's own resolver (files, then DNS) gives them.
+    pub fn addresses(name: &str) -> Self {
+        Self(Cmd::new("getent", ["ahosts", name]).timeout(Duration::from_secs(15)))
+    }
+
+    /// Which package owns a file, where the machine has dpkg.
+    pub fn dpkg_owner(path: &str) -> Self {
+        Self(Cmd::new("dpkg-query", ["--search", path]))
+    }
+
+    /// Which package owns a file, where the machine has rpm.
+    pub fn rpm_owner(path: &str) -> Self {
+        Self(Cmd::new("rpm", ["--query", "--file", path]))
+    }
+
+    /// Whether the running kernel has a module, loaded, built in or on the disk, with what it needs.
+    pub fn module(name: &str) -> Self {
+        Self(Cmd::new("modprobe", ["--dry-run", "--quiet", name]))
+    }
+
+    /// This node's apiserver's health, asked with the administrator's own credentials on this machine. `server` is `https://ADDRESS:PORT`.
+    pub fn apiserver_health(server: &str) -> Self {
+        let args = [
+            "--kubeconfig",
+            "/etc/kubernetes/admin.conf",
+            "--server",
+            server,
+            "--request-timeout",
+            "5s",
+            "get",
+            "--raw",
+            "/healthz",
+        ];
+        Self(Cmd::new("kubectl", args).timeout(Duration::from_secs(15)))
+    }
+}

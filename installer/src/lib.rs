@@ -1,0 +1,12 @@
+//! `kpot-install`: makes this machine a master of a Kubernetes cluster, with what is in a pot and nothing else.
+//!
+//! The way through the code: `cli` reads the command line, `plans` lists the steps of each workflow, `engine` runs them, `steps` holds them, `host` is this machine,
+//! `control_plane` the cluster.
+
+pub mod console;
+pub mod control_plane;
+pub mod engine;
+pub mod host;
+pub mod journal;
+pub mod step;
+pub mod steps;
