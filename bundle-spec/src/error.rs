@@ -48,6 +48,14 @@ pub enum Error {
         /// The public key in OpenSSH's one-line form, for the command that would trust it.
         public_key: String,
     },
+    /// The signature is good, and the list of trusted keys holds its key with a condition that does not hold: expired, not valid yet, other namespaces.
+    #[error("the pot is signed by {fingerprint}, which {reason}")]
+    SignerRefused {
+        /// The key's fingerprint, `SHA256:…` as `ssh-keygen -l` prints it.
+        fingerprint: String,
+        /// Which condition; continues the sentence.
+        reason: String,
+    },
     /// A key or a list of trusted keys cannot be used.
     #[error("{0}")]
     Key(String),

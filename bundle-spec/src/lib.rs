@@ -4,11 +4,26 @@
 
 pub mod digest;
 pub mod error;
+pub mod header;
 pub mod limits;
 pub mod manifest;
+pub mod path;
+pub mod reader;
+pub mod signature;
+pub mod sums;
 pub mod version;
+pub mod writer;
 
+mod blob;
+mod store;
+mod trust;
+
+pub use blob::BlobReader;
 pub use digest::{Hasher, Sha256};
 pub use error::Error;
 pub use manifest::Manifest;
+pub use path::Member;
+pub use reader::{Progress, UnverifiedPot, VerifiedPot};
+pub use signature::{Signer, SigningKey, Trust};
 pub use version::{Arch, KubeVersion};
+pub use writer::{BlobSource, PotParts, write_pot};

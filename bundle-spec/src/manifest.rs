@@ -161,17 +161,12 @@ impl Manifest {
     /// # Errors
     /// [`Error::Format`] for another format number, [`Error::Manifest`] for everything else that is not canonical or not consistent.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        /// The format is looked at first, so that a pot of a later format is told apart from a broken one.
-        #[derive(Deserialize)]
-        struct Envelope {
-            format: u32,
+        // The format is looked at first, so that a pot of a later format is told apart from a broken one.
+        let format = format_number(bytes)?;
+        if format != FORMAT {
+            return Err(Error::Format(format));
         }
-        let broken = |cause: serde_json::Error| Error::manifest(format!("does not parse: {cause}"));
-        let envelope: Envelope = serde_json::from_slice(bytes).map_err(broken)?;
-        if envelope.format != FORMAT {
-            return Err(Error::Format(envelope.format));
-        }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(broken)?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|cause| broken(&cause))?;
         if manifest.encode()? != bytes {
             return Err(Error::manifest(
                 "is not in the canonical encoding".to_owned(),
@@ -302,6 +297,21 @@ impl Manifest {
             None => Ok(()),
         }
     }
+}
+
+/// The format that a manifest names, of whatever format the rest of it is.
+pub(crate) fn format_number(bytes: &[u8]) -> Result<u32, Error> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        format: u32,
+    }
+    serde_json::from_slice(bytes)
+        .map(|envelope: Envelope| envelope.format)
+        .map_err(|cause| broken(&cause))
+}
+
+fn broken(cause: &serde_json::Error) -> Error {
+    Error::manifest(format!("does not parse: {cause}"))
 }
 
 fn ascending<T: Ord>(what: &str, items: impl Iterator<Item = T>) -> Result<(), Error> {

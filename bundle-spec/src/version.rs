@@ -49,7 +49,7 @@ impl FromStr for KubeVersion {
             .strip_prefix('v')
             .ok_or_else(refused)?
             .split('.')
-            .map(|number| number.parse::<u16>());
+            .map(str::parse::<u16>);
         let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch)), None) = (
             numbers.next(),
             numbers.next(),
