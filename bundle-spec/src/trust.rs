@@ -322,12 +322,20 @@ fn split_options(text: &str) -> Result<(&str, &str), String> {
     Ok((options, rest.trim_start_matches([' ', '\t'])))
 }
 
-/// Whether `text` begins with the name of a type of public keys that OpenSSH has.
+/// Whether `text` begins with the name of a type of public keys, as sshd(8) lists them.
 fn starts_with_key(text: &str) -> bool {
     let kind = text.split([' ', '\t']).next().unwrap_or_default();
-    ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-sha2-"]
-        .iter()
-        .any(|prefix| kind.starts_with(prefix))
+    matches!(
+        kind,
+        "ssh-ed25519"
+            | "ssh-rsa"
+            | "ssh-dss"
+            | "ecdsa-sha2-nistp256"
+            | "ecdsa-sha2-nistp384"
+            | "ecdsa-sha2-nistp521"
+            | "sk-ssh-ed25519@openssh.com"
+            | "sk-ecdsa-sha2-nistp256@openssh.com"
+    )
 }
 
 /// Whether a comma-separated list of patterns with `*`, `?` and a leading `!` matches `text`, as OpenSSH's pattern lists do: one negated match refuses.

@@ -1,0 +1,310 @@
+//! The manifest has one encoding, and one that decodes is consistent.
+
+use bundle_spec::manifest::{
+    Artifact, ArtifactFile, Blob, Checked, Encoding, Image, Runtime, RuntimeName,
+};
+use bundle_spec::{Arch, Error, KubeVersion, Manifest, Sha256};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::{
+    Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
+use proptest::sample::Index;
+
+use crate::pots::small;
+
+fn digests() -> impl Strategy<Value = Sha256> {
+    any::<[u8; 8]>().prop_map(|seed| Sha256::of(&seed))
+}
+
+fn blobs() -> impl Strategy<Value = Vec<Blob>> {
+    let one = (
+        any::<bool>(),
+        digests(),
+        0..=(1_u64 << 33) - 1,
+        0..=4_u64 << 20,
+    );
+    btree_map(digests(), one, 1..8).prop_map(|blobs| {
+        let blob = |(digest, (packed, other, size, unpacked))| Blob {
+            digest,
+            size: if packed { size } else { unpacked },
+            encoding: if packed {
+                Encoding::Zstd
+            } else {
+                Encoding::Identity
+            },
+            unpacked_digest: if packed { other } else { digest },
+            unpacked_size: unpacked,
+        };
+        blobs.into_iter().map(blob).collect()
+    })
+}
+
+fn checked() -> impl Strategy<Value = Checked> {
+    prop_oneof![
+        Just(Checked::PublishedSha256),
+        Just(Checked::PublishedSha512),
+        Just(Checked::ShippedPin),
+        Just(Checked::GivenPin),
+    ]
+}
+
+/// A consistent manifest: a first artifact refers to every blob, the others and the images to some.
+fn manifests() -> impl Strategy<Value = Manifest> {
+    let names = "[A-Za-z0-9_][A-Za-z0-9._+-]{0,20}";
+    let texts = "[!-~]{1,30}";
+    let artifacts = btree_map(
+        names,
+        (
+            texts,
+            texts,
+            digests(),
+            checked(),
+            btree_map(names, any::<Index>(), 1..4),
+        ),
+        0..4,
+    );
+    let images = vec((any::<Index>(), vec(any::<Index>(), 0..4)), 0..4);
+    let image_names = btree_set(texts, 8..9);
+    let head = (
+        names,
+        any::<u64>(),
+        any::<(u16, u16, u16)>(),
+        any::<bool>(),
+        texts,
+        texts,
+    );
+    (blobs(), head, artifacts, images, image_names).prop_map(
+        |(blobs, (name, serial, version, arm, text, cni), artifacts, images, image_names)| {
+            let pick = |index: &Index| index.get(&blobs).digest;
+            let mut artifacts: Vec<Artifact> = artifacts
+                .into_iter()
+                .map(
+                    |(name, (version, source, download, checked, files))| Artifact {
+                        name,
+                        version,
+                        source,
+                        download,
+                        checked,
+                        files: files
+                            .into_iter()
+                            .map(|(name, index)| ArtifactFile {
+                                name,
+                                blob: pick(&index),
+                            })
+                            .collect(),
+                    },
+                )
+                .collect();
+            let all = blobs.iter().enumerate();
+            artifacts.retain(|artifact| artifact.name != "0all");
+            artifacts.push(Artifact {
+                name: "0all".to_owned(),
+                version: "1".to_owned(),
+                source: "-".to_owned(),
+                download: Sha256::of(b""),
+                checked: Checked::GivenPin,
+                files: all
+                    .map(|(index, blob)| ArtifactFile {
+                        name: format!("f{index}"),
+                        blob: blob.digest,
+                    })
+                    .collect(),
+            });
+            artifacts.sort_by(|one, other| one.name.cmp(&other.name));
+            let mut names = image_names.into_iter();
+            let images = images
+                .iter()
+                .map(|(config, layers)| Image {
+                    names: names.by_ref().take(2).collect(),
+                    id: config.get(&blobs).unpacked_digest,
+                    config: pick(config),
+                    layers: layers.iter().map(pick).collect(),
+                })
+                .collect();
+            Manifest {
+                format: 1,
+                name,
+                serial,
+                kubernetes: KubeVersion::new(version.0, version.1, version.2),
+                arch: if arm { Arch::Arm64 } else { Arch::Amd64 },
+                runtime: Runtime {
+                    name: if arm {
+                        RuntimeName::Containerd
+                    } else {
+                        RuntimeName::Docker
+                    },
+                    version: text.clone(),
+                },
+                cni,
+                built_by: text,
+                artifacts,
+                images,
+                blobs,
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same(manifest in manifests()) {
+        let bytes = manifest.encode().unwrap();
+        prop_assert_eq!(&Manifest::decode(&bytes).unwrap(), &manifest);
+    }
+
+    #[test]
+    fn what_decodes_has_no_other_spelling(
+        manifest in manifests(),
+        place in any::<Index>(),
+        byte in any::<u8>(),
+        insert in any::<bool>(),
+    ) {
+        let mut bytes = manifest.encode().unwrap();
+        let place = place.index(bytes.len());
+        if insert {
+            bytes.insert(place, byte);
+        } else {
+            bytes[place] = byte;
+        }
+        if let Ok(manifest) = Manifest::decode(&bytes) {
+            prop_assert!(manifest.encode().unwrap() == bytes);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(Manifest::decode(&bytes).is_err());
+    }
+}
+
+#[test]
+fn other_spellings_of_the_same_json_are_refused() {
+    let text = String::from_utf8(small().0.encode().unwrap()).unwrap();
+    for other in [
+        text.trim_end().to_owned(),
+        format!("{text}\n"),
+        format!("\u{feff}{text}"),
+        text.replace("  ", " "),
+        text.replace('\n', "\r\n"),
+        text.replace("\"serial\": 1", "\"serial\": 1.0"),
+        text.replace("\"serial\": 1", "\"serial\": 1,\n  \"serial\": 1"),
+        text.replace("\"serial\": 1", "\"serial\": 1,\n  \"unknown\": 1"),
+        text.replace("kpot-test", "kpot\\u002dtest"),
+        text.replace("  \"cni\": \"v0.7.5\",\n", ""),
+        text.replace("\"amd64\"", "\"AMD64\""),
+        text.replace("sha256:", "SHA256:"),
+    ] {
+        assert_ne!(other, text);
+        let refused = Manifest::decode(other.as_bytes());
+        assert!(
+            matches!(refused, Err(Error::Manifest(_))),
+            "{other}: {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn inconsistent_manifests_are_neither_written_nor_read() {
+    let reject = |what: &str, spoil: &dyn Fn(&mut Manifest)| {
+        let (mut manifest, _) = small();
+        spoil(&mut manifest);
+        assert!(
+            matches!(manifest.encode(), Err(Error::Manifest(_))),
+            "{what}"
+        );
+        // The bytes that a careless writer would make of it.
+        let mut bytes = serde_json::to_vec_pretty(&manifest).unwrap();
+        bytes.push(b'\n');
+        assert!(
+            matches!(Manifest::decode(&bytes), Err(Error::Manifest(_))),
+            "{what}"
+        );
+    };
+    let stray = Sha256::of(b"stray");
+    reject("a file of no listed blob", &|it| {
+        it.artifacts[0].files[0].blob = stray;
+    });
+    reject("a layer of no listed blob", &|it| {
+        it.images[0].layers[0] = stray;
+    });
+    reject("a config of no listed blob", &|it| {
+        it.images[0].config = stray;
+    });
+    reject("a blob that nothing refers to", &|it| {
+        it.images[0].layers.clear();
+    });
+    reject("blobs out of order", &|it| it.blobs.swap(0, 1));
+    reject("a blob twice", &|it| {
+        it.blobs.insert(0, it.blobs[0].clone());
+    });
+    reject("an artifact twice", &|it| {
+        it.artifacts.push(it.artifacts[0].clone());
+    });
+    reject("an artifact without files", &|it| {
+        let mut empty = it.artifacts[0].clone();
+        empty.name = "other".to_owned();
+        empty.files.clear();
+        it.artifacts.push(empty);
+    });
+    reject("files out of order", &|it| it.artifacts[0].files.swap(0, 1));
+    reject("an image twice", &|it| it.images.push(it.images[0].clone()));
+    reject("a name for two images", &|it| {
+        let mut other = it.images[0].clone();
+        other.names.push("z".to_owned());
+        it.images.push(other);
+    });
+    reject("an image without a name", &|it| it.images[0].names.clear());
+    reject("an ID that is not the config's", &|it| {
+        it.images[0].id = stray;
+    });
+    reject("an identity blob with two digests", &|it| {
+        let blob = it
+            .blobs
+            .iter_mut()
+            .find(|blob| blob.encoding == Encoding::Identity);
+        blob.unwrap().unpacked_digest = stray;
+    });
+    reject("an identity blob with two sizes", &|it| {
+        let blob = it
+            .blobs
+            .iter_mut()
+            .find(|blob| blob.encoding == Encoding::Identity);
+        blob.unwrap().unpacked_size += 1;
+    });
+    reject("a blob beyond the limit", &|it| it.blobs[0].size = 1 << 33);
+    reject("a bomb beyond the limit", &|it| {
+        let blob = it
+            .blobs
+            .iter_mut()
+            .find(|blob| blob.encoding == Encoding::Zstd);
+        blob.unwrap().unpacked_size = 1 << 33;
+    });
+    for name in [
+        "", ".", "..", "../x", "/x", "a/b", ".hidden", "-rf", "a b", "a\0", "ä",
+    ] {
+        reject(name, &|it| it.artifacts[0].files[1].name = name.to_owned());
+        reject(name, &|it| it.artifacts[0].name = name.to_owned());
+        reject(name, &|it| it.name = name.to_owned());
+    }
+    reject("a name of 101 bytes", &|it| it.name = "n".repeat(101));
+    for text in ["", "two words", "line\n", "\u{1b}[2J", "v1\u{202e}"] {
+        reject(text, &|it| it.cni = text.to_owned());
+        reject(text, &|it| it.artifacts[0].source = text.to_owned());
+        reject(text, &|it| it.images[0].names[0] = text.to_owned());
+    }
+}
+
+#[test]
+fn the_format_is_looked_at_before_the_rest() {
+    let later = Manifest::decode(b"{\"format\": 2, \"all\": [\"else\", \"is new\"]}");
+    assert!(matches!(later, Err(Error::Format(2))), "{later:?}");
+    for none in ["{}", "{\"format\": \"1\"}", "[]", "", "{\"format\": -1}"] {
+        let refused = Manifest::decode(none.as_bytes());
+        assert!(
+            matches!(refused, Err(Error::Manifest(_))),
+            "{none}: {refused:?}"
+        );
+    }
+}
