@@ -7,6 +7,7 @@ pub mod console;
 pub mod control_plane;
 pub mod engine;
 pub mod host;
+pub mod joining;
 pub mod journal;
 pub mod step;
 pub mod steps;

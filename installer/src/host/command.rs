@@ -6,8 +6,11 @@
 #![allow(clippy::disallowed_methods, reason = "this module owns processes")]
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -60,6 +63,17 @@ pub struct Cmd {
     pub stdin: Secret,
     /// When it is killed.
     pub timeout: Duration,
+    /// Whether it goes on when this program is killed.
+    pub life: Life,
+}
+
+/// Whether a command goes on when this program is killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It prints to pipes of ours, and ends at its next word after we are gone.
+    Ours,
+    /// It prints to this file (0600), which it keeps locked while it runs, and goes on to its end. Both its outputs are returned as its standard output.
+    Own(PathBuf),
 }
 
 impl Cmd {
@@ -74,7 +88,15 @@ impl Cmd {
             env: Vec::new(),
             stdin: Secret::default(),
             timeout: Duration::from_secs(60),
+            life: Life::Ours,
         }
+    }
+
+    /// Lets it go on to its end, printing to the file `log`, when this program is killed.
+    #[must_use]
+    pub fn outlive(mut self, log: impl Into<PathBuf>) -> Self {
+        self.life = Life::Own(log.into());
+        self
     }
 
     /// Sets a variable.
@@ -176,6 +198,16 @@ pub enum CommandError {
         /// Its exit status.
         status: i32,
         /// The end of what it printed.
+        evidence: String,
+    },
+    /// It was to run on another machine, and the connection broke or gave no answer.
+    #[error("the connection to {host} broke while running {command}: {evidence}")]
+    Remote {
+        /// The other machine.
+        host: String,
+        /// The command, as one would type it.
+        command: String,
+        /// What ssh said.
         evidence: String,
     },
     /// It read or wrote something that broke off.
@@ -297,6 +329,38 @@ impl Runner for Local {
     }
 }
 
+/// Opens a log that a command will print to, empty, and locks it: the lock belongs to the open file, so it lasts as long as the command (or anybody else) has it open.
+fn locked_log(path: &Path) -> io::Result<File> {
+    let log = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    log.lock()?;
+    log.set_len(0)?;
+    Ok(log)
+}
+
+/// Everything that was printed to the log.
+fn read_log(mut log: File) -> io::Result<Vec<u8>> {
+    log.seek(SeekFrom::Start(0))?;
+    read_capped(log)
+}
+
+/// Waits until the command that prints to the log at `path` has ended, where one that outlived a killed program of ours still runs. Says whether it has.
+pub fn await_outliving(path: &Path, limit: Duration) -> io::Result<bool> {
+    let log = match OpenOptions::new().read(true).append(true).open(path) {
+        Ok(log) => log,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(cause) => return Err(cause),
+    };
+    let deadline = Instant::now() + limit;
+    loop {
+        match log.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(500).min(limit)),
+            Err(TryLockError::Error(cause)) => return Err(cause),
+        }
+    }
+}
+
 fn read_capped(pipe: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     pipe.take(OUTPUT_LIMIT + 1).read_to_end(&mut bytes)?;
@@ -371,6 +435,20 @@ mod tests {
             .run(&Cmd::new("sh", ["-c", "sleep 30 & exit 0"]))
             .unwrap();
         assert!(output.ok() && begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_command_that_outlives_us_prints_to_its_log_and_keeps_it_locked() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let output = Local.run(&Cmd::new("sh", ["-c", "echo out; echo err >&2; exit 2"]).outlive(&log)).unwrap();
+        assert_eq!((output.status, output.text().as_str()), (2, "out\nerr"));
+        assert!(await_outliving(&log, Duration::ZERO).unwrap());
+        let held = locked_log(&log).unwrap();
+        assert!(!await_outliving(&log, Duration::ZERO).unwrap(), "somebody still has it open");
+        drop(held);
+        assert!(await_outliving(&log, Duration::ZERO).unwrap());
+        assert!(await_outliving(&folder.path().join("none"), Duration::ZERO).unwrap());
     }
 
     #[test]

@@ -1,11 +1,393 @@
-//! Commands on another machine, through the system's own `ssh`.
+//! Commands on another machine, through the system's own `ssh`, over one multiplexed connection.
+//!
+//! The system's `ssh` is used so that its configuration, agents, bastions, hardware keys and site policy work. Host keys are always checked: a host that is unknown,
+//! or whose key changed, is refused. A password crosses to `ssh` through a socket in a private folder of a memory file system and to `sudo` through standard input,
+//! never through an argument, a variable or a file. A user other than root works through `sudo`.
+
+#![allow(clippy::disallowed_methods, reason = "this module owns the connection's private folder")]
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64ct::{Base64, Base64Unpadded, Encoding};
+use bundle_spec::Sha256;
+
+use super::command::{Cmd, CommandError, Feed, Output, Runner, Secret};
+
+/// The variable that tells this program, run by `ssh` to ask for a password, where to get it. It holds a path, not a secret.
+pub const ASKPASS_VARIABLE: &str = "KPOT_ASKPASS";
+
+/// Where the folders of running programs lie: a memory file system on every distribution with systemd.
+pub const RUN_DIR: &str = "/run/kpot";
+
+/// ssh's own exit status for "no connection".
+const NO_CONNECTION: i32 = 255;
+
+/// How to reach the other machine.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Address or name.
+    pub host: String,
+    /// User; root needs no sudo.
+    pub user: String,
+    /// Port; the user's ssh configuration decides where none is given.
+    pub port: Option<u16>,
+    /// Private key file; ssh's own choice where none is given.
+    pub identity: Option<PathBuf>,
+    /// The fingerprint (`SHA256:…`) that the host's key must have; the known_hosts files decide where none is given.
+    pub host_key: Option<String>,
+    /// The password for ssh and sudo, where one was asked for.
+    pub password: Option<Secret>,
+}
+
+/// How commands become root's on the other machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Elevation {
+    Root,
+    SudoWithoutPassword,
+    SudoWithPassword(Secret),
+}
+
+/// A machine on the other end of a connection. Dropping it closes the connection and removes its private folder.
+pub struct Ssh {
+    local: Arc<dyn Runner>,
+    target: Target,
+    folder: PathBuf,
+    options: Vec<String>,
+    elevation: Elevation,
+}
+
+impl Ssh {
+    /// Opens the connection and finds out how to be root there.
+    ///
+    /// # Errors
+    /// Each with its cause and the next command: unreachable, host key unknown or changed, authentication refused, no root there.
+    pub fn connect(local: Arc<dyn Runner>, target: Target) -> Result<Self> {
+        let folder = private_folder(Path::new(RUN_DIR))?;
+        let mut ssh = Self { local, target, folder, options: Vec::new(), elevation: Elevation::Root };
+        ssh.options = ssh.options()?;
+        ssh.open()?;
+        ssh.elevation = ssh.elevation()?;
+        Ok(ssh)
+    }
+
+    /// The address or name of the other machine.
+    pub fn host(&self) -> &str {
+        &self.target.host
+    }
+
+    fn options(&self) -> Result<Vec<String>> {
+        let mut options: Vec<String> = vec!["-T".to_owned(), "-S".to_owned(), self.folder.join("cm").display().to_string()];
+        let mut set = |option: String| options.extend(["-o".to_owned(), option]);
+        for fixed in [
+            "StrictHostKeyChecking=yes",
+            "UpdateHostKeys=no",
+            "ConnectTimeout=10",
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=3",
+            "ForwardAgent=no",
+            "ForwardX11=no",
+            "ClearAllForwardings=yes",
+            "PermitLocalCommand=no",
+            "LogLevel=ERROR",
+        ] {
+            set(fixed.to_owned());
+        }
+        if self.target.password.is_none() {
+            set("BatchMode=yes".to_owned());
+        } else {
+            set("NumberOfPasswordPrompts=1".to_owned());
+        }
+        if let Some(port) = self.target.port {
+            set(format!("Port={port}"));
+        }
+        if let Some(identity) = &self.target.identity {
+            ensure!(identity.is_file(), "there is no private key {}", identity.display());
+            set(format!("IdentityFile={}", identity.display()));
+            set("IdentitiesOnly=yes".to_owned());
+        }
+        if let Some(fingerprint) = &self.target.host_key {
+            let known = self.pinned_known_hosts(fingerprint)?;
+            set(format!("UserKnownHostsFile={}", known.display()));
+            set("GlobalKnownHostsFile=/dev/null".to_owned());
+        }
+        Ok(options)
+    }
+
+    /// Writes a known_hosts file that holds the one key of this host whose fingerprint the operator gave.
+    fn pinned_known_hosts(&self, fingerprint: &str) -> Result<PathBuf> {
+        let mut args = vec!["-T".to_owned(), "10".to_owned()];
+        if let Some(port) = self.target.port {
+            args.extend(["-p".to_owned(), port.to_string()]);
+        }
+        args.push(self.target.host.clone());
+        let scan = self.local.run(&Cmd::new("ssh-keyscan", args))?;
+        let mut seen = Vec::new();
+        for line in scan.text().lines().filter(|line| !line.starts_with('#')) {
+            let Some(key) = line.split_whitespace().nth(2).and_then(|text| Base64::decode_vec(text).ok()) else { continue };
+            let found = format!("SHA256:{}", Base64Unpadded::encode_string(Sha256::of(&key).as_bytes()));
+            if found == *fingerprint {
+                let path = self.folder.join("known_hosts");
+                fs::write(&path, format!("{line}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+                return Ok(path);
+            }
+            seen.push(found);
+        }
+        ensure!(!seen.is_empty(), "{} answers no ssh on port {}: is it up, and is the address right?", self.target.host, self.target.port.unwrap_or(22));
+        bail!(
+            "the host key of {} is not {fingerprint}, but one of {}.\nEither the fingerprint was read wrongly, or something else answers at that address. On the machine itself, compare: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+            self.target.host,
+            seen.join(", ")
+        )
+    }
+
+    fn destination(&self) -> String {
+        format!("{}@{}", self.target.user, self.target.host)
+    }
+
+    fn open(&self) -> Result<()> {
+        let mut args = self.options.clone();
+        // It ends by itself a minute after its last use, should this program be killed.
+        args.extend(["-M", "-f", "-N", "-o", "ControlPersist=60"].map(str::to_owned));
+        args.push(self.destination());
+        let mut cmd = Cmd::new("ssh", args).timeout(Duration::from_secs(45));
+        let _server = match &self.target.password {
+            None => None,
+            Some(password) => {
+                let socket = self.folder.join("askpass");
+                let own = std::env::current_exe().context("cannot find this program's own path")?;
+                // A session without a terminal and DISPLAY make ssh before 8.4 ask through the program; later ones obey the other variable.
+                cmd = Cmd::new("setsid", ["--wait".to_owned(), "ssh".to_owned()].into_iter().chain(cmd.args))
+                    .timeout(Duration::from_secs(45))
+                    .env("SSH_ASKPASS", own.display().to_string())
+                    .env("SSH_ASKPASS_REQUIRE", "force")
+                    .env("DISPLAY", ":0")
+                    .env(ASKPASS_VARIABLE, socket.display().to_string());
+                Some(serve_password(&socket, password.clone())?)
+            }
+        };
+        let output = self.local.run(&cmd)?;
+        if output.ok() { Ok(()) } else { Err(self.explain(&output.evidence())) }
+    }
+
+    /// What ssh's own words mean for the operator.
+    fn explain(&self, evidence: &str) -> anyhow::Error {
+        let host = &self.target.host;
+        let port = self.target.port.map(|port| format!("-p {port} ")).unwrap_or_default();
+        let advice = if evidence.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") {
+            format!(
+                "The host key of {host} is not the one that is known here: the machine was reinstalled, or something else answers at that address.\nCompare on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then give that fingerprint with --host-key SHA256:…"
+            )
+        } else if evidence.contains("Host key verification failed") || evidence.contains("host key is known") {
+            format!(
+                "The host key of {host} is not known here. Read its fingerprint on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub) and give it with --host-key SHA256:…,\nor add the key to known_hosts: ssh-keyscan {port}{host} >> ~/.ssh/known_hosts, and compare: ssh-keygen -lf ~/.ssh/known_hosts"
+            )
+        } else if evidence.contains("Permission denied") || evidence.contains("Too many authentication failures") {
+            format!("{host} refused to let {} in. Give a key with --identity FILE, another user with --ssh-user USER, or a password with --ask-pass", self.target.user)
+        } else if evidence.contains("timed out") || evidence.contains("No route") || evidence.contains("refused") || evidence.contains("unreachable") {
+            format!("{host} cannot be reached. Is it up, and is the address right? Try: ssh {port}{} true", self.destination())
+        } else if evidence.contains("resolve") {
+            format!("The name {host} has no address here: give an address")
+        } else {
+            format!("Try by hand: ssh {port}{} true", self.destination())
+        };
+        anyhow::anyhow!("cannot connect to {host} over ssh: {evidence}\n{advice}")
+    }
+
+    fn elevation(&self) -> Result<Elevation> {
+        let id = self.run_as_is(&Cmd::new("id", ["-u"]))?;
+        ensure!(id.ok(), "{} lets {} in, but runs no commands: {}", self.target.host, self.target.user, id.evidence());
+        if id.text() == "0" {
+            return Ok(Elevation::Root);
+        }
+        if self.run_as_is(&Cmd::new("sudo", ["-n", "--", "true"]))?.ok() {
+            return Ok(Elevation::SudoWithoutPassword);
+        }
+        let user = &self.target.user;
+        let Some(password) = &self.target.password else {
+            bail!(
+                "{user} is not root on {} and sudo wants a password there.\nGive it with --ask-pass, connect as root (--ssh-user root), or allow: {user} ALL=(root) NOPASSWD: ALL",
+                self.target.host
+            );
+        };
+        let elevation = Elevation::SudoWithPassword(password.clone());
+        let (cmd, prefix) = elevate(&Cmd::new("true", [""; 0]), &elevation);
+        let output = self.local.feed(&self.remote(&cmd), &mut |pipe| pipe.write_all(prefix.expose()))?;
+        ensure!(output.ok(), "{user} may not become root on {} with that password: {}", self.target.host, output.evidence());
+        Ok(elevation)
+    }
+
+    fn run_as_is(&self, cmd: &Cmd) -> Result<Output, CommandError> {
+        self.local.run(&self.remote(cmd))
+    }
+
+    /// The local command that runs `cmd` there.
+    fn remote(&self, cmd: &Cmd) -> Cmd {
+        let mut words = Vec::new();
+        if !cmd.env.is_empty() {
+            words.push("env".to_owned());
+            words.extend(cmd.env.iter().map(|(name, value)| format!("{name}={value}")));
+        }
+        words.push(cmd.program.clone());
+        words.extend(cmd.args.iter().cloned());
+        let line = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        let mut args = self.options.clone();
+        args.extend([self.destination(), "--".to_owned(), line]);
+        Cmd { program: "ssh".to_owned(), args, env: Vec::new(), ..cmd.clone() }
+    }
+}
+
+impl Runner for Ssh {
+    fn run(&self, cmd: &Cmd) -> Result<Output, CommandError> {
+        let input = cmd.stdin.clone();
+        self.feed(cmd, &mut |pipe| pipe.write_all(input.expose()))
+    }
+
+    fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError> {
+        let (elevated, prefix) = elevate(cmd, &self.elevation);
+        let output = self.local.feed(&self.remote(&elevated), &mut |pipe| {
+            pipe.write_all(prefix.expose())?;
+            feed(pipe)
+        });
+        let named = |evidence| CommandError::Remote { host: self.target.host.clone(), command: cmd.to_string(), evidence };
+        match output {
+            Ok(output) if output.status == NO_CONNECTION => Err(named(output.evidence())),
+            Err(CommandError::Timeout { limit, .. }) => Err(named(format!("no answer after {} s", limit.as_secs()))),
+            Err(CommandError::Pipe { source, .. }) => Err(named(source.to_string())),
+            other => other,
+        }
+    }
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        let mut args = self.options.clone();
+        args.extend(["-O".to_owned(), "exit".to_owned(), self.destination()]);
+        // Whatever stays behind ends by itself (ControlPersist) and is removed by the next run.
+        let _ = self.local.run(&Cmd::new("ssh", args).timeout(Duration::from_secs(5)));
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The command as root, and what has to go before its input.
+fn elevate(cmd: &Cmd, elevation: &Elevation) -> (Cmd, Secret) {
+    let sudo: &[&str] = match elevation {
+        Elevation::Root => return (cmd.clone(), Secret::default()),
+        Elevation::SudoWithoutPassword => &["-n", "--"],
+        // -k: without it a remembered password would leave the line in the command's own input.
+        Elevation::SudoWithPassword(_) => &["-k", "-S", "-p", "", "--"],
+    };
+    let mut args: Vec<String> = sudo.iter().map(|&word| word.to_owned()).collect();
+    if !cmd.env.is_empty() {
+        args.push("env".to_owned());
+        args.extend(cmd.env.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    args.push(cmd.program.clone());
+    args.extend(cmd.args.iter().cloned());
+    let mut prefix = Vec::new();
+    if let Elevation::SudoWithPassword(password) = elevation {
+        prefix.extend_from_slice(password.expose());
+        prefix.push(b'\n');
+    }
+    (Cmd { program: "sudo".to_owned(), args, env: Vec::new(), ..cmd.clone() }, Secret::new(prefix))
+}
+
+/// A folder for this process alone, below `parent`; those of processes that no longer run are removed.
+fn private_folder(parent: &Path) -> Result<PathBuf> {
+    let fail = || format!("cannot make a private folder below {}", parent.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(parent).with_context(fail)?;
+    for entry in fs::read_dir(parent).with_context(fail)?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().and_then(|name| name.parse::<u32>().ok()).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = parent.join(std::process::id().to_string());
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(fail)?;
+    }
+    DirBuilder::new().mode(0o700).create(&folder).with_context(fail)?;
+    Ok(folder)
+}
+
+/// Hands the password to whoever connects to a socket in a folder that only root can enter.
+fn serve_password(socket: &Path, password: Secret) -> Result<UnixListener> {
+    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let server = listener.try_clone().context("cannot share the password's socket")?;
+    thread::spawn(move || {
+        for stream in server.incoming() {
+            let Ok(mut stream) = stream else { return };
+            // An asker that went away needs no answer.
+            let _ = stream.write_all(password.expose());
+        }
+    });
+    Ok(listener)
+}
+
+/// Answers `ssh` when it runs this program to ask for a password: prints what the socket gives, if the question is for a password or a passphrase.
+pub fn answer_askpass(socket: &Path, question: &str) -> Result<()> {
+    ensure!(question.contains("assword") || question.contains("assphrase"), "not a question for a password: {question}");
+    let mut answer = Vec::new();
+    UnixStream::connect(socket).context("cannot reach the program that knows the password")?.take(4096).read_to_end(&mut answer)?;
+    let answer = Secret::new(answer);
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(answer.expose()).and_then(|()| stdout.write_all(b"\n")).context("cannot hand over the password")
+}
 
 /// Quotes one argument for a POSIX shell. The only place where that is done.
 pub fn quote(arg: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&byte);
-    if !arg.is_empty() && arg.bytes().all(plain) {
-        arg.to_owned()
-    } else {
-        format!("'{}'", arg.replace('\'', r"'\''"))
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,".contains(&byte) || (byte == b'=' && arg.starts_with('-'));
+    if !arg.is_empty() && arg.bytes().all(plain) { arg.to_owned() } else { format!("'{}'", arg.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::Local;
+    use super::*;
+
+    #[test]
+    fn quoting_survives_a_real_shell() {
+        for hostile in ["", "plain", "two words", "it's", "$(id) `id` \\ \" ! *", "a=b", "-o=x", "line\nfeed", "~root", "ünïcode", ";rm -rf /"] {
+            let output = Local.run(&Cmd::new("sh", ["-c".to_owned(), format!("printf %s {}", quote(hostile))])).unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), hostile);
+        }
+        assert_eq!(quote("X=1"), "'X=1'", "an assignment must not be taken for one");
+    }
+
+    #[test]
+    fn sudo_gets_its_password_on_the_first_line_of_input_and_nowhere_else() {
+        let cmd = Cmd::new("kubectl", ["get", "nodes"]).env("A", "b").stdin("body");
+        let (elevated, prefix) = elevate(&cmd, &Elevation::SudoWithPassword(Secret::new("pw")));
+        assert_eq!(elevated.to_string(), "sudo -k -S -p '' -- env 'A=b' kubectl get nodes");
+        assert_eq!(prefix.expose(), b"pw\n");
+        assert_eq!(elevate(&cmd, &Elevation::Root), (cmd.clone(), Secret::default()));
+        assert_eq!(elevate(&cmd, &Elevation::SudoWithoutPassword).0.to_string(), "sudo -n -- env 'A=b' kubectl get nodes");
+    }
+
+    #[test]
+    fn a_password_is_served_to_askpass_only_for_a_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let _server = serve_password(&socket, Secret::new("pw")).unwrap();
+        let mut answer = String::new();
+        UnixStream::connect(&socket).unwrap().read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "pw");
+        assert!(answer_askpass(&socket, "Are you sure you want to continue connecting (yes/no)?").is_err());
+    }
+
+    #[test]
+    fn folders_of_dead_programs_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let dead = parent.path().join("4294967295");
+        fs::create_dir(&dead).unwrap();
+        let own = private_folder(parent.path()).unwrap();
+        assert!(own.exists() && !dead.exists());
     }
 }

@@ -1,0 +1,185 @@
+//! The cluster-wide lock: a Lease in kube-system, so that two machines do not change the masters of one cluster at the same time.
+//!
+//! It is taken before the first change on the cluster, renewed while the work goes on, and given back at the end, on failure too. It is taken over from somebody else
+//! only after it expired; from ourselves (a run that was killed) at once. Every write carries the version that was read, so that of two takers one loses.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::objects::Metadata;
+use super::{Cluster, ClusterView};
+
+/// The Lease's name; its namespace is kube-system.
+pub const NAME: &str = "kpot";
+
+/// How long the lock holds without being renewed.
+const DURATION: Duration = Duration::from_secs(60);
+
+/// How often it is renewed.
+const RENEWAL: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Debug, Deserialize)]
+struct Lease {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    holder_identity: Option<String>,
+    lease_duration_seconds: Option<u64>,
+    renew_time: Option<String>,
+}
+
+/// The lock, while this program holds it. Dropping it gives it back.
+pub struct Lock {
+    stop: Option<Sender<()>>,
+    renewer: Option<JoinHandle<Result<()>>>,
+}
+
+/// Who asks for the lock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Holder {
+    /// Node name and address: a killed run of the same machine is recognised by it.
+    pub identity: String,
+    /// Seconds that this machine's clock is ahead of the healthy master's: times are written by the cluster's clock.
+    pub clock_skew: f64,
+}
+
+impl Holder {
+    fn now(&self) -> SystemTime {
+        let shift = Duration::from_secs_f64(self.clock_skew.abs());
+        if self.clock_skew > 0.0 { SystemTime::now() - shift } else { SystemTime::now() + shift }
+    }
+}
+
+/// Who else holds the lock now, and for how many more seconds; nothing where it is free, expired, or our own.
+pub fn held_by_other(view: &ClusterView, holder: &Holder) -> Result<Option<(String, u64)>> {
+    let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
+    Ok(lease.and_then(|lease| blocking(&lease.spec, holder)))
+}
+
+fn blocking(spec: &Spec, holder: &Holder) -> Option<(String, u64)> {
+    let other = spec.holder_identity.as_ref().filter(|other| !other.is_empty() && **other != holder.identity)?;
+    let renewed = humantime::parse_rfc3339(spec.renew_time.as_deref()?).ok()?;
+    let expiry = renewed + Duration::from_secs(spec.lease_duration_seconds.unwrap_or(DURATION.as_secs()));
+    // Expired exactly where the difference is negative.
+    let left = expiry.duration_since(holder.now()).ok()?;
+    Some((other.clone(), left.as_secs() + 1))
+}
+
+impl Lock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// Somebody else holds it (named, with the time that is left), or took it at the same moment.
+    pub fn take(cluster: &Cluster, holder: &Holder) -> Result<Self> {
+        write(cluster, holder, Some(&holder.identity), Take::Acquire)?;
+        let (stop, stopped) = mpsc::channel();
+        let (renewing, holder) = (Cluster::new(cluster.view().clone()), holder.clone());
+        let renewer = thread::spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(RENEWAL) {
+                // A renewal that fails once is tried again before the lock expires; the release reports what lasts.
+                let _ = write(&renewing, &holder, Some(&holder.identity), Take::Keep);
+            }
+            write(&renewing, &holder, None, Take::Keep)
+        });
+        Ok(Self { stop: Some(stop), renewer: Some(renewer) })
+    }
+
+    /// Gives the lock back.
+    pub fn release(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        drop(self.stop.take());
+        let Some(renewer) = self.renewer.take() else { return Ok(()) };
+        renewer.join().unwrap_or_else(|_| bail!("the renewal of the cluster's lock panicked")).context("cannot give back the cluster's lock; it expires by itself in a minute")
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Where nobody asked for the result, another error is on its way to the operator; the lock expires by itself.
+        let _ = self.end();
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Take {
+    Acquire,
+    Keep,
+}
+
+fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take) -> Result<()> {
+    let lease: Option<Lease> = cluster.view().find(&["lease", NAME, "--namespace", "kube-system"])?;
+    if let Some((other, left)) = lease.as_ref().and_then(|lease| blocking(&lease.spec, holder)) {
+        bail!("{other} is changing the masters of this cluster right now (Lease kube-system/{NAME}). Wait for it; its lock expires in {left} s unless renewed");
+    }
+    if take == Take::Keep {
+        let own = lease.as_ref().is_some_and(|lease| lease.spec.holder_identity.as_deref() == Some(&holder.identity));
+        ensure!(own, "the cluster's lock is no longer ours");
+    }
+    let now = humantime::format_rfc3339_micros(holder.now()).to_string();
+    let mut object: Value = json!({
+        "apiVersion": if cluster.has_lease_v1()? { "coordination.k8s.io/v1" } else { "coordination.k8s.io/v1beta1" },
+        "kind": "Lease",
+        "metadata": { "name": NAME, "namespace": "kube-system" },
+        "spec": { "leaseDurationSeconds": DURATION.as_secs(), "renewTime": now, "acquireTime": now },
+    });
+    if let Some(identity) = identity {
+        object["spec"]["holderIdentity"] = json!(identity);
+    }
+    let verb = match &lease {
+        None => "create",
+        Some(lease) => {
+            object["metadata"]["resourceVersion"] = json!(lease.metadata.resource_version);
+            "replace"
+        }
+    };
+    let output = cluster.apply(verb, &object)?;
+    ensure!(output.ok(), "cannot take the cluster's lock: {}\nAnother machine may have taken it at the same moment: run this again", output.evidence());
+    Ok(())
+}
+
+impl Cluster {
+    /// Whether Leases have their final API version: from 1.14 on.
+    fn has_lease_v1(&self) -> Result<bool> {
+        let output = self.view.ask(&super::kubectl(["api-versions"]))?;
+        Ok(output.text().lines().any(|line| line == "coordination.k8s.io/v1"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(holder: &str, age: u64) -> Spec {
+        let renewed = humantime::format_rfc3339_micros(SystemTime::now() - Duration::from_secs(age)).to_string();
+        Spec { holder_identity: Some(holder.to_owned()), lease_duration_seconds: Some(60), renew_time: Some(renewed) }
+    }
+
+    #[test]
+    fn a_lock_blocks_others_until_it_expires_and_never_its_own_machine() {
+        let me = Holder { identity: "b1/10.0.0.21".to_owned(), clock_skew: 0.0 };
+        assert!(blocking(&spec("b2/10.0.0.22", 5), &me).is_some_and(|(other, left)| other == "b2/10.0.0.22" && (50..=56).contains(&left)));
+        assert_eq!(blocking(&spec("b2/10.0.0.22", 61), &me), None);
+        assert_eq!(blocking(&spec("b1/10.0.0.21", 5), &me), None);
+        assert_eq!(blocking(&Spec { holder_identity: None, ..spec("", 0) }, &me), None);
+    }
+
+    #[test]
+    fn expiry_is_told_by_the_clusters_clock() {
+        let ahead = Holder { identity: "me".to_owned(), clock_skew: 50.0 };
+        assert!(blocking(&spec("other", 20), &ahead).is_some(), "a clock that is ahead must not expire a lock early");
+        assert_eq!(blocking(&spec("other", 30), &Holder { clock_skew: -40.0, ..ahead }), None);
+    }
+}

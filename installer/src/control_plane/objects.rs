@@ -1,0 +1,269 @@
+//! Kubernetes objects, as far as they are read here. Field names are those of the API; unknown fields are passed over.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A list of objects.
+#[derive(Clone, Debug, Deserialize)]
+pub struct List<T> {
+    /// The objects.
+    pub items: Vec<T>,
+}
+
+/// What every object has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// Name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// RFC 3339.
+    pub creation_timestamp: String,
+    /// For optimistic locking.
+    pub resource_version: String,
+    /// What it belongs to.
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// What an object belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct OwnerReference {
+    /// `Secret`, …
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A ConfigMap, or a Secret (whose values are base64).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Data {
+    /// Name and so on.
+    pub metadata: Metadata,
+    /// The entries.
+    #[serde(default)]
+    pub data: BTreeMap<String, String>,
+}
+
+/// A Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Name and so on.
+    pub metadata: Metadata,
+    /// What the kubelet reports.
+    pub status: NodeStatus,
+}
+
+/// What the kubelet reports.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    /// `InternalIP`, `Hostname`, …
+    pub addresses: Vec<NodeAddress>,
+    /// `Ready` and others.
+    pub conditions: Vec<Condition>,
+    /// Versions.
+    pub node_info: NodeInfo,
+}
+
+/// One address of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeAddress {
+    /// `InternalIP`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The address.
+    pub address: String,
+}
+
+/// One condition of a node or a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Condition {
+    /// `Ready`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// In words.
+    pub message: String,
+}
+
+/// Versions of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeInfo {
+    /// Such as `docker://20.10.24`.
+    pub container_runtime_version: String,
+    /// Such as `v1.14.0`.
+    pub kubelet_version: String,
+}
+
+impl Node {
+    /// Whether its kubelet says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
+    }
+
+    /// Whether it is a master, by either label.
+    pub fn is_master(&self) -> bool {
+        ["node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane"].iter().any(|label| self.metadata.labels.contains_key(*label))
+    }
+
+    /// Whether one of its addresses is `address`.
+    pub fn has_address(&self, address: &str) -> bool {
+        self.status.addresses.iter().any(|own| own.address == address)
+    }
+}
+
+/// A Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Name and so on.
+    pub metadata: Metadata,
+    /// What it runs.
+    pub spec: PodSpec,
+}
+
+/// A DaemonSet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DaemonSet {
+    /// Name and so on.
+    pub metadata: Metadata,
+    /// What it runs on every node.
+    pub spec: DaemonSetSpec,
+}
+
+/// What a DaemonSet runs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DaemonSetSpec {
+    /// The pod.
+    pub template: PodTemplate,
+}
+
+/// The pod of a DaemonSet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodTemplate {
+    /// What it runs.
+    pub spec: PodSpec,
+}
+
+/// What a pod runs, and where it may.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// The node it is bound to.
+    pub node_name: String,
+    /// Containers.
+    pub containers: Vec<Container>,
+    /// Containers that run before those.
+    pub init_containers: Vec<Container>,
+    /// Volumes.
+    pub volumes: Vec<Volume>,
+    /// Labels that its node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that it tolerates.
+    pub tolerations: Vec<Toleration>,
+    /// Rules for its node.
+    pub affinity: Affinity,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Its image's name.
+    pub image: String,
+    /// Its command line's first part.
+    pub command: Vec<String>,
+    /// Its command line's second part.
+    pub args: Vec<String>,
+    /// `Always`, `IfNotPresent` or `Never`.
+    pub image_pull_policy: String,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// A path of the node, where it is one.
+    pub host_path: Option<HostPath>,
+}
+
+/// A path of the node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HostPath {
+    /// The path.
+    pub path: String,
+}
+
+/// A taint that is tolerated.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Toleration {
+    /// The taint's key; empty with `Exists` tolerates everything.
+    pub key: String,
+    /// `Exists` or `Equal`.
+    pub operator: String,
+    /// `NoSchedule`, …; empty means every one.
+    pub effect: String,
+}
+
+/// Rules for a pod's node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Affinity {
+    /// Rules about the node's labels.
+    pub node_affinity: NodeAffinity,
+}
+
+/// Rules about a node's labels.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAffinity {
+    /// Those that must hold.
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub required: Option<NodeSelector>,
+}
+
+/// Alternatives, one of which must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSelector {
+    /// The alternatives.
+    pub node_selector_terms: Vec<NodeSelectorTerm>,
+}
+
+/// Conditions all of which must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSelectorTerm {
+    /// The conditions.
+    pub match_expressions: Vec<MatchExpression>,
+}
+
+/// A condition on a label.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct MatchExpression {
+    /// The label.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists`, `DoesNotExist`, `Gt`, `Lt`.
+    pub operator: String,
+    /// For `In` and `NotIn`.
+    pub values: Vec<String>,
+}
