@@ -110,7 +110,7 @@ pub struct ArtifactFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
-    /// Fully written names with a tag, such as `k8s.gcr.io/pause:3.1`; sorted, at least one.
+    /// Names with a tag and without a digest, such as `k8s.gcr.io/pause:3.1`; sorted, at least one.
     pub names: Vec<String>,
     /// The image ID: the digest of its unpacked config.
     pub id: Sha256,
@@ -269,7 +269,7 @@ impl Manifest {
             })?;
             ascending("image names", image.names.iter())?;
             for name in &image.names {
-                printable("an image name", name)?;
+                image_name(name)?;
                 ensure(names.insert(name), &|| {
                     format!("gives the name {name} to two images")
                 })?;
@@ -337,6 +337,22 @@ fn plain_name(what: &str, name: &str) -> Result<(), Error> {
     } else {
         Err(Error::manifest(format!(
             "has a {what} with the name {name:?}"
+        )))
+    }
+}
+
+/// A name that `docker tag` could give: it ends in a tag, and no digest pins it.
+fn image_name(name: &str) -> Result<(), Error> {
+    printable("an image name", name)?;
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let tagged = last
+        .split_once(':')
+        .is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty() && !tag.contains(':'));
+    if tagged && !name.contains('@') {
+        Ok(())
+    } else {
+        Err(Error::manifest(format!(
+            "has an image name without a tag: {name:?}"
         )))
     }
 }

@@ -64,7 +64,10 @@ fn manifests() -> impl Strategy<Value = Manifest> {
         0..4,
     );
     let images = vec((any::<Index>(), vec(any::<Index>(), 0..4)), 0..4);
-    let image_names = btree_set(texts, 8..9);
+    let image_names = btree_set(
+        "[a-z0-9.]{1,9}(:[0-9]{4})?/[a-z/]{0,9}[a-z]:[a-z0-9.]{1,9}",
+        8..9,
+    );
     let head = (
         names,
         any::<u64>(),
@@ -252,7 +255,7 @@ fn inconsistent_manifests_are_neither_written_nor_read() {
     reject("an image twice", &|it| it.images.push(it.images[0].clone()));
     reject("a name for two images", &|it| {
         let mut other = it.images[0].clone();
-        other.names.push("z".to_owned());
+        other.names.push("z:1".to_owned());
         it.images.push(other);
     });
     reject("an image without a name", &|it| it.images[0].names.clear());
@@ -289,6 +292,17 @@ fn inconsistent_manifests_are_neither_written_nor_read() {
         reject(name, &|it| it.name = name.to_owned());
     }
     reject("a name of 101 bytes", &|it| it.name = "n".repeat(101));
+    for name in [
+        "pause",
+        "host:5000/pause",
+        "pause:",
+        ":3.1",
+        "host/:3.1",
+        "a:b:c",
+        "pause:3.1@sha256:00",
+    ] {
+        reject(name, &|it| it.images[0].names[0] = name.to_owned());
+    }
     for text in ["", "two words", "line\n", "\u{1b}[2J", "v1\u{202e}"] {
         reject(text, &|it| it.cni = text.to_owned());
         reject(text, &|it| it.artifacts[0].source = text.to_owned());
