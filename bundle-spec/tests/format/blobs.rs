@@ -83,14 +83,14 @@ fn good_blobs_stream_whole_in_pieces_of_any_size() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state.to_be_bytes()[0] & 0x3f
     });
-    let content: Vec<u8> = noise.take(400_001).collect();
+    let content: Vec<u8> = noise.take(150_001).collect();
     for (encoding, stored) in [
         (Encoding::Identity, content.clone()),
         (Encoding::Zstd, zstd::encode_all(&content[..], 3).unwrap()),
     ] {
         let described = blob(&stored, encoding, &content);
         let (_folder, pot) = pot_with(&stored, described.clone());
-        for piece in [997, 1 << 17, 1 << 20] {
+        for piece in [997, 1 << 20] {
             let mut reader = pot.open_blob(&described.digest).unwrap();
             assert_eq!(reader.blob(), &described);
             let (bytes, end) = drain(&mut reader, piece);
@@ -119,7 +119,7 @@ fn an_empty_blob_unpacks_to_nothing() {
 #[test]
 fn a_bomb_yields_no_more_than_was_signed() {
     let frame = bomb(1 << 13); // one gigabyte out of 32 kilobytes
-    let signed = vec![b'b'; 300_000];
+    let signed = vec![b'b'; 5_000];
     refused(
         &frame,
         &blob(&frame, Encoding::Zstd, &signed),
