@@ -1,0 +1,125 @@
+//! The command line, parsed into types at the edge.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use bundle_spec::{Arch, KubeVersion};
+use clap::{Args, Parser, Subcommand};
+
+use crate::image_name::ImageName;
+use crate::mirrors::Mirror;
+use crate::plan::{Pin, Version};
+
+/// Make pots: signed offline archives that bring a dead Kubernetes master back.
+#[derive(Debug, Parser)]
+#[command(name = "kpot", max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Download, check and pack everything that a master of one Kubernetes version needs
+    Build(Box<Build>),
+    /// Make the key that pots are signed with
+    Keygen(Keygen),
+    /// Check a pot's signature and every byte of it
+    Verify(Verify),
+    /// Show what is in a pot, without checking it
+    Inspect(Inspect),
+    /// Show the version of this kpot and of the installers inside it
+    Version(ShowVersion),
+}
+
+/// `kpot build`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failed, 2 usage. A failed build leaves the output file as it was.")]
+pub struct Build {
+    /// The Kubernetes version, such as v1.14.0
+    #[arg(long = "k8s", value_name = "VERSION")]
+    pub kubernetes: KubeVersion,
+    /// The architecture of the machine that the pot is for
+    #[arg(long, default_value_t = Arch::Amd64)]
+    pub arch: Arch,
+    /// An image that the cluster needs besides its control plane, its pod network's for example; may be repeated
+    #[arg(long = "image", value_name = "REF")]
+    pub images: Vec<ImageName>,
+    /// Fetch everything on HOST from URL instead: downloads and images alike; may be repeated
+    #[arg(long = "mirror", value_name = "HOST=URL")]
+    pub mirrors: Vec<Mirror>,
+    /// The digest that a download must have, before any published one; may be repeated
+    #[arg(long = "pin", value_name = "NAME=sha256:HEX")]
+    pub pins: Vec<Pin>,
+    /// Docker's version, instead of the default for this Kubernetes
+    #[arg(long, value_name = "VERSION")]
+    pub docker_version: Option<Version>,
+    /// The CNI plugins' version, instead of the default for this Kubernetes
+    #[arg(long, value_name = "VERSION")]
+    pub cni_version: Option<Version>,
+    /// The key that signs the pot, instead of the one that `kpot keygen` made
+    #[arg(long, value_name = "KEY", conflicts_with = "unsigned")]
+    pub sign_key: Option<PathBuf>,
+    /// Do not sign: such a pot can be inspected, and never installed
+    #[arg(long)]
+    pub unsigned: bool,
+    /// A pot of the same name with a larger serial replaces this one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub serial: u64,
+    /// How many cores to compress on; each takes some 30 MB of memory [default: all, at most 8]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// The file to write [default: kpot-VERSION-ARCH.pot]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot keygen`
+#[derive(Debug, Args)]
+pub struct Keygen {
+    /// The file for the private key; the public key goes to FILE.pub [default: ~/.config/kpot/signing_key]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `kpot verify`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 the pot is good, 1 failed, 2 usage, 4 the pot is not trusted."
+)]
+pub struct Verify {
+    /// A .pot file, or the folder that one was unpacked to
+    #[arg(value_name = "POT")]
+    pub pot: PathBuf,
+    /// Who is trusted: a file in the format of OpenSSH's allowed_signers
+    #[arg(long, value_name = "FILE")]
+    pub signers: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot inspect`
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A .pot file, or the folder that one was unpacked to
+    #[arg(value_name = "POT")]
+    pub pot: PathBuf,
+    /// Print the manifest and the signer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot version`
+#[derive(Debug, Args)]
+pub struct ShowVersion {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,207 @@
+//! `kpot build`
+//!
+//! Everything that can be refused is refused before the first byte is fetched: the installer, the plan, the key, the place for the output.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::Context as _;
+use bundle_spec::manifest::Checked;
+use bundle_spec::{Manifest, Sha256, SigningKey};
+use serde::Serialize;
+
+use super::{print, print_json};
+use crate::cli::Build;
+use crate::exit::usage;
+use crate::fetch::{Client, Policy, Stop};
+use crate::mirrors::Mirrors;
+use crate::pack::output::{self, Written};
+use crate::pack::spool::Spool;
+use crate::pack::{Contents, Workshop, gather};
+use crate::plan::{Check, Plan, Request, plan};
+use crate::progress::{Progress, bytes};
+use crate::releases::{Algorithm, Releases};
+use crate::{installers, keys, table};
+
+/// More cores than this are used only on request: each takes memory.
+const DEFAULT_JOBS: usize = 8;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    pot: &'a Path,
+    size: u64,
+    identity: Sha256,
+    signer: Option<&'a str>,
+    manifest: &'a Manifest,
+}
+
+pub(super) fn run(command: Build) -> anyhow::Result<()> {
+    let installer = installers::for_arch(command.arch).ok_or_else(|| {
+        usage(format!(
+            "this kpot carries no installer for {}",
+            command.arch
+        ))
+    })?;
+    let mirrors = Mirrors::new(&command.mirrors).map_err(usage)?;
+    let request = Request {
+        kubernetes: command.kubernetes,
+        arch: command.arch,
+        images: command.images,
+        pins: command.pins,
+        docker_version: command.docker_version,
+        cni_version: command.cni_version,
+    };
+    let releases = Releases::shipped().map_err(anyhow::Error::msg)?;
+    let plan = plan(&request, &releases).map_err(usage)?;
+    let signer = if command.unsigned {
+        None
+    } else {
+        Some(signing_key(command.sign_key)?)
+    };
+    let output = command
+        .output
+        .unwrap_or_else(|| PathBuf::from(format!("{}.pot", plan.name())));
+    let spool = Spool::new(&output::folder(&output)?);
+    let progress = Progress::new();
+    announce(&plan, &progress);
+
+    let stop = Stop::default();
+    let client = Client::new(mirrors, Policy::default(), stop.clone())?;
+    let jobs = command
+        .jobs
+        .map_or_else(default_jobs, std::num::NonZero::get);
+    let contents = gather(&Workshop {
+        plan: &plan,
+        client: &client,
+        stop: &stop,
+        spool: &spool,
+        progress: &progress,
+        jobs,
+    })
+    .with_context(|| format!("no pot was made of {}", plan.name()))?;
+    let manifest = contents.manifest(&plan, command.serial)?;
+    let written = output::write(&output, installer, &manifest, &spool, signer.as_ref())?;
+    progress.line(&format!("wrote {}", output.display()));
+
+    let fingerprint = signer.as_ref().map(SigningKey::fingerprint);
+    if command.json {
+        return print_json(&Report {
+            pot: &output,
+            size: written.size,
+            identity: written.identity,
+            signer: fingerprint.as_deref(),
+            manifest: &manifest,
+        });
+    }
+    print(&summary(
+        &output,
+        &contents,
+        &manifest,
+        &written,
+        fingerprint.as_deref(),
+    ))
+}
+
+fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {
+    match given {
+        Some(path) => keys::load(&path),
+        None => {
+            let path = keys::default_path()?;
+            if path.symlink_metadata().is_err() {
+                return Err(usage(format!(
+                    "a pot is always signed, and there is no key in {}. Make one first: kpot keygen",
+                    path.display()
+                )));
+            }
+            keys::load(&path)
+        }
+    }
+}
+
+fn default_jobs() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().min(DEFAULT_JOBS))
+}
+
+fn announce(plan: &Plan, progress: &Progress) {
+    progress.line(&format!(
+        "{}: {} downloads and {} images",
+        plan.name(),
+        plan.downloads.len(),
+        plan.images.len()
+    ));
+    for download in &plan.downloads {
+        let check = match &download.check {
+            Check::Published {
+                algorithm: Algorithm::Sha256,
+                ..
+            } => "published SHA-256",
+            Check::Published {
+                algorithm: Algorithm::Sha512,
+                ..
+            } => "published SHA-512",
+            Check::Shipped(_) => "digest shipped with kpot",
+            Check::Given(_) => "digest given with --pin",
+        };
+        progress.line(&format!(
+            "  {} {}, by its {check}",
+            download.name, download.version
+        ));
+    }
+    for image in &plan.images {
+        progress.line(&format!("  {image}"));
+    }
+    for warning in &plan.warnings {
+        progress.line(&format!("warning: {warning}"));
+    }
+}
+
+fn summary(
+    output: &Path,
+    contents: &Contents,
+    manifest: &Manifest,
+    written: &Written,
+    signer: Option<&str>,
+) -> String {
+    let mut rows = Vec::new();
+    for download in &contents.downloads {
+        let checked = match download.checked {
+            Checked::PublishedSha256 => "published SHA-256",
+            Checked::PublishedSha512 => "published SHA-512",
+            Checked::ShippedPin => "kpot's own pin",
+            Checked::GivenPin => "--pin",
+        };
+        rows.push(vec![
+            download.name.text().to_owned(),
+            download.version.clone(),
+            bytes(download.size),
+            download.from.host_str().unwrap_or_default().to_owned(),
+            checked.to_owned(),
+        ]);
+    }
+    for image in &contents.images {
+        rows.push(vec![
+            image.name.familiar(),
+            image.id.hex()[..12].to_owned(),
+            bytes(image.layers.iter().map(|layer| layer.size).sum()),
+            image.from.host_str().unwrap_or_default().to_owned(),
+            "digests of the manifest".to_owned(),
+        ]);
+    }
+    let table = table::layout(&["WHAT", "VERSION", "SIZE", "FROM", "CHECKED BY"], &rows);
+    let path = output.display();
+    let mut text = format!(
+        "{table}\n{path}: {}, {} blobs, pot digest {}\n",
+        bytes(written.size),
+        manifest.blobs.len(),
+        written.identity
+    );
+    match signer {
+        Some(fingerprint) => text.push_str(&format!(
+            "signed by {fingerprint}\n\
+             Next, on the backup machine, in a folder of its own: tar -xf {}, then ./kpot-install preflight\n",
+            output.file_name().unwrap_or_default().display()
+        )),
+        None => text.push_str("NOT SIGNED: it can be inspected, and never installed\n"),
+    }
+    text
+}

@@ -1,0 +1,107 @@
+//! `kpot inspect`: what a pot says about itself. Nothing of it is checked, and the output says so.
+
+use anyhow::Context as _;
+use bundle_spec::manifest::Blob;
+use bundle_spec::{Manifest, Sha256, UnverifiedPot};
+use serde::Serialize;
+
+use super::{print, print_json};
+use crate::cli::Inspect;
+use crate::progress::bytes;
+use crate::table;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    verified: bool,
+    signer: Option<&'a str>,
+    identity: Sha256,
+    manifest: &'a Manifest,
+}
+
+pub(super) fn run(command: &Inspect) -> anyhow::Result<()> {
+    let pot = UnverifiedPot::open(&command.pot)
+        .with_context(|| format!("cannot open {}", command.pot.display()))?;
+    let signer = pot.signer_fingerprint();
+    let report = Report {
+        verified: false,
+        signer: signer.as_deref(),
+        identity: pot.identity(),
+        manifest: pot.manifest_unverified(),
+    };
+    if command.json {
+        return print_json(&report);
+    }
+    print(&text(&report))
+}
+
+fn text(report: &Report<'_>) -> String {
+    let manifest = report.manifest;
+    let signed = match report.signer {
+        Some(fingerprint) => {
+            format!("signed by {fingerprint}, not verified (kpot verify does that)")
+        }
+        None => "NOT SIGNED: it cannot be installed".to_owned(),
+    };
+    let runtime = serde_json::to_value(manifest.runtime.name)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default();
+    let stored: u64 = manifest.blobs.iter().map(|blob| blob.size).sum();
+    let unpacked: u64 = manifest.blobs.iter().map(|blob| blob.unpacked_size).sum();
+    let mut text = format!(
+        "{} (format {}, serial {}, built by kpot {})\n{signed}\npot digest: {}\n\
+         Kubernetes {}, {runtime} {}, CNI plugins {}, for linux/{}\n\
+         {} blobs, {} stored, {} unpacked\n\n",
+        manifest.name,
+        manifest.format,
+        manifest.serial,
+        manifest.built_by,
+        report.identity,
+        manifest.kubernetes,
+        manifest.runtime.version,
+        manifest.cni,
+        manifest.arch,
+        manifest.blobs.len(),
+        bytes(stored),
+        bytes(unpacked)
+    );
+    let mut rows = Vec::new();
+    for artifact in &manifest.artifacts {
+        for file in &artifact.files {
+            let mut row = vec![
+                format!("{} {}", artifact.name, artifact.version),
+                file.name.clone(),
+            ];
+            row.extend(sizes(manifest, &[file.blob]));
+            rows.push(row);
+        }
+    }
+    text.push_str(&table::layout(
+        &["ARTIFACT", "FILE", "STORED", "UNPACKED"],
+        &rows,
+    ));
+    let mut rows = Vec::new();
+    for image in &manifest.images {
+        let parts: Vec<Sha256> = image.layers.iter().copied().chain([image.config]).collect();
+        let mut row = vec![image.names.join(" "), image.id.hex()[..12].to_owned()];
+        row.extend(sizes(manifest, &parts));
+        rows.push(row);
+    }
+    text.push('\n');
+    text.push_str(&table::layout(
+        &["IMAGE", "ID", "STORED", "UNPACKED"],
+        &rows,
+    ));
+    text
+}
+
+fn sizes(manifest: &Manifest, digests: &[Sha256]) -> [String; 2] {
+    let blobs: Vec<&Blob> = digests
+        .iter()
+        .filter_map(|digest| manifest.blob(digest))
+        .collect();
+    [
+        bytes(blobs.iter().map(|blob| blob.size).sum()),
+        bytes(blobs.iter().map(|blob| blob.unpacked_size).sum()),
+    ]
+}

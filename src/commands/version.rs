@@ -1,0 +1,47 @@
+//! `kpot version`
+
+use bundle_spec::{Arch, Sha256, manifest};
+use serde::Serialize;
+
+use super::{print, print_json};
+use crate::cli::ShowVersion;
+use crate::installers;
+
+#[derive(Serialize)]
+struct Report {
+    kpot: &'static str,
+    format: u32,
+    installers: Vec<Installer>,
+}
+
+#[derive(Serialize)]
+struct Installer {
+    arch: Arch,
+    digest: Sha256,
+    size: usize,
+}
+
+pub(super) fn run(command: &ShowVersion) -> anyhow::Result<()> {
+    let report = Report {
+        kpot: env!("CARGO_PKG_VERSION"),
+        format: manifest::FORMAT,
+        installers: installers::digests()
+            .map(|(arch, digest)| Installer {
+                arch,
+                digest,
+                size: installers::for_arch(arch).map_or(0, <[u8]>::len),
+            })
+            .collect(),
+    };
+    if command.json {
+        return print_json(&report);
+    }
+    let mut text = format!("kpot {}, pots of format {}\n", report.kpot, report.format);
+    for installer in &report.installers {
+        text.push_str(&format!(
+            "installer for {}: {} ({} bytes)\n",
+            installer.arch, installer.digest, installer.size
+        ));
+    }
+    print(&text)
+}

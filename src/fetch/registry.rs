@@ -1,0 +1,558 @@
+//! A small pull-only client for container registries.
+//!
+//! It speaks the distribution API's two forms that are in use (Docker's schema 2 and OCI) and takes nothing on trust: a manifest is compared with the digest that
+//! named it (its index, or the registry's `Docker-Content-Digest` where it was asked for by tag), a config and a layer with their manifest, sizes with their
+//! descriptors. Anonymous bearer tokens are fetched as registries demand them; logging in is not for this client. Refused, with the reason: schema 1, an index
+//! within an index, layers that live elsewhere ("foreign"), anything that is no Linux image for the wanted architecture.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use bundle_spec::{Arch, Sha256, limits};
+use oci_spec::image::{Arch as OciArch, Descriptor, ImageIndex, ImageManifest, Os};
+use reqwest::Url;
+use serde::Deserialize;
+
+use crate::fetch::http::{Ask, Client, FetchError, Reply, Saved, Size};
+use crate::image_name::ImageName;
+use crate::mirrors;
+use crate::progress::Task;
+use crate::releases::Algorithm;
+
+/// What manifests this client reads. Schema 1 is not among them, but old registries send it all the same.
+const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json";
+
+/// The largest token answer, in bytes; tokens have one to four thousand.
+const TOKEN_LIMIT: u64 = 256 << 10;
+
+/// An image with everything that is needed to fetch and check its layers.
+#[derive(Debug)]
+pub struct RemoteImage {
+    /// The name that it was asked for by.
+    pub name: ImageName,
+    /// Where its manifest really came from.
+    pub from: Url,
+    /// The image ID: the digest of the config.
+    pub id: Sha256,
+    /// The config's bytes.
+    pub config: Vec<u8>,
+    /// The layers, lowest first.
+    pub layers: Vec<RemoteLayer>,
+}
+
+/// A layer in a registry.
+#[derive(Clone, Debug)]
+pub struct RemoteLayer {
+    /// The digest of the bytes in the registry.
+    pub digest: Sha256,
+    /// Their number.
+    pub size: u64,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// The digest of the unpacked tar, as the image's config promises it.
+    pub diff_id: Sha256,
+}
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip
+    Gzip,
+    /// zstd
+    Zstd,
+}
+
+/// The registries of a run.
+pub struct Registries<'a> {
+    client: &'a Client,
+    /// Bearer tokens by registry and repository.
+    tokens: Mutex<HashMap<(String, String), String>>,
+}
+
+/// The part of an image's config that is checked; the rest is the runtime's business.
+#[derive(Deserialize)]
+struct Config {
+    architecture: String,
+    os: String,
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(rename = "type")]
+    kind: String,
+    diff_ids: Vec<Sha256>,
+}
+
+/// What tells the manifest forms apart, whatever the server calls them.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    schema_version: Option<u32>,
+    manifests: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct TokenReply {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl<'a> Registries<'a> {
+    /// Registries that are reached through `client`.
+    pub fn new(client: &'a Client) -> Self {
+        Self {
+            client,
+            tokens: Mutex::default(),
+        }
+    }
+
+    /// Finds the image called `name` for `arch`: its config and where its layers are.
+    ///
+    /// # Errors
+    /// [`FetchError`] with the address where it was not to be had or not what it should be.
+    pub fn resolve(
+        &self,
+        name: &ImageName,
+        arch: Arch,
+        task: &Task,
+    ) -> Result<RemoteImage, FetchError> {
+        let url = address(name, "manifests", &name.reference())?;
+        let reply = self.ask(name, &url, limits::MANIFEST, task)?;
+        let announced = reply
+            .headers
+            .get("Docker-Content-Digest")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.parse().ok());
+        for expected in [name.digest(), announced].into_iter().flatten() {
+            compare(&reply, expected)?;
+        }
+        let manifest = match shape(&reply)? {
+            Form::Manifest => reply,
+            Form::Index => {
+                let chosen = choose(&reply, arch)?;
+                let inner = self.manifest_by_descriptor(name, &chosen, task)?;
+                match shape(&inner)? {
+                    Form::Manifest => inner,
+                    Form::Index => {
+                        return Err(FetchError::refused(
+                            &inner.from,
+                            "it is an index within an index",
+                        ));
+                    }
+                }
+            }
+        };
+        self.image(name, arch, &manifest, task)
+    }
+
+    /// Fetches a layer of the image called `name` into a file from `new_file`, and compares its digest.
+    ///
+    /// # Errors
+    /// [`FetchError`] with the address.
+    pub fn save_layer(
+        &self,
+        name: &ImageName,
+        layer: &RemoteLayer,
+        new_file: &dyn Fn() -> io::Result<File>,
+        task: &Task,
+    ) -> Result<Saved, FetchError> {
+        let url = address(name, "blobs", &layer.digest.to_string())?;
+        let size = Size::Exactly(layer.size);
+        let saved = self.with_token(name, task, |token| {
+            let ask = Ask {
+                token,
+                ..Ask::plain(&url)
+            };
+            let to = new_file().map_err(|cause| {
+                FetchError::refused(
+                    &url,
+                    format!("cannot make a temporary file for it: {cause}"),
+                )
+            })?;
+            self.client.save(ask, to, size, Algorithm::Sha256, task)
+        })?;
+        if saved.sha256 == layer.digest {
+            Ok(saved)
+        } else {
+            Err(FetchError::refused(
+                &url,
+                format!("its digest is {} instead of {}", saved.sha256, layer.digest),
+            ))
+        }
+    }
+
+    fn manifest_by_descriptor(
+        &self,
+        name: &ImageName,
+        descriptor: &Descriptor,
+        task: &Task,
+    ) -> Result<Reply, FetchError> {
+        let url = address(name, "manifests", descriptor.digest().as_ref())?;
+        let digest = sha256(descriptor, &url)?;
+        let reply = self.ask(name, &url, limits::MANIFEST, task)?;
+        if reply.body.len() as u64 != descriptor.size() {
+            return Err(FetchError::refused(
+                &reply.from,
+                format!(
+                    "it has {} bytes instead of {}",
+                    reply.body.len(),
+                    descriptor.size()
+                ),
+            ));
+        }
+        compare(&reply, digest)?;
+        Ok(reply)
+    }
+
+    fn image(
+        &self,
+        name: &ImageName,
+        arch: Arch,
+        reply: &Reply,
+        task: &Task,
+    ) -> Result<RemoteImage, FetchError> {
+        let refused = |problem: String| FetchError::refused(&reply.from, problem);
+        let manifest: ImageManifest = serde_json::from_slice(&reply.body)
+            .map_err(|cause| refused(format!("the manifest does not parse: {cause}")))?;
+        let config_type = manifest.config().media_type().to_string();
+        let known = [
+            "application/vnd.docker.container.image.v1+json",
+            "application/vnd.oci.image.config.v1+json",
+        ];
+        if !known.contains(&config_type.as_str()) {
+            return Err(refused(format!(
+                "it is no container image but {config_type}"
+            )));
+        }
+
+        let config_url = address(name, "blobs", manifest.config().digest().as_ref())?;
+        let id = sha256(manifest.config(), &config_url)?;
+        let config = self.ask(name, &config_url, limits::MANIFEST, task)?;
+        compare(&config, id)?;
+        let parsed: Config = serde_json::from_slice(&config.body).map_err(|cause| {
+            FetchError::refused(
+                &config.from,
+                format!("the image's config does not parse: {cause}"),
+            )
+        })?;
+        if parsed.os != "linux" || parsed.architecture != arch.go() {
+            return Err(refused(format!(
+                "the image is for {}/{}, and the pot for linux/{arch}",
+                parsed.os, parsed.architecture
+            )));
+        }
+        let layers = manifest.layers();
+        if parsed.rootfs.kind != "layers" || parsed.rootfs.diff_ids.len() != layers.len() {
+            return Err(refused(format!(
+                "the manifest lists {} layers and the config {}",
+                layers.len(),
+                parsed.rootfs.diff_ids.len()
+            )));
+        }
+        let layers = layers
+            .iter()
+            .zip(parsed.rootfs.diff_ids)
+            .map(|(descriptor, diff_id)| {
+                let compression =
+                    compression(&descriptor.media_type().to_string()).map_err(refused)?;
+                if descriptor.size() > limits::BLOB_SIZE {
+                    return Err(refused(format!(
+                        "a layer has {} bytes, more than the limit of {}",
+                        descriptor.size(),
+                        limits::BLOB_SIZE
+                    )));
+                }
+                Ok(RemoteLayer {
+                    digest: sha256(descriptor, &reply.from)?,
+                    size: descriptor.size(),
+                    compression,
+                    diff_id,
+                })
+            })
+            .collect::<Result<_, FetchError>>()?;
+        Ok(RemoteImage {
+            name: name.clone(),
+            from: reply.from.clone(),
+            id,
+            config: config.body,
+            layers,
+        })
+    }
+
+    fn ask(
+        &self,
+        name: &ImageName,
+        url: &Url,
+        limit: u64,
+        task: &Task,
+    ) -> Result<Reply, FetchError> {
+        self.with_token(name, task, |token| {
+            let ask = Ask {
+                accept: Some(ACCEPT),
+                token,
+                ..Ask::plain(url)
+            };
+            self.client.get(ask, limit, task)
+        })
+    }
+
+    /// Asks with the token that is there, and once more with a fresh one where the registry demands it.
+    fn with_token<T>(
+        &self,
+        name: &ImageName,
+        task: &Task,
+        request: impl Fn(Option<&str>) -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
+        let key = (name.registry().to_owned(), name.repository().to_owned());
+        let known = self.lock().get(&key).cloned();
+        let refused = match request(known.as_deref()) {
+            Err(error) if error.challenge().is_some() => error,
+            other => return other,
+        };
+        let Some(token) = self.token(name, &refused, task)? else {
+            return Err(refused);
+        };
+        let result = request(Some(&token));
+        self.lock().insert(key, token);
+        result
+    }
+
+    /// An anonymous token, where the challenge names a place that hands them out.
+    fn token(
+        &self,
+        name: &ImageName,
+        refused: &FetchError,
+        task: &Task,
+    ) -> Result<Option<String>, FetchError> {
+        let Some(challenge) = refused.challenge().and_then(Challenge::parse) else {
+            return Ok(None);
+        };
+        let root = mirrors::registry_root(name.registry())
+            .map_err(|problem| FetchError::refused(name, problem))?;
+        let registry = self.client.route(&root);
+        let mut realm = Url::parse(&challenge.realm).map_err(|cause| {
+            FetchError::refused(
+                &registry,
+                format!("it names no address for tokens: {cause}"),
+            )
+        })?;
+        if registry.scheme() == "https" && realm.scheme() != "https" {
+            return Err(FetchError::refused(
+                &registry,
+                format!("it hands out tokens without https, at {realm}"),
+            ));
+        }
+        {
+            let mut query = realm.query_pairs_mut();
+            if let Some(service) = &challenge.service {
+                query.append_pair("service", service);
+            }
+            let scope = challenge
+                .scope
+                .clone()
+                .unwrap_or_else(|| format!("repository:{}:pull", name.repository()));
+            query.append_pair("scope", &scope);
+        }
+        let reply = self.client.get(Ask::plain(&realm), TOKEN_LIMIT, task)?;
+        let parsed: TokenReply = serde_json::from_slice(&reply.body).map_err(|_| {
+            // The body may hold a token: it is not repeated.
+            FetchError::refused(&reply.from, "it did not answer with a token")
+        })?;
+        Ok(parsed.token.or(parsed.access_token))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), String>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a manifest answer is.
+enum Form {
+    Manifest,
+    Index,
+}
+
+/// A registry's `WWW-Authenticate: Bearer …`.
+#[derive(Debug, PartialEq, Eq)]
+struct Challenge {
+    realm: String,
+    service: Option<String>,
+    scope: Option<String>,
+}
+
+impl Challenge {
+    /// `None` for every other scheme: there is no login here.
+    fn parse(header: &str) -> Option<Self> {
+        let (scheme, mut rest) = header.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let mut values = HashMap::new();
+        while let Some((key, after)) = rest.split_once('=') {
+            let key = key.trim_matches([' ', ',']).to_ascii_lowercase();
+            let (value, after) = match after.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"')?,
+                None => after.split_once(',').unwrap_or((after, "")),
+            };
+            values.insert(key, value.to_owned());
+            rest = after;
+        }
+        Some(Self {
+            realm: values.remove("realm")?,
+            service: values.remove("service"),
+            scope: values.remove("scope"),
+        })
+    }
+}
+
+fn address(name: &ImageName, what: &str, reference: &str) -> Result<Url, FetchError> {
+    let path = format!("v2/{}/{what}/{reference}", name.repository());
+    mirrors::registry_root(name.registry())
+        .and_then(|root| root.join(&path).map_err(|cause| cause.to_string()))
+        .map_err(|problem| FetchError::refused(name, problem))
+}
+
+fn shape(reply: &Reply) -> Result<Form, FetchError> {
+    let refused = |problem: &str| FetchError::refused(&reply.from, problem);
+    let shape: Shape = serde_json::from_slice(&reply.body)
+        .map_err(|cause| refused(&format!("the manifest does not parse: {cause}")))?;
+    if shape.schema_version != Some(2) {
+        return Err(refused("it is an image manifest of the obsolete schema 1")
+            .advise("push the image again with a current tool"));
+    }
+    match (shape.manifests, shape.layers) {
+        (Some(_), None) => Ok(Form::Index),
+        (None, Some(_)) => Ok(Form::Manifest),
+        _ => Err(refused("it is neither an image manifest nor an index")),
+    }
+}
+
+/// The first entry of an index for Linux on `arch`.
+fn choose(reply: &Reply, arch: Arch) -> Result<Descriptor, FetchError> {
+    let refused = |problem: String| FetchError::refused(&reply.from, problem);
+    let index: ImageIndex = serde_json::from_slice(&reply.body)
+        .map_err(|cause| refused(format!("the index does not parse: {cause}")))?;
+    let (wanted, variant) = match arch {
+        Arch::Amd64 => (OciArch::Amd64, "v1"),
+        Arch::Arm64 => (OciArch::ARM64, "v8"),
+    };
+    let fits = |descriptor: &&Descriptor| {
+        descriptor.platform().as_ref().is_some_and(|platform| {
+            *platform.os() == Os::Linux
+                && *platform.architecture() == wanted
+                && platform
+                    .variant()
+                    .as_deref()
+                    .is_none_or(|own| own == variant)
+        })
+    };
+    index
+        .manifests()
+        .iter()
+        .find(fits)
+        .cloned()
+        .ok_or_else(|| refused(format!("the index has no image for linux/{arch}")))
+}
+
+fn compression(media_type: &str) -> Result<Compression, String> {
+    match media_type {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.oci.image.layer.v1.tar+gzip" => Ok(Compression::Gzip),
+        "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.oci.image.layer.v1.tar" => Ok(Compression::None),
+        "application/vnd.docker.image.rootfs.diff.tar.zstd"
+        | "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(Compression::Zstd),
+        other if other.contains("foreign") || other.contains("nondistributable") => Err(
+            "it has a foreign layer, which is not in the registry and may not be passed on"
+                .to_owned(),
+        ),
+        other => Err(format!("it has a layer of the unknown type {other}")),
+    }
+}
+
+fn sha256(descriptor: &Descriptor, url: &Url) -> Result<Sha256, FetchError> {
+    descriptor
+        .digest()
+        .as_ref()
+        .parse()
+        .map_err(|cause| FetchError::refused(url, format!("{cause}")))
+}
+
+fn compare(reply: &Reply, expected: Sha256) -> Result<(), FetchError> {
+    let seen = Sha256::of(&reply.body);
+    if seen == expected {
+        Ok(())
+    } else {
+        Err(FetchError::refused(
+            &reply.from,
+            format!("its digest is {seen} instead of {expected}"),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_are_read() {
+        let rows = [
+            (
+                r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/busybox:pull,push""#,
+                Some((
+                    "https://auth.docker.io/token",
+                    Some("registry.docker.io"),
+                    Some("repository:library/busybox:pull,push"),
+                )),
+            ),
+            (
+                r#"bearer realm="https://x.example/t""#,
+                Some(("https://x.example/t", None, None)),
+            ),
+            (
+                "Bearer realm=https://x.example/t, service=s",
+                Some(("https://x.example/t", Some("s"), None)),
+            ),
+            (r#"Basic realm="x""#, None),
+            ("Bearer", None),
+            (r#"Bearer realm="https://unfinished"#, None),
+            ("", None),
+        ];
+        for (header, expected) in rows {
+            let expected = expected.map(|(realm, service, scope)| Challenge {
+                realm: realm.to_owned(),
+                service: service.map(str::to_owned),
+                scope: scope.map(str::to_owned),
+            });
+            assert_eq!(Challenge::parse(header), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn layers_are_taken_by_their_type() {
+        assert_eq!(
+            compression("application/vnd.oci.image.layer.v1.tar+zstd"),
+            Ok(Compression::Zstd)
+        );
+        assert!(
+            compression("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+                .unwrap_err()
+                .contains("foreign")
+        );
+        assert!(
+            compression("application/vnd.oci.image.layer.nondistributable.v1.tar")
+                .unwrap_err()
+                .contains("foreign")
+        );
+        assert!(compression("application/x-tar").is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! Names of container images, read as Docker reads them.
+//!
+//! `busybox` is `docker.io/library/busybox:latest`. A pot names images by tag, because that is what a pod asks for; a digest beside the tag is kept and checked, a
+//! digest alone is refused. The name stored in a pot is the familiar one that `docker images` prints (see docs/decisions/image-names.md).
+
+use std::fmt;
+use std::str::FromStr;
+
+use bundle_spec::Sha256;
+use oci_spec::distribution::Reference;
+
+/// Docker Hub's name in image names.
+const HUB: &str = "docker.io";
+
+/// A fully read image name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImageName {
+    registry: String,
+    repository: String,
+    tag: String,
+    digest: Option<Sha256>,
+}
+
+impl ImageName {
+    /// `HOST[:PORT]` of the registry, as in the name (not where it is reached).
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository below the registry, `library/` included.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// What a registry is asked for: the digest where one was given, else the tag.
+    pub fn reference(&self) -> String {
+        self.digest
+            .map_or_else(|| self.tag.clone(), |digest| digest.to_string())
+    }
+
+    /// The digest that the image's manifest must have.
+    pub fn digest(&self) -> Option<Sha256> {
+        self.digest
+    }
+
+    /// The name as `docker images` prints it: without Docker Hub's `docker.io/` and `library/`, with the tag.
+    pub fn familiar(&self) -> String {
+        let repository = &self.repository;
+        let tag = &self.tag;
+        if self.registry == HUB {
+            let short = repository.strip_prefix("library/").unwrap_or(repository);
+            format!("{short}:{tag}")
+        } else {
+            format!("{}/{repository}:{tag}", self.registry)
+        }
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.familiar())
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let reference: Reference = text
+            .parse()
+            .map_err(|cause| format!("{text:?} is not the name of an image: {cause}"))?;
+        let Some(tag) = reference.tag() else {
+            return Err(format!(
+                "{text:?} names an image by its digest alone, and pods ask for images by tag: write NAME:TAG or NAME:TAG@sha256:…"
+            ));
+        };
+        let digest = reference
+            .digest()
+            .map(|digest| {
+                digest
+                    .parse()
+                    .map_err(|cause| format!("{text:?} cannot be checked: {cause}"))
+            })
+            .transpose()?;
+        Ok(Self {
+            registry: reference.registry().to_owned(),
+            repository: reference.repository().to_owned(),
+            tag: tag.to_owned(),
+            digest,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_docker_reads_them() {
+        let rows = [
+            ("busybox", "docker.io", "library/busybox", "busybox:latest"),
+            (
+                "busybox:1.36",
+                "docker.io",
+                "library/busybox",
+                "busybox:1.36",
+            ),
+            (
+                "docker.io/library/busybox:1.36",
+                "docker.io",
+                "library/busybox",
+                "busybox:1.36",
+            ),
+            (
+                "calico/node:v3.8.2",
+                "docker.io",
+                "calico/node",
+                "calico/node:v3.8.2",
+            ),
+            (
+                "quay.io/coreos/flannel:v0.11.0",
+                "quay.io",
+                "coreos/flannel",
+                "quay.io/coreos/flannel:v0.11.0",
+            ),
+            (
+                "127.0.0.1:15000/lab/flannel:v1",
+                "127.0.0.1:15000",
+                "lab/flannel",
+                "127.0.0.1:15000/lab/flannel:v1",
+            ),
+            ("localhost/x", "localhost", "x", "localhost/x:latest"),
+        ];
+        for (text, registry, repository, familiar) in rows {
+            let name: ImageName = text.parse().unwrap();
+            assert_eq!(name.registry(), registry, "{text}");
+            assert_eq!(name.repository(), repository, "{text}");
+            assert_eq!(name.familiar(), familiar, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_digest_needs_a_tag_beside_it() {
+        let digest = Sha256::of(b"manifest");
+        let pinned: ImageName = format!("quay.io/x/y:v1@{digest}").parse().unwrap();
+        assert_eq!(pinned.familiar(), "quay.io/x/y:v1");
+        assert_eq!(pinned.reference(), digest.to_string());
+        let refused = format!("quay.io/x/y@{digest}")
+            .parse::<ImageName>()
+            .unwrap_err();
+        assert!(refused.contains("NAME:TAG"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for text in [
+            "",
+            "UPPER/case",
+            "a b",
+            "x:",
+            "https://quay.io/x/y:1",
+            "x@sha256:12",
+        ] {
+            assert!(text.parse::<ImageName>().is_err(), "{text}");
+        }
+    }
+}

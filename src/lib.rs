@@ -1,0 +1,18 @@
+//! `kpot`: makes pots, signed offline archives that bring a dead Kubernetes master back, on a machine that has a network.
+//!
+//! The way through: `cli` parses, `commands` wires, `plan` decides from `releases` what to fetch, `fetch` gets and checks it, `pack` compresses it and writes the
+//! pot through `bundle-spec`. The library exists for the binary and its tests; it promises no stable interface.
+
+pub mod cli;
+pub mod commands;
+pub mod exit;
+pub mod fetch;
+pub mod image_name;
+pub mod installers;
+pub mod keys;
+pub mod mirrors;
+pub mod pack;
+pub mod plan;
+pub mod progress;
+pub mod releases;
+pub mod table;

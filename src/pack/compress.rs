@@ -1,0 +1,259 @@
+//! One file or layer becomes one blob: a single zstd frame, the same bytes on every machine and with any number of threads.
+//!
+//! Each blob is compressed by one thread; the cores are kept busy with several blobs at once. That costs a few percent of speed against zstd's own threads where one
+//! blob is much larger than all others, and gives frames that depend on nothing but their content, and memory that is known in advance.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Cursor, Read, Write};
+
+use bundle_spec::manifest::{Blob, Encoding};
+use bundle_spec::{Hasher, Sha256, limits};
+use flate2::bufread::MultiGzDecoder;
+use zstd::stream::raw::CParameter;
+
+use crate::fetch::registry::Compression;
+use crate::pack::spool::FromStart;
+use crate::progress::Task;
+
+/// zstd's level; docs/decisions/compression.md has the figures it was chosen by.
+pub const LEVEL: i32 = 9;
+
+/// zstd's window, as a power of two: what a reader must keep in memory.
+pub const WINDOW_LOG: u32 = 23;
+
+/// The largest window that is accepted in a registry's zstd layer, as a power of two. Eight MiB are usual, 128 MiB is what zstd itself reads without being asked.
+const FOREIGN_WINDOW_LOG: u32 = 27;
+
+/// Streams that end within this many bytes are compressed with their length known, and so with a window no larger than they are.
+const SMALL: usize = 1 << 20;
+
+/// What is to be packed.
+pub struct Source {
+    /// The bytes as they came.
+    pub file: File,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// What they must unpack to.
+    pub unpacked: Sha256,
+}
+
+/// Why something was not packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// It is not what was promised.
+    #[error("it unpacks to {seen} instead of {expected}")]
+    Content {
+        /// The digest that was promised.
+        expected: Sha256,
+        /// The digest that it has.
+        seen: Sha256,
+    },
+    /// It is larger than a pot's blob may be.
+    #[error("it unpacks to more than {} bytes", limits::BLOB_SIZE)]
+    Size,
+    /// It cannot be unpacked.
+    #[error("it cannot be unpacked: {0}")]
+    Unpack(#[source] io::Error),
+    /// It cannot be written.
+    #[error("it cannot be written beside the output file: {0}")]
+    Write(#[source] io::Error),
+}
+
+/// Packs `source` into `to`, an empty file, and gives it back with what the manifest says of it.
+///
+/// # Errors
+/// [`PackError`]; `to` then holds nothing that is good for anything.
+pub fn compress(source: Source, to: File, task: &Task) -> Result<(Blob, File), PackError> {
+    let mut input = unpacking(source.file, source.compression).map_err(PackError::Unpack)?;
+    let mut head = Vec::new();
+    (&mut input)
+        .take(SMALL as u64 + 1)
+        .read_to_end(&mut head)
+        .map_err(PackError::Unpack)?;
+    let known = (head.len() <= SMALL).then_some(head.len() as u64);
+    let mut input = Cursor::new(head).chain(input);
+
+    let sink = Counted {
+        inner: BufWriter::with_capacity(128 << 10, to),
+        hasher: Hasher::new(),
+    };
+    let mut encoder = encoder(sink, known).map_err(PackError::Write)?;
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        let count = match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            Err(cause) => return Err(PackError::Unpack(cause)),
+        };
+        hasher.update(&buffer[..count]);
+        if hasher.length() > limits::BLOB_SIZE {
+            return Err(PackError::Size);
+        }
+        encoder
+            .write_all(&buffer[..count])
+            .map_err(PackError::Write)?;
+        task.advance(count as u64);
+    }
+    let unpacked_size = hasher.length();
+    let seen = hasher.finish();
+    if seen != source.unpacked {
+        return Err(PackError::Content {
+            expected: source.unpacked,
+            seen,
+        });
+    }
+    let mut sink = encoder.finish().map_err(PackError::Write)?;
+    sink.flush().map_err(PackError::Write)?;
+    let file = sink
+        .inner
+        .into_inner()
+        .map_err(|cause| PackError::Write(cause.into_error()))?;
+    let blob = Blob {
+        size: sink.hasher.length(),
+        digest: sink.hasher.finish(),
+        encoding: Encoding::Zstd,
+        unpacked_digest: seen,
+        unpacked_size,
+    };
+    Ok((blob, file))
+}
+
+fn encoder<W: Write>(sink: W, known: Option<u64>) -> io::Result<zstd::Encoder<'static, W>> {
+    let mut encoder = zstd::Encoder::new(sink, LEVEL)?;
+    encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+    if known.is_some() {
+        encoder.set_pledged_src_size(known)?;
+    }
+    Ok(encoder)
+}
+
+fn unpacking(file: File, compression: Compression) -> io::Result<Box<dyn Read>> {
+    let bytes = FromStart::new(file);
+    Ok(match compression {
+        Compression::None => Box::new(bytes),
+        // Layers may be several gzip streams one after another, as parallel compressors write them.
+        Compression::Gzip => Box::new(MultiGzDecoder::new(io::BufReader::with_capacity(
+            128 << 10,
+            bytes,
+        ))),
+        Compression::Zstd => {
+            let mut decoder = zstd::Decoder::new(bytes)?;
+            decoder.window_log_max(FOREIGN_WINDOW_LOG)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+/// A writer that hashes what passes.
+struct Counted<W> {
+    inner: W,
+    hasher: Hasher,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Progress;
+    use std::io::Write as _;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn pack(
+        bytes: &[u8],
+        compression: Compression,
+        unpacked: Sha256,
+    ) -> Result<(Blob, Vec<u8>), PackError> {
+        let source = Source {
+            file: file(bytes),
+            compression,
+            unpacked,
+        };
+        let task = Progress::new().task("test", None);
+        let (blob, file) = compress(source, file(b""), &task)?;
+        let mut stored = Vec::new();
+        FromStart::new(file).read_to_end(&mut stored).unwrap();
+        Ok((blob, stored))
+    }
+
+    /// Text that is neither random nor trivial, `size` bytes.
+    fn text(size: usize) -> Vec<u8> {
+        (0_u64..)
+            .flat_map(|n| (n * n).to_string().into_bytes())
+            .take(size)
+            .collect()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn the_same_content_gives_the_same_blob_however_it_came() {
+        for size in [0, 1, SMALL, SMALL + 1, 3 * SMALL] {
+            let plain = text(size);
+            let id = Sha256::of(&plain);
+            let (blob, stored) = pack(&plain, Compression::None, id).unwrap();
+            assert_eq!(blob.digest, Sha256::of(&stored));
+            assert_eq!(
+                (blob.size, blob.unpacked_size),
+                (stored.len() as u64, size as u64)
+            );
+            assert_eq!(blob.unpacked_digest, id);
+            assert_eq!(zstd::decode_all(&stored[..]).unwrap(), plain);
+            let (half, rest) = plain.split_at(size / 2);
+            let members = [gzip(half), gzip(rest)].concat();
+            let foreign = zstd::encode_all(&plain[..], 1).unwrap();
+            for (bytes, compression) in [
+                (gzip(&plain), Compression::Gzip),
+                (members, Compression::Gzip),
+                (foreign, Compression::Zstd),
+            ] {
+                assert_eq!(
+                    pack(&bytes, compression, id).unwrap().1,
+                    stored,
+                    "{size} {compression:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_unpack_to_its_promise_is_refused() {
+        let plain = text(1000);
+        let promised = Sha256::of(b"something else");
+        assert!(matches!(
+            pack(&gzip(&plain), Compression::Gzip, promised),
+            Err(PackError::Content { expected, .. }) if expected == promised
+        ));
+        let id = Sha256::of(&plain);
+        let packed = gzip(&plain);
+        let cut = &packed[..packed.len() - 4];
+        let trailing = [&packed[..], b"more"].concat();
+        for broken in [cut, &trailing[..], &plain[..]] {
+            assert!(matches!(
+                pack(broken, Compression::Gzip, id),
+                Err(PackError::Unpack(_))
+            ));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The pot becomes a file: written beside its place, synced, and only then put there. Whatever was there before stays until then.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module owns the output file"
+)]
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bundle_spec::{Manifest, PotParts, Sha256, SigningKey, write_pot};
+use tempfile::Builder;
+
+use crate::exit::usage;
+use crate::pack::space;
+use crate::pack::spool::Spool;
+
+/// A pot that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// The digest of its `SHA256SUMS`, which names it.
+    pub identity: Sha256,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// The folder of the output file.
+///
+/// # Errors
+/// A usage error where there is no such folder, or where the file itself is a folder.
+pub fn folder(output: &Path) -> anyhow::Result<PathBuf> {
+    let folder = match output.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if output.is_dir() {
+        return Err(usage(format!(
+            "{} is a folder; name a file",
+            output.display()
+        )));
+    }
+    if !folder.is_dir() {
+        return Err(usage(format!(
+            "the folder {} does not exist; make it first: mkdir -p {}",
+            folder.display(),
+            folder.display()
+        )));
+    }
+    Ok(folder.to_owned())
+}
+
+/// Writes the pot to `output`.
+///
+/// # Errors
+/// Where the disk is too small or the system refuses; `output` is then as it was.
+pub fn write(
+    output: &Path,
+    installer: &[u8],
+    manifest: &Manifest,
+    spool: &Spool,
+    signer: Option<&SigningKey>,
+) -> anyhow::Result<Written> {
+    let attempt = || format!("cannot write {}", output.display());
+    let folder = folder(output)?;
+    let mut file = Builder::new()
+        .prefix(".kpot-")
+        .suffix(".partial")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(&folder)
+        .with_context(attempt)?;
+    let needed = manifest.blobs.iter().map(|blob| blob.size).sum::<u64>() + installer.len() as u64;
+    space::ensure(file.as_file(), needed)
+        .map_err(anyhow::Error::msg)
+        .with_context(attempt)?;
+    let parts = PotParts {
+        installer,
+        readme: &readme(manifest),
+        manifest,
+        blobs: spool,
+        signer,
+    };
+    let mut buffered = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    let identity = write_pot(&mut buffered, &parts).with_context(attempt)?;
+    buffered.flush().with_context(attempt)?;
+    drop(buffered);
+    file.as_file().sync_all().with_context(attempt)?;
+    let size = file.as_file().metadata().with_context(attempt)?.len();
+    file.persist(output)
+        .map_err(|refused| refused.error)
+        .with_context(attempt)?;
+    sync_folder(&folder).with_context(attempt)?;
+    Ok(Written { identity, size })
+}
+
+/// Writes a small new file with its final mode; refuses where one is there.
+///
+/// # Errors
+/// As the system says, [`std::io::ErrorKind::AlreadyExists`] among it.
+pub fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Makes a folder, and those above it, for its owner only.
+///
+/// # Errors
+/// As the system says.
+pub fn make_private_folder(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+/// Takes a small file away that this run has just made.
+///
+/// # Errors
+/// As the system says.
+pub fn remove(path: &Path) -> std::io::Result<()> {
+    fs::remove_file(path)
+}
+
+/// A rename is lost with the power unless its folder is synced.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The lines that somebody needs who finds a pot and knows nothing of kpot.
+fn readme(manifest: &Manifest) -> String {
+    format!(
+        "{name}: a Kubernetes {kubernetes} master for an offline {arch} machine, made by kpot {kpot}.
+1. Check it with stock tools: ssh-keygen -Y verify -n kpot -f TRUSTED_SIGNERS -I kpot -s SHA256SUMS.sig < SHA256SUMS && sha256sum -c SHA256SUMS
+2. Trust its signer on the backup machine: put the signer's line (from `kpot keygen`) into /etc/kpot/trusted_signers
+3. Look first, nothing is changed: ./kpot-install preflight
+4. Make this machine a master, ADDR being a healthy one: ./kpot-install join-master --healthy ADDR
+",
+        name = manifest.name,
+        kubernetes = manifest.kubernetes,
+        arch = manifest.arch,
+        kpot = manifest.built_by,
+    )
+}

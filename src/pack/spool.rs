@@ -1,0 +1,82 @@
+//! Where things lie between their download and the pot: nameless files on the output file's disk.
+//!
+//! They have no names, so nothing is left of them whatever ends the build, SIGKILL and a power cut included. They are not in memory (whose use is the same for every
+//! size of pot) and not in /tmp (which may be memory).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bundle_spec::{BlobSource, Sha256};
+
+/// The nameless files of a build.
+pub struct Spool {
+    folder: PathBuf,
+    blobs: Mutex<HashMap<Sha256, Arc<File>>>,
+}
+
+impl Spool {
+    /// A spool in `folder`.
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            blobs: Mutex::default(),
+        }
+    }
+
+    /// A new empty file.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn file(&self) -> io::Result<File> {
+        tempfile::tempfile_in(&self.folder)
+    }
+
+    /// Keeps `file` as the blob with this digest.
+    pub fn keep(&self, digest: Sha256, file: File) {
+        self.lock().insert(digest, Arc::new(file));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Sha256, Arc<File>>> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BlobSource for Spool {
+    fn open(&self, digest: &Sha256) -> io::Result<Box<dyn Read>> {
+        match self.lock().get(digest) {
+            Some(file) => Ok(Box::new(FromStart {
+                file: Arc::clone(file),
+                position: 0,
+            })),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// Reads a shared file from its start, whatever its own position is.
+pub struct FromStart {
+    file: Arc<File>,
+    position: u64,
+}
+
+impl FromStart {
+    /// A reader of `file`.
+    pub fn new(file: File) -> Self {
+        Self {
+            file: Arc::new(file),
+            position: 0,
+        }
+    }
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}

@@ -1,0 +1,412 @@
+//! What a pot needs, decided from the request and the version data alone: no network, no clock, no files.
+//!
+//! A plan names every download with its publisher's address and the way it is checked, and every image. Where something cannot be checked there is no plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use bundle_spec::manifest::{Runtime, RuntimeName};
+use bundle_spec::{Arch, KubeVersion, Sha256};
+
+use crate::image_name::ImageName;
+use crate::releases::{Algorithm, Minor, Releases};
+
+/// The version of a download, as it stands in its address: letters, digits and `.+-`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version(String);
+
+impl FromStr for Version {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".+-".contains(&byte);
+        let good = text.len() <= 64
+            && text.bytes().all(plain)
+            && text
+                .trim_start_matches('v')
+                .starts_with(|first: char| first.is_ascii_digit());
+        if good {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("{text:?} is not a version"))
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is downloaded as a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ArtifactName {
+    /// The CNI project's plugins.
+    CniPlugins,
+    /// Docker Engine's static archive.
+    Docker,
+    /// kubeadm
+    Kubeadm,
+    /// kubectl
+    Kubectl,
+    /// kubelet
+    Kubelet,
+}
+
+impl ArtifactName {
+    /// Every artifact, in the order of a manifest.
+    pub const ALL: [Self; 5] = [
+        Self::CniPlugins,
+        Self::Docker,
+        Self::Kubeadm,
+        Self::Kubectl,
+        Self::Kubelet,
+    ];
+
+    /// The name in a manifest and in `--pin`.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::CniPlugins => "cni-plugins",
+            Self::Docker => "docker",
+            Self::Kubeadm => "kubeadm",
+            Self::Kubectl => "kubectl",
+            Self::Kubelet => "kubelet",
+        }
+    }
+}
+
+impl fmt::Display for ArtifactName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.text())
+    }
+}
+
+/// `--pin NAME=sha256:HEX`: the digest that a download must have, whatever else is published or shipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Of what.
+    pub name: ArtifactName,
+    /// The digest of the download as it comes.
+    pub digest: Sha256,
+}
+
+impl FromStr for Pin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, digest) = text
+            .split_once('=')
+            .ok_or_else(|| format!("{text:?} is not NAME=sha256:HEX"))?;
+        let known = ArtifactName::ALL
+            .into_iter()
+            .find(|known| known.text() == name);
+        let name = known.ok_or_else(|| {
+            let names = ArtifactName::ALL.map(ArtifactName::text).join(", ");
+            format!("{name:?} is nothing that can be pinned: expected one of {names}")
+        })?;
+        let digest = digest.parse().map_err(|cause| format!("{cause}"))?;
+        Ok(Self { name, digest })
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The Kubernetes version.
+    pub kubernetes: KubeVersion,
+    /// The architecture of the machine that the pot is for.
+    pub arch: Arch,
+    /// Images besides the control plane's.
+    pub images: Vec<ImageName>,
+    /// Digests given by hand.
+    pub pins: Vec<Pin>,
+    /// Docker instead of the default.
+    pub docker_version: Option<Version>,
+    /// CNI plugins instead of the default.
+    pub cni_version: Option<Version>,
+}
+
+/// What will be fetched and packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The Kubernetes version.
+    pub kubernetes: KubeVersion,
+    /// The architecture.
+    pub arch: Arch,
+    /// The container runtime in the pot.
+    pub runtime: Runtime,
+    /// The version of the CNI plugins.
+    pub cni: String,
+    /// Files to download, in the order of the manifest.
+    pub downloads: Vec<Download>,
+    /// Images to pull, each once, sorted by name.
+    pub images: Vec<ImageName>,
+    /// What the user should know and decide about.
+    pub warnings: Vec<String>,
+}
+
+/// One file to download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Download {
+    /// What it is.
+    pub name: ArtifactName,
+    /// Its version.
+    pub version: String,
+    /// Its publisher's address.
+    pub url: String,
+    /// Whether it is a program or an archive of programs.
+    pub layout: Layout,
+    /// How it is checked.
+    pub check: Check,
+}
+
+/// What a download is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One program.
+    Program,
+    /// A `.tgz` with programs directly in it.
+    Archive,
+    /// A `.tgz` with programs directly in one folder of this name.
+    ArchiveWithFolder(&'static str),
+}
+
+/// How a download is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Against the checksum that its publisher serves at this address.
+    Published {
+        /// Its algorithm.
+        algorithm: Algorithm,
+        /// Its address.
+        url: String,
+    },
+    /// Against kpot's version data.
+    Shipped(Sha256),
+    /// Against a digest given by hand.
+    Given(Sha256),
+}
+
+impl Plan {
+    /// The pot's own name, the same for every build of these versions.
+    pub fn name(&self) -> String {
+        format!("kpot-{}-{}", self.kubernetes, self.arch)
+    }
+}
+
+/// Plans a pot.
+///
+/// # Errors
+/// A text for the user where there can be no such pot: an unknown version, a runtime that this kpot does not pack, a download that nothing vouches for, a pin or an
+/// image given twice with different meanings.
+pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
+    let minor = releases.minor(request.kubernetes)?;
+    let pins = pins_by_name(&request.pins)?;
+    let docker = docker_version(request, minor)?;
+    let cni = request
+        .cni_version
+        .as_ref()
+        .map_or_else(|| minor.cni.clone(), Version::to_string);
+
+    let mut downloads = vec![
+        cni_download(&cni, request.arch)?,
+        docker_download(&docker, request.arch, releases, &pins)?,
+    ];
+    for name in [
+        ArtifactName::Kubeadm,
+        ArtifactName::Kubectl,
+        ArtifactName::Kubelet,
+    ] {
+        downloads.push(kubernetes_download(name, request, minor));
+    }
+    for download in &mut downloads {
+        if let Some(digest) = pins.get(&download.name) {
+            download.check = Check::Given(*digest);
+        }
+    }
+
+    let (images, mut warnings) = images(request, minor)?;
+    if another_series(&docker, minor) {
+        warnings.push(format!(
+            "Docker {docker} is not what kpot packs for {} by default ({})",
+            request.kubernetes,
+            minor.runtime.version.as_deref().unwrap_or("none")
+        ));
+    }
+    Ok(Plan {
+        kubernetes: request.kubernetes,
+        arch: request.arch,
+        runtime: Runtime {
+            name: RuntimeName::Docker,
+            version: docker,
+        },
+        cni,
+        downloads,
+        images,
+        warnings,
+    })
+}
+
+fn pins_by_name(pins: &[Pin]) -> Result<BTreeMap<ArtifactName, Sha256>, String> {
+    let mut by_name = BTreeMap::new();
+    for pin in pins {
+        if by_name
+            .insert(pin.name, pin.digest)
+            .is_some_and(|other| other != pin.digest)
+        {
+            return Err(format!("{} is pinned to two digests", pin.name));
+        }
+    }
+    Ok(by_name)
+}
+
+/// The one place that decides which runtimes this kpot packs.
+fn docker_version(request: &Request, minor: &Minor) -> Result<String, String> {
+    match (
+        minor.runtime.name,
+        &request.docker_version,
+        &minor.runtime.version,
+    ) {
+        (RuntimeName::Docker, Some(version), _) => Ok(version.to_string()),
+        (RuntimeName::Docker, None, Some(version)) => Ok(version.clone()),
+        (RuntimeName::Docker, None, None) | (RuntimeName::Containerd, ..) => Err(format!(
+            "Kubernetes {} needs containerd (its kubelet no longer speaks to Docker), and this kpot packs Docker only: it builds pots up to 1.23",
+            request.kubernetes
+        )),
+    }
+}
+
+fn another_series(docker: &str, minor: &Minor) -> bool {
+    let series = |version: &str| {
+        version
+            .split('.')
+            .take(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    minor
+        .runtime
+        .version
+        .as_deref()
+        .is_some_and(|default| series(default) != series(docker))
+}
+
+fn docker_download(
+    version: &str,
+    arch: Arch,
+    releases: &Releases,
+    pins: &BTreeMap<ArtifactName, Sha256>,
+) -> Result<Download, String> {
+    let name = ArtifactName::Docker;
+    let digest = pins
+        .get(&name)
+        .copied()
+        .or_else(|| releases.pin(name.text(), version, arch))
+        .ok_or_else(|| {
+            let known = releases.pinned_versions(name.text(), arch).join(", ");
+            let known = if known.is_empty() { "none".to_owned() } else { known };
+            format!(
+                "Docker's publisher publishes no checksums, and this kpot ships no digest of docker {version} for {arch} (it ships: {known}). \
+                 Give the digest that you trust: --pin docker=sha256:HEX"
+            )
+        })?;
+    Ok(Download {
+        name,
+        version: version.to_owned(),
+        url: format!(
+            "https://download.docker.com/linux/static/stable/{}/docker-{version}.tgz",
+            arch.uname()
+        ),
+        layout: Layout::ArchiveWithFolder("docker"),
+        check: Check::Shipped(digest),
+    })
+}
+
+fn cni_download(version: &str, arch: Arch) -> Result<Download, String> {
+    let number = version.strip_prefix('v').ok_or_else(|| {
+        format!("the CNI plugins' versions start with a v: --cni-version v{version}")
+    })?;
+    // Up to 0.7 the archive's name does not say "linux": there was no other system.
+    let system = if number.starts_with("0.6.") || number.starts_with("0.7.") {
+        ""
+    } else {
+        "linux-"
+    };
+    let url = format!(
+        "https://github.com/containernetworking/plugins/releases/download/{version}/cni-plugins-{system}{arch}-{version}.tgz"
+    );
+    Ok(Download {
+        name: ArtifactName::CniPlugins,
+        version: version.to_owned(),
+        check: Check::Published {
+            algorithm: Algorithm::Sha256,
+            url: format!("{url}.sha256"),
+        },
+        url,
+        layout: Layout::Archive,
+    })
+}
+
+fn kubernetes_download(name: ArtifactName, request: &Request, minor: &Minor) -> Download {
+    let url = format!(
+        "https://dl.k8s.io/release/{}/bin/linux/{}/{name}",
+        request.kubernetes, request.arch
+    );
+    let ending = match minor.checksum {
+        Algorithm::Sha256 => "sha256",
+        Algorithm::Sha512 => "sha512",
+    };
+    Download {
+        name,
+        version: request.kubernetes.to_string(),
+        check: Check::Published {
+            algorithm: minor.checksum,
+            url: format!("{url}.{ending}"),
+        },
+        url,
+        layout: Layout::Program,
+    }
+}
+
+/// The control plane's images under the names that this version's kubeadm asks for, and the ones given besides.
+fn images(request: &Request, minor: &Minor) -> Result<(Vec<ImageName>, Vec<String>), String> {
+    let version = request.kubernetes;
+    let tags = minor.tags(version.patch);
+    let mut warnings = Vec::new();
+    if !tags.verified {
+        warnings.push(format!(
+            "the tags of etcd ({}) and CoreDNS ({}) were not seen for exactly {version}; compare with: kubeadm config images list --kubernetes-version {version}",
+            tags.etcd, tags.coredns
+        ));
+    }
+    let own = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-proxy",
+        "kube-scheduler",
+    ]
+    .map(|program| format!("{program}:{version}"));
+    let others = [
+        format!("pause:{}", minor.pause),
+        format!("etcd:{}", tags.etcd),
+        format!("{}:{}", minor.coredns_repository, tags.coredns),
+    ];
+    let mut images = BTreeSet::new();
+    for name in own.iter().chain(&others) {
+        images.insert(format!("{}/{name}", tags.registry).parse::<ImageName>()?);
+    }
+    images.extend(request.images.iter().cloned());
+    let images: Vec<ImageName> = images.into_iter().collect();
+    let mut names = BTreeSet::new();
+    if let Some(twice) = images.iter().find(|image| !names.insert(image.familiar())) {
+        return Err(format!(
+            "the image {twice} is asked for twice, with and without a digest"
+        ));
+    }
+    Ok((images, warnings))
+}
+
+#[cfg(test)]
+mod tests;

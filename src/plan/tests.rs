@@ -1,0 +1,254 @@
+//! Plans of many versions, by table.
+
+use super::*;
+
+fn request(version: &str) -> Request {
+    Request {
+        kubernetes: version.parse().unwrap(),
+        arch: Arch::Amd64,
+        images: Vec::new(),
+        pins: Vec::new(),
+        docker_version: None,
+        cni_version: None,
+    }
+}
+
+fn planned(request: &Request) -> Result<Plan, String> {
+    plan(request, &Releases::shipped().unwrap())
+}
+
+fn names(plan: &Plan) -> Vec<String> {
+    plan.images.iter().map(ImageName::familiar).collect()
+}
+
+#[test]
+fn v1_14_0_is_planned_as_its_kubeadm_expects() {
+    let plan = planned(&request("v1.14.0")).unwrap();
+    assert_eq!(
+        names(&plan),
+        [
+            "k8s.gcr.io/coredns:1.3.1",
+            "k8s.gcr.io/etcd:3.3.10",
+            "k8s.gcr.io/kube-apiserver:v1.14.0",
+            "k8s.gcr.io/kube-controller-manager:v1.14.0",
+            "k8s.gcr.io/kube-proxy:v1.14.0",
+            "k8s.gcr.io/kube-scheduler:v1.14.0",
+            "k8s.gcr.io/pause:3.1",
+        ]
+    );
+    let urls: Vec<&str> = plan
+        .downloads
+        .iter()
+        .map(|download| download.url.as_str())
+        .collect();
+    assert_eq!(
+        urls,
+        [
+            "https://github.com/containernetworking/plugins/releases/download/v0.7.5/cni-plugins-amd64-v0.7.5.tgz",
+            "https://download.docker.com/linux/static/stable/x86_64/docker-18.09.9.tgz",
+            "https://dl.k8s.io/release/v1.14.0/bin/linux/amd64/kubeadm",
+            "https://dl.k8s.io/release/v1.14.0/bin/linux/amd64/kubectl",
+            "https://dl.k8s.io/release/v1.14.0/bin/linux/amd64/kubelet",
+        ]
+    );
+    let kubelet = &plan.downloads[4];
+    assert_eq!(
+        kubelet.check,
+        Check::Published {
+            algorithm: Algorithm::Sha512,
+            url: format!("{}.sha512", kubelet.url)
+        }
+    );
+    assert!(matches!(plan.downloads[1].check, Check::Shipped(_)));
+    assert_eq!(plan.name(), "kpot-v1.14.0-amd64");
+    assert!(plan.warnings.is_empty());
+}
+
+#[test]
+fn defaults_follow_the_era() {
+    let rows = [
+        (
+            "v1.13.12",
+            "18.09.9",
+            "v0.7.5",
+            "sha512",
+            "k8s.gcr.io/coredns:1.2.6",
+        ),
+        (
+            "v1.15.12",
+            "18.09.9",
+            "v0.7.5",
+            "sha512",
+            "k8s.gcr.io/coredns:1.3.1",
+        ),
+        (
+            "v1.16.15",
+            "18.09.9",
+            "v0.7.5",
+            "sha256",
+            "k8s.gcr.io/coredns:1.6.2",
+        ),
+        (
+            "v1.17.0",
+            "19.03.15",
+            "v0.7.5",
+            "sha256",
+            "k8s.gcr.io/coredns:1.6.5",
+        ),
+        (
+            "v1.19.16",
+            "19.03.15",
+            "v0.8.7",
+            "sha256",
+            "k8s.gcr.io/coredns:1.7.0",
+        ),
+        (
+            "v1.20.2",
+            "20.10.23",
+            "v0.8.7",
+            "sha256",
+            "k8s.gcr.io/coredns:1.7.0",
+        ),
+        (
+            "v1.21.14",
+            "20.10.23",
+            "v0.8.7",
+            "sha256",
+            "k8s.gcr.io/coredns/coredns:v1.8.0",
+        ),
+        (
+            "v1.23.17",
+            "20.10.23",
+            "v0.8.7",
+            "sha256",
+            "registry.k8s.io/coredns/coredns:v1.8.6",
+        ),
+    ];
+    for (version, docker, cni, ending, coredns) in rows {
+        let plan = planned(&request(version)).unwrap();
+        assert_eq!(plan.runtime.version, docker, "{version}");
+        assert_eq!(plan.cni, cni, "{version}");
+        assert!(names(&plan).contains(&coredns.to_owned()), "{version}");
+        let kubeadm = &plan.downloads[2];
+        match &kubeadm.check {
+            Check::Published { url, .. } => assert!(url.ends_with(ending), "{version}"),
+            other => panic!("{version}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn later_plugins_say_linux_in_their_name() {
+    let mut request = request("v1.20.2");
+    request.cni_version = Some("v1.7.1".parse().unwrap());
+    assert_eq!(
+        planned(&request).unwrap().downloads[0].url,
+        "https://github.com/containernetworking/plugins/releases/download/v1.7.1/cni-plugins-linux-amd64-v1.7.1.tgz"
+    );
+    request.cni_version = Some("1.7.1".parse().unwrap());
+    assert!(
+        planned(&request)
+            .unwrap_err()
+            .contains("--cni-version v1.7.1")
+    );
+}
+
+#[test]
+fn a_docker_that_nothing_vouches_for_is_refused() {
+    let mut request = request("v1.20.2");
+    request.docker_version = Some("20.10.24".parse().unwrap());
+    let refused = planned(&request).unwrap_err();
+    assert!(refused.contains("--pin docker=sha256:HEX"), "{refused}");
+    let digest = Sha256::of(b"an archive");
+    request.pins = vec![Pin {
+        name: ArtifactName::Docker,
+        digest,
+    }];
+    let plan = planned(&request).unwrap();
+    assert_eq!(plan.downloads[1].check, Check::Given(digest));
+    assert_eq!(plan.runtime.version, "20.10.24");
+    assert!(plan.warnings.is_empty(), "the same series is no surprise");
+}
+
+#[test]
+fn a_given_pin_wins_over_a_shipped_one_and_over_a_published_checksum() {
+    let mut request = request("v1.14.0");
+    let digest = Sha256::of(b"mine");
+    request.pins = vec![
+        Pin {
+            name: ArtifactName::Docker,
+            digest,
+        },
+        Pin {
+            name: ArtifactName::Kubelet,
+            digest,
+        },
+    ];
+    let plan = planned(&request).unwrap();
+    assert_eq!(plan.downloads[1].check, Check::Given(digest));
+    assert_eq!(plan.downloads[4].check, Check::Given(digest));
+    request.pins.push(Pin {
+        name: ArtifactName::Kubelet,
+        digest: Sha256::of(b"other"),
+    });
+    assert!(planned(&request).unwrap_err().contains("two digests"));
+}
+
+#[test]
+fn another_docker_series_is_allowed_and_said() {
+    let mut request = request("v1.14.0");
+    request.docker_version = Some("20.10.23".parse().unwrap());
+    let plan = planned(&request).unwrap();
+    assert!(plan.warnings[0].contains("18.09.9"), "{:?}", plan.warnings);
+}
+
+#[test]
+fn versions_without_dockershim_are_refused_honestly() {
+    for version in ["v1.24.0", "v1.28.15", "v1.36.3"] {
+        let refused = planned(&request(version)).unwrap_err();
+        assert!(refused.contains("containerd"), "{refused}");
+    }
+    assert!(
+        planned(&request("v1.12.0"))
+            .unwrap_err()
+            .contains("1.13 to 1.36")
+    );
+}
+
+#[test]
+fn extra_images_join_the_set_once() {
+    let mut request = request("v1.14.0");
+    request.images = [
+        "quay.io/coreos/flannel:v0.11.0",
+        "k8s.gcr.io/pause:3.1",
+        "busybox:1.36",
+    ]
+    .map(|name| name.parse().unwrap())
+    .to_vec();
+    let plan = planned(&request).unwrap();
+    assert_eq!(plan.images.len(), 9);
+    let digest = Sha256::of(b"manifest");
+    request
+        .images
+        .push(format!("busybox:1.36@{digest}").parse().unwrap());
+    assert!(planned(&request).unwrap_err().contains("twice"));
+}
+
+#[test]
+fn pins_and_versions_are_read_strictly() {
+    let digest = Sha256::of(b"x");
+    assert!(format!("docker={digest}").parse::<Pin>().is_ok());
+    for text in [
+        format!("dockerd={digest}"),
+        format!("docker={}", digest.hex()),
+        "docker".to_owned(),
+    ] {
+        assert!(text.parse::<Pin>().is_err(), "{text}");
+    }
+    for text in ["18.09.9", "v0.7.5", "1.2.3-rc.1+x"] {
+        assert!(text.parse::<Version>().is_ok(), "{text}");
+    }
+    for text in ["", "../18", "1/2", "latest", "1 2"] {
+        assert!(text.parse::<Version>().is_err(), "{text}");
+    }
+}

@@ -1,0 +1,266 @@
+//! The version data: what belongs to each Kubernetes version from 1.13 to 1.36, and the digests that kpot ships.
+//!
+//! The data is `data.json`, with its sources beside it; this module reads and checks it. It decides nothing: `plan` does. A tag that changes within a minor is a list
+//! of steps, each valid from its patch on.
+
+use std::collections::BTreeSet;
+
+use bundle_spec::manifest::RuntimeName;
+use bundle_spec::{Arch, KubeVersion, Sha256};
+use serde::Deserialize;
+
+const DATA: &str = include_str!("data.json");
+
+/// The whole table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Releases {
+    /// Where the figures come from.
+    notes: Vec<String>,
+    kubernetes: Vec<Minor>,
+    pins: Vec<Pin>,
+}
+
+/// What belongs to one Kubernetes minor.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Minor {
+    minor: u16,
+    /// The container runtime that its kubelet speaks to out of the box.
+    pub runtime: Runtime,
+    /// The default version of the CNI plugins.
+    pub cni: String,
+    /// The strongest checksum that is published beside every binary of this minor.
+    pub checksum: Algorithm,
+    registry: Vec<Step>,
+    /// The tag of the pause image.
+    pub pause: String,
+    etcd: Vec<Step>,
+    /// CoreDNS's repository below the registry.
+    pub coredns_repository: String,
+    coredns: Vec<Step>,
+    unverified: Vec<(u16, u16)>,
+}
+
+/// A container runtime with its default version.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    /// Which one.
+    pub name: RuntimeName,
+    /// Its default version, where kpot packs it.
+    pub version: Option<String>,
+}
+
+/// A published checksum's algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// `.sha256`
+    Sha256,
+    /// `.sha512`
+    Sha512,
+}
+
+/// A value that holds from one patch of a minor on.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    from: u16,
+    value: String,
+}
+
+/// The digest of a download whose publisher publishes none.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pin {
+    artifact: String,
+    version: String,
+    arch: Arch,
+    sha256: String,
+    /// Independent publications of this digest, at least two.
+    sources: Vec<String>,
+}
+
+/// The images of one version that are not Kubernetes' own.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tags<'a> {
+    /// The registry that this version's kubeadm names images with.
+    pub registry: &'a str,
+    /// The tag of etcd.
+    pub etcd: &'a str,
+    /// The tag of CoreDNS.
+    pub coredns: &'a str,
+    /// Whether these tags were seen for exactly this patch.
+    pub verified: bool,
+}
+
+impl Releases {
+    /// The table that this `kpot` ships.
+    ///
+    /// # Errors
+    /// Where the table is broken; a test keeps that from being shipped.
+    pub fn shipped() -> Result<Self, String> {
+        let releases: Self = serde_json::from_str(DATA)
+            .map_err(|cause| format!("the shipped version data do not parse: {cause}"))?;
+        releases.check()?;
+        Ok(releases)
+    }
+
+    /// The row of `version`'s minor.
+    ///
+    /// # Errors
+    /// Where the table knows no such minor; the text says which ones it knows.
+    pub fn minor(&self, version: KubeVersion) -> Result<&Minor, String> {
+        self.kubernetes
+            .iter()
+            .find(|row| version.major == 1 && row.minor == version.minor)
+            .ok_or_else(|| {
+                let first = self.kubernetes.first().map_or(0, |row| row.minor);
+                let last = self.kubernetes.last().map_or(0, |row| row.minor);
+                format!("this kpot knows Kubernetes 1.{first} to 1.{last}, not {version}")
+            })
+    }
+
+    /// The shipped digest of an artifact.
+    pub fn pin(&self, artifact: &str, version: &str, arch: Arch) -> Option<Sha256> {
+        self.pins
+            .iter()
+            .find(|pin| pin.artifact == artifact && pin.version == version && pin.arch == arch)
+            .and_then(|pin| Sha256::from_hex(&pin.sha256).ok())
+    }
+
+    /// The versions of `artifact` for `arch` that have a shipped digest.
+    pub fn pinned_versions(&self, artifact: &str, arch: Arch) -> Vec<&str> {
+        self.pins
+            .iter()
+            .filter(|pin| pin.artifact == artifact && pin.arch == arch)
+            .map(|pin| pin.version.as_str())
+            .collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.notes.is_empty() || self.kubernetes.is_empty() {
+            return Err("the shipped version data are empty".to_owned());
+        }
+        for pair in self.kubernetes.windows(2) {
+            if pair[0].minor + 1 != pair[1].minor {
+                return Err(format!("no row follows minor {}", pair[0].minor));
+            }
+        }
+        for row in &self.kubernetes {
+            for steps in [&row.registry, &row.etcd, &row.coredns] {
+                let starts = steps.first().is_some_and(|step| step.from == 0);
+                let rises = steps.windows(2).all(|pair| pair[0].from < pair[1].from);
+                if !starts || !rises {
+                    return Err(format!(
+                        "minor {} has steps that do not rise from 0",
+                        row.minor
+                    ));
+                }
+            }
+        }
+        for pin in &self.pins {
+            Sha256::from_hex(&pin.sha256).map_err(|cause| cause.to_string())?;
+            if pin.sources.iter().collect::<BTreeSet<_>>().len() < 2 {
+                return Err(format!(
+                    "the pin of {} {} has fewer than two sources",
+                    pin.artifact, pin.version
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Minor {
+    /// The tags of patch `patch`.
+    pub fn tags(&self, patch: u16) -> Tags<'_> {
+        Tags {
+            registry: at(&self.registry, patch),
+            etcd: at(&self.etcd, patch),
+            coredns: at(&self.coredns, patch),
+            verified: !self
+                .unverified
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&patch)),
+        }
+    }
+}
+
+/// The value that holds for `patch`. The table's check has seen that the first step starts at patch 0, so there is one.
+fn at(steps: &[Step], patch: u16) -> &str {
+    steps
+        .iter()
+        .rev()
+        .find(|step| step.from <= patch)
+        .map_or("", |step| &step.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_table_is_sound_and_spans_1_13_to_1_36() {
+        let releases = Releases::shipped().unwrap();
+        for minor in 13..=36 {
+            releases.minor(KubeVersion::new(1, minor, 0)).unwrap();
+        }
+        for version in [
+            KubeVersion::new(1, 12, 0),
+            KubeVersion::new(1, 37, 0),
+            KubeVersion::new(2, 14, 0),
+        ] {
+            let refused = releases.minor(version).unwrap_err();
+            assert!(refused.contains("1.13 to 1.36"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn tags_change_at_their_patch() {
+        let releases = Releases::shipped().unwrap();
+        let rows = [
+            ("v1.14.0", "k8s.gcr.io", "3.3.10", "1.3.1", true),
+            ("v1.19.0", "k8s.gcr.io", "3.4.9-1", "1.7.0", true),
+            ("v1.19.1", "k8s.gcr.io", "3.4.13-0", "1.7.0", true),
+            ("v1.20.2", "k8s.gcr.io", "3.4.13-0", "1.7.0", true),
+            ("v1.22.16", "k8s.gcr.io", "3.5.0-0", "v1.8.4", true),
+            ("v1.22.17", "registry.k8s.io", "3.5.6-0", "v1.8.4", true),
+            ("v1.23.14", "k8s.gcr.io", "3.5.5-0", "v1.8.6", true),
+            ("v1.23.15", "registry.k8s.io", "3.5.6-0", "v1.8.6", true),
+            ("v1.28.15", "registry.k8s.io", "3.5.15-0", "v1.10.1", true),
+            ("v1.28.13", "registry.k8s.io", "3.5.12-0", "v1.10.1", false),
+            ("v1.34.4", "registry.k8s.io", "3.6.5-0", "v1.12.1", true),
+            ("v1.36.3", "registry.k8s.io", "3.6.8-0", "v1.14.2", true),
+        ];
+        for (text, registry, etcd, coredns, verified) in rows {
+            let version: KubeVersion = text.parse().unwrap();
+            let expected = Tags {
+                registry,
+                etcd,
+                coredns,
+                verified,
+            };
+            assert_eq!(
+                releases.minor(version).unwrap().tags(version.patch),
+                expected,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_default_docker_for_amd64_has_a_pin() {
+        let releases = Releases::shipped().unwrap();
+        for row in &releases.kubernetes {
+            if row.runtime.name == RuntimeName::Docker {
+                let version = row.runtime.version.as_deref().unwrap();
+                assert!(
+                    releases.pin("docker", version, Arch::Amd64).is_some(),
+                    "{version}"
+                );
+            }
+        }
+    }
+}
