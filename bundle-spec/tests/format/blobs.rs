@@ -37,8 +37,8 @@ fn drain(reader: &mut BlobReader, piece: usize) -> (Vec<u8>, io::Result<()>) {
 
 /// Asserts that the blob is refused with `why`, that fewer than all of its bytes came, and that it stays refused.
 fn refused(stored: &[u8], described: &Blob, why: &str) {
+    let (_folder, pot) = pot_with(stored, described.clone());
     for piece in [1, 7, 1 << 16] {
-        let (_folder, pot) = pot_with(stored, described.clone());
         let mut reader = pot.open_blob(&described.digest).unwrap();
         let (bytes, end) = drain(&mut reader, piece);
         let cause = end.expect_err(why);
