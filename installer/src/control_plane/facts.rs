@@ -75,6 +75,8 @@ pub struct ClusterFacts {
     pub healthy_has_cni: bool,
     /// Files that the control plane's pods need besides kubeadm's own.
     pub extra_paths: Vec<ExtraPath>,
+    /// The client files of an external etcd that the healthy master lacks.
+    pub missing_etcd_files: Vec<String>,
     /// Seconds that this machine's clock is ahead of the healthy master's.
     pub clock_skew: f64,
     /// When the Secret `kubeadm-certs` was made (RFC 3339), where it exists.
@@ -125,6 +127,12 @@ impl ClusterFacts {
         let endpoint = endpoint(view, &server)?;
         let certs: Option<Data> = view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
         let kubeadm = view.ask(&Cmd::new("kubeadm", ["version", "--output", "short"]))?;
+        let mut missing_etcd_files = Vec::new();
+        for path in config.etcd.external.iter().flat_map(|external| [&external.ca_file, &external.cert_file, &external.key_file]) {
+            if !path.is_empty() && !view.ask(&Cmd::new("test", ["-f", path]))?.ok() {
+                missing_etcd_files.push(path.clone());
+            }
+        }
         Ok(Self {
             version,
             apiserver_port: apiserver_port(&own),
@@ -144,6 +152,7 @@ impl ClusterFacts {
             ca_certificate,
             ca_hash,
             runtime,
+            missing_etcd_files,
             clock_skew,
             uploaded_certs: certs.map(|secret| secret.metadata.creation_timestamp),
         })

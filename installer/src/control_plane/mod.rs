@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bundle_spec::Sha256;
 use serde::de::DeserializeOwned;
 
 use crate::host::command::{Cmd, CommandError, Output, Runner};
@@ -63,9 +64,43 @@ impl ClusterView {
         Ok(Some(self.runner.expect(&Cmd::new("cat", ["--", path]))?.stdout))
     }
 
+    /// The digest of a file on the healthy master.
+    pub fn digest(&self, path: &str) -> Result<Sha256> {
+        let text = self.runner.expect(&Cmd::new("sha256sum", ["--", path]))?.text();
+        let hex = text.trim_start_matches('\\').split_whitespace().next().unwrap_or_default();
+        Sha256::from_hex(hex).with_context(|| format!("sha256sum on {} printed {text:?}", self.address))
+    }
+
+    /// A path of the healthy master and, where it is a folder, the files and folders in it; files of up to 1 MiB only. Nothing where there is no such path.
+    pub fn tree(&self, path: &str) -> Result<Vec<TreeEntry>> {
+        let args = [path, "(", "-type", "d", "-o", "-type", "f", "-size", "-1025k", ")", "-printf", "%y %m %p\\n"];
+        let output = self.ask(&Cmd::new("find", args))?;
+        output.text().lines().map(|line| TreeEntry::parse(line).with_context(|| format!("find on {} printed {line:?}", self.address))).collect()
+    }
+
     /// Runs a command there that changes nothing. Private to this module and those below: what changes something goes through [`Cluster`].
     fn ask(&self, cmd: &Cmd) -> Result<Output, CommandError> {
         self.runner.run(cmd)
+    }
+}
+
+/// A file or folder of the healthy master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeEntry {
+    /// Its path.
+    pub path: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Whether it is a folder.
+    pub is_folder: bool,
+}
+
+impl TreeEntry {
+    /// Reads `TYPE MODE PATH`.
+    fn parse(line: &str) -> Option<Self> {
+        let (kind, rest) = line.split_once(' ')?;
+        let (mode, path) = rest.split_once(' ')?;
+        Some(Self { path: path.to_owned(), mode: u32::from_str_radix(mode, 8).ok()?, is_folder: kind == "d" })
     }
 }
 

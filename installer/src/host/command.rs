@@ -260,25 +260,32 @@ impl Runner for Local {
     }
 
     fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError> {
-        let mut child = Command::new(&cmd.program)
-            .args(&cmd.args)
-            .envs(cmd.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map_err(|source| CommandError::Start {
-                command: cmd.to_string(),
-                source,
-            })?;
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+        let start_error = |source| CommandError::Start { command: cmd.to_string(), source };
+        let mut command = Command::new(&cmd.program);
+        let variables = cmd.env.iter().map(|(name, value)| (name, value));
+        command.args(&cmd.args).envs(variables).stdin(Stdio::piped()).process_group(0);
+        let log = match &cmd.life {
+            Life::Ours => {
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+                None
+            }
+            Life::Own(path) => {
+                let log = locked_log(path).map_err(start_error)?;
+                let copy = || log.try_clone().map_err(start_error);
+                command.stdout(copy()?).stderr(copy()?);
+                Some(log)
+            }
+        };
+        let mut child = command.spawn().map_err(start_error)?;
+        // What is left of the log's copies here must not keep it locked.
+        drop(command);
+        let Some(mut stdin) = child.stdin.take() else {
             return Err(CommandError::Pipe {
                 command: cmd.to_string(),
                 source: io::Error::other("a pipe is missing"),
             });
         };
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let pipe_error = |source| CommandError::Pipe {
             command: cmd.to_string(),
             source,
@@ -286,8 +293,8 @@ impl Runner for Local {
         let (out_sender, out) = mpsc::channel();
         let (err_sender, err) = mpsc::channel();
         // Detached on purpose: a daemon that a command leaves behind may hold the pipe open for ever.
-        thread::spawn(move || out_sender.send(read_capped(stdout)));
-        thread::spawn(move || err_sender.send(read_capped(stderr)));
+        thread::spawn(move || out_sender.send(stdout.map_or_else(|| Ok(Vec::new()), read_capped)));
+        thread::spawn(move || err_sender.send(stderr.map_or_else(|| Ok(Vec::new()), read_capped)));
         thread::scope(|scope| {
             let feeder = scope.spawn(move || {
                 let fed = feed(&mut stdin);
@@ -314,6 +321,10 @@ impl Runner for Local {
                 .recv_timeout(grace)
                 .unwrap_or_else(|_| Ok(Vec::new()))
                 .map_err(pipe_error)?;
+            let stdout = match log {
+                None => stdout,
+                Some(log) => read_log(log).map_err(pipe_error)?,
+            };
             let output = Output {
                 status,
                 stdout,

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::{Hasher, Sha256};
+use nix::errno::Errno;
 
 use self::command::{Cmd, CommandError, Feed, Output, Runner};
 use self::probe::Probe;
@@ -228,6 +229,16 @@ impl HostView {
             .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")))
     }
 
+    /// Whether a sysctl can be set here: containers see many that they cannot change.
+    pub fn sysctl_is_writable(&self, key: &str) -> Result<bool> {
+        let path = sysctl_path(key);
+        match nix::unistd::access(&self.locate(&path), nix::unistd::AccessFlags::W_OK) {
+            Ok(()) => Ok(true),
+            Err(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ENOENT) => Ok(false),
+            Err(cause) => Err(cause).with_context(|| format!("cannot look at {path}")),
+        }
+    }
+
     /// Asks the machine something.
     pub fn probe(&self, probe: &Probe) -> Result<Output, CommandError> {
         self.runner.run(probe.command())
@@ -327,6 +338,15 @@ impl<'a> Host<'a> {
         fs::remove_file(self.view.locate(path)).with_context(|| format!("cannot remove {path}"))
     }
 
+    /// Removes a folder and all that is in it; the journal holds `change` first. Nothing is saved: only for what this program's own run brought about.
+    pub fn remove_tree(&self, path: &str, change: Change) -> Result<()> {
+        if !self.view.exists(path)? {
+            return Ok(());
+        }
+        self.journal.intent(change)?;
+        fs::remove_dir_all(self.view.locate(path)).with_context(|| format!("cannot remove {path}"))
+    }
+
     /// Sets a sysctl in the running kernel and looks whether it took.
     pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
         let before = self
@@ -408,7 +428,7 @@ impl<'a> Host<'a> {
         let written =
             write_synced(&fresh, mode, fill).and_then(|()| match fs::rename(&fresh, &target) {
                 // A file that is a mount point of its own (a container's /etc/hosts) cannot be replaced, only rewritten.
-                Err(cause) if cause.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) => {
+                Err(cause) if cause.raw_os_error() == Some(Errno::EBUSY as i32) => {
                     let mut rewritten = OpenOptions::new()
                         .write(true)
                         .truncate(true)

@@ -70,6 +70,37 @@ impl Probe {
         Self(Cmd::new("modprobe", ["--dry-run", "--quiet", name]))
     }
 
+    /// The unit files that may bring swap back: lines of `name state [preset]`. Swap units of every origin, and the services of the packages that set up zram or swap
+    /// files (zram-tools, zram-config, zram-swap, dphys-swapfile). zram-generator makes swap units.
+    pub fn swap_units() -> Self {
+        let args = [
+            "list-unit-files",
+            "--no-legend",
+            "--no-pager",
+            "*.swap",
+            "zramswap.service",
+            "zram-config.service",
+            "zram-swap.service",
+            "dphys-swapfile.service",
+        ];
+        Self(Cmd::new("systemctl", args))
+    }
+
+    /// The version of kubeadm, kubectl or the kubelet at `path`, in each one's own form.
+    pub fn kubernetes_version(name: &str, path: &str) -> Self {
+        let args: &[&str] = match name {
+            "kubeadm" => &["version", "--output", "short"],
+            "kubectl" => &["version", "--client", "--output", "json"],
+            _ => &["--version"],
+        };
+        Self(Cmd::new(path, args.iter().copied()))
+    }
+
+    /// The running kernel's configuration, where it carries one in itself.
+    pub fn kernel_config() -> Self {
+        Self(Cmd::new("gzip", ["--decompress", "--stdout", "/proc/config.gz"]))
+    }
+
     /// This node's apiserver's health, asked with the administrator's own credentials on this machine. `server` is `https://ADDRESS:PORT`.
     pub fn apiserver_health(server: &str) -> Self {
         let args = [

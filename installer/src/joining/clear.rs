@@ -1,0 +1,104 @@
+//! Takes away what an interrupted join of ours left: an etcd member, a Node, and kubeadm's files here.
+//!
+//! It runs only where this machine's own journal says that it began that join, so the machine was empty of Kubernetes before, and nothing of anybody else's is lost. The
+//! etcd member goes first, by ID, name and address, and only if the others keep their quorum.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Joining, Standing};
+use crate::host::command::{Cmd, await_outliving};
+use crate::journal::Change;
+use crate::step::{Place, State, Step, View, World};
+
+/// The step's name, by which the journal knows that a join was cleared.
+pub const ID: &str = "clear-interrupted-join";
+
+/// The longest that a kubeadm of a killed run is waited for: kubeadm itself gives up on every phase in less.
+const OUTLIVING: Duration = Duration::from_secs(600);
+
+/// See the module.
+pub struct ClearInterruptedJoin {
+    joining: Joining,
+    ours: bool,
+}
+
+impl ClearInterruptedJoin {
+    /// `ours` says that the journal knows of a join of this machine that was interrupted.
+    pub fn new(joining: Joining, ours: bool) -> Self {
+        Self { joining, ours }
+    }
+
+    fn remove_member(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let Some(etcd) = &self.joining.cluster.etcd else { return Ok(()) };
+        let members = etcd.members(cluster.view())?;
+        let Some(own) = members.iter().find(|member| member.is_at(&self.joining.address)) else { return Ok(()) };
+        ensure!(
+            own.name.is_empty() || own.name == self.joining.node,
+            "the etcd member at {} is called {}, not {}: it is not the one that this machine's join added. Take it out from the machine that it belongs to",
+            self.joining.address,
+            own.name,
+            self.joining.node
+        );
+        let voters = members.iter().filter(|member| !member.is_learner).count();
+        let others = members.iter().filter(|member| member.id != own.id && member.votes()).count();
+        let left = voters - usize::from(!own.is_learner);
+        ensure!(
+            others > left / 2,
+            "only {others} of the {left} other etcd members answer: without {own} they would have no quorum. Bring them back first, then run this again"
+        );
+        world.host.note(Change::Cluster { what: format!("remove etcd member {own}") })?;
+        etcd.remove(cluster, own.id).with_context(|| format!("cannot remove etcd member {own}"))?;
+        Ok(())
+    }
+}
+
+impl Step for ClearInterruptedJoin {
+    fn id(&self) -> &'static str {
+        ID
+    }
+
+    fn summary(&self) -> String {
+        "nothing of an interrupted join is left".to_owned()
+    }
+
+    fn place(&self) -> Place {
+        Place::Cluster
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let traces = match self.joining.standing(view)? {
+            Standing::Partial(traces) => traces.join(", "),
+            Standing::Nothing | Standing::Whole => return Ok(State::Satisfied),
+        };
+        if self.ours {
+            return Ok(State::Pending(format!("a join of this machine was interrupted; it left {traces}")));
+        }
+        Ok(State::Conflict {
+            reason: format!("this machine, or its place in the cluster, is already in use: {traces}"),
+            remedy: "If it was a master of this cluster under this name and address, it needs a rebirth, not a join: see `rebirth-master`.\nIf these are left-overs, reset the machine first: kubeadm reset -f"
+                .to_owned(),
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let ended = await_outliving(&self.joining.kubeadm_log(), OUTLIVING).context("cannot tell whether the interrupted kubeadm still runs")?;
+        ensure!(ended, "the kubeadm of the interrupted run is still at work after {} s; see: ps -ef | grep kubeadm", OUTLIVING.as_secs());
+        if self.joining.standing(world.view())? == Standing::Whole {
+            return Ok(());
+        }
+        let node = &self.joining.node;
+        world.host.note(Change::ClearJoin { node: node.clone() })?;
+        self.remove_member(world)?;
+        let reset = Cmd::new("kubeadm", ["reset", "--force"]).timeout(Duration::from_secs(240));
+        world.host.run(&reset, Change::ClearJoin { node: node.clone() })?;
+        // kubeadm leaves etcd's data where it finds no manifest of it.
+        for left in ["/var/lib/etcd/member", "/etc/kubernetes/pki", "/etc/kubernetes/manifests"] {
+            world.host.remove_tree(left, Change::ClearJoin { node: node.clone() })?;
+        }
+        cluster.delete(&["node", node])
+    }
+}

@@ -1,0 +1,203 @@
+//! One whole `kubeadm join`, with a token and certificates made for it a moment before.
+//!
+//! kubeadm reads its configuration from standard input, so the token and the key never stand in a file, an argument or a variable. It prints to a file of ours and goes on
+//! to its end if this program is killed: a join that stops between "member added" and "etcd started" could cost a small cluster its quorum.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{Joining, Standing, UPLOADING};
+use crate::control_plane::Cluster;
+use crate::control_plane::credentials::{self, ca_hash};
+use crate::control_plane::kubeadm::{self, Certificates, ExtraArgs};
+use crate::host::Host;
+use crate::host::command::{Cmd, Secret};
+use crate::journal::Change;
+use crate::step::{Place, State, Step, View, World};
+
+/// The longest that `kubeadm join` may take; by hand it took 9 to 17 s on two cores, and kubeadm's own limits add up to some nine minutes.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The step's name, by which the journal knows that a join came to its end.
+pub const ID: &str = "kubeadm-join";
+
+/// See the module.
+pub struct KubeadmJoin {
+    joining: Joining,
+}
+
+impl KubeadmJoin {
+    /// A join of this machine.
+    pub fn new(joining: Joining) -> Self {
+        Self { joining }
+    }
+
+    /// kubeadm's configuration. JSON is YAML, so no YAML is written here.
+    fn configuration(&self, token: &Secret, certificate_key: Option<&Secret>) -> Secret {
+        let joining = &self.joining;
+        let generation = &joining.generation;
+        let node_ip = match generation.extra_args {
+            ExtraArgs::Map => json!({ "node-ip": joining.address }),
+            ExtraArgs::List => json!([{ "name": "node-ip", "value": joining.address }]),
+        };
+        let mut control_plane = json!({
+            "localAPIEndpoint": { "advertiseAddress": joining.address, "bindPort": joining.cluster.apiserver_port },
+        });
+        if let Some(key) = certificate_key {
+            control_plane["certificateKey"] = json!(key.expose_str());
+        }
+        let config: Value = json!({
+            "apiVersion": generation.api,
+            "kind": "JoinConfiguration",
+            "caCertPath": format!("{}/ca.crt", joining.cluster.config.certificates_dir),
+            "discovery": {
+                "bootstrapToken": {
+                    "token": token.expose_str(),
+                    "apiServerEndpoint": joining.discovery,
+                    "caCertHashes": [joining.cluster.ca_hash],
+                },
+                "timeout": "2m0s",
+                "tlsBootstrapToken": token.expose_str(),
+            },
+            "nodeRegistration": {
+                "name": joining.node,
+                "criSocket": kubeadm::docker_socket(),
+                "kubeletExtraArgs": node_ip,
+            },
+            "controlPlane": control_plane,
+        });
+        Secret::new(config.to_string())
+    }
+
+    /// Puts the shared certificates in place, where kubeadm cannot do it without showing its key to everybody.
+    fn place_certificates(&self, host: &Host<'_>, cluster: &Cluster, key: &Secret) -> Result<()> {
+        let folder = &self.joining.cluster.config.certificates_dir;
+        for (name, content) in credentials::fetch_certs(cluster.view(), key)? {
+            let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
+            host.write_file(&self.place_of(&name), content.expose(), mode)?;
+        }
+        let written = host.view().read(&format!("{folder}/ca.crt"))?.unwrap_or_default();
+        let hash = ca_hash(&written)?;
+        ensure!(hash == self.joining.cluster.ca_hash, "the CA that came with the shared certificates ({hash}) is not the cluster's ({})", self.joining.cluster.ca_hash);
+        Ok(())
+    }
+
+    /// External etcd's client files lie where the cluster's configuration says, the others in the folder of certificates.
+    fn place_of(&self, name: &str) -> String {
+        let config = &self.joining.cluster.config;
+        match (&config.etcd.external, name) {
+            (Some(external), "external-etcd-ca.crt") => external.ca_file.clone(),
+            (Some(external), "external-etcd.crt") => external.cert_file.clone(),
+            (Some(external), "external-etcd.key") => external.key_file.clone(),
+            _ => format!("{}/{name}", config.certificates_dir),
+        }
+    }
+
+    /// The shared certificates of a cluster whose kubeadm cannot upload them (1.13), file by file.
+    fn copy_certificates(&self, host: &Host<'_>, cluster: &Cluster) -> Result<()> {
+        let folder = &self.joining.cluster.config.certificates_dir;
+        let stacked: &[&str] = if self.joining.cluster.etcd.is_some() { &["etcd/ca.crt", "etcd/ca.key"] } else { &[] };
+        for name in ["ca.crt", "ca.key", "sa.pub", "sa.key", "front-proxy-ca.crt", "front-proxy-ca.key"].iter().chain(stacked) {
+            let path = format!("{folder}/{name}");
+            let content = cluster.view().file(&path)?.with_context(|| format!("{} has no {path}", cluster.view().address()))?;
+            let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
+            host.write_file(&path, Secret::new(content).expose(), mode)?;
+        }
+        Ok(())
+    }
+}
+
+impl Step for KubeadmJoin {
+    fn id(&self) -> &'static str {
+        ID
+    }
+
+    fn summary(&self) -> String {
+        format!("{} is a control-plane node at {}", self.joining.node, self.joining.address)
+    }
+
+    fn place(&self) -> Place {
+        Place::Cluster
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        Ok(match self.joining.standing(view)? {
+            Standing::Whole => State::Satisfied,
+            Standing::Nothing => State::Pending(format!("kubeadm join, by way of {}", self.joining.discovery)),
+            Standing::Partial(traces) => State::Pending(format!("after what is half done: {}", traces.join(", "))),
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let joining = &self.joining;
+        if let Standing::Partial(traces) = joining.standing(world.view())? {
+            bail!("something came in the way of the join: {}", traces.join(", "));
+        }
+        world.host.note(Change::Cluster { what: format!("make a bootstrap token: {}", credentials::description(&joining.node)) })?;
+        let token = credentials::create_token(cluster, &joining.node)?;
+        let upload = || {
+            world.host.note(Change::Cluster { what: UPLOADING.to_owned() })?;
+            let healthy = &joining.cluster.healthy;
+            let socket = healthy.metadata.annotations.get("kubeadm.alpha.kubernetes.io/cri-socket").map_or(kubeadm::docker_socket(), String::as_str);
+            let address = healthy.status.addresses.iter().find(|address| address.kind == "InternalIP").map_or("", |address| &address.address);
+            credentials::upload_certs(cluster, &joining.generation, &joining.cluster.config_text, address, socket)
+        };
+        world.host.note(Change::Join { node: joining.node.clone(), address: joining.address.clone() })?;
+        let key = match joining.generation.certificates {
+            Certificates::Copied => {
+                self.copy_certificates(world.host, cluster)?;
+                None
+            }
+            Certificates::DecryptedHere => {
+                self.place_certificates(world.host, cluster, &upload()?)?;
+                None
+            }
+            Certificates::KeyInConfig => Some(upload()?),
+        };
+        let mut args = vec!["join".to_owned(), "--config".to_owned(), "/dev/stdin".to_owned()];
+        if !joining.ignored_checks.is_empty() {
+            args.push(format!("--ignore-preflight-errors={}", joining.ignored_checks.join(",")));
+        }
+        let config = self.configuration(&token, key.as_ref());
+        let cmd = Cmd::new("kubeadm", args).stdin(config.expose()).timeout(LIMIT).outlive(joining.kubeadm_log());
+        let joined = world.host.run(&cmd, Change::Join { node: joining.node.clone(), address: joining.address.clone() });
+        joined.with_context(|| format!("kubeadm did not join this machine; its whole output is in {}", joining.kubeadm_log().display()))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use bundle_spec::KubeVersion;
+
+    use super::super::refusals::fixtures;
+    use super::*;
+    use crate::control_plane::kubeadm::Generation;
+
+    fn configuration(minor: u16, key: Option<&Secret>) -> Value {
+        let mut joining = fixtures::joining(Rc::new(fixtures::cluster()));
+        joining.generation = Generation::of(KubeVersion::new(1, minor, 0)).unwrap();
+        let config = KubeadmJoin::new(joining).configuration(&Secret::new("abcdef.0123456789abcdef"), key);
+        serde_json::from_slice(config.expose()).unwrap()
+    }
+
+    #[test]
+    fn the_configuration_is_of_the_api_that_the_version_reads() {
+        let old = configuration(14, None);
+        assert_eq!(old["apiVersion"], "kubeadm.k8s.io/v1beta1");
+        assert_eq!(old["controlPlane"].get("certificateKey"), None, "1.14 has no such field");
+        assert_eq!(old["nodeRegistration"]["kubeletExtraArgs"]["node-ip"], "10.0.0.21");
+        let key = Secret::new("00");
+        let newer = configuration(20, Some(&key));
+        assert_eq!(newer["apiVersion"], "kubeadm.k8s.io/v1beta2");
+        assert_eq!(newer["controlPlane"]["certificateKey"], "00");
+        let newest = configuration(34, Some(&key));
+        assert_eq!(newest["nodeRegistration"]["kubeletExtraArgs"][0]["name"], "node-ip");
+        assert_eq!(newest["discovery"]["bootstrapToken"]["caCertHashes"][0], "sha256:aa");
+    }
+}

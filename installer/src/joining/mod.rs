@@ -1,0 +1,172 @@
+//! Joining as a master: who joins what, how far it is, what may refuse it, and the steps on the cluster.
+
+pub mod clear;
+pub mod extra_files;
+pub mod join;
+pub mod refusals;
+pub mod revoke;
+pub mod voting;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+
+use crate::control_plane::etcd::Member;
+use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::kubeadm::Generation;
+use crate::control_plane::objects::Node;
+use crate::journal::{Change, Entry, Event};
+use crate::step::View;
+
+/// What the journal calls the beginning of an upload of certificates.
+const UPLOADING: &str = "upload the shared certificates (Secret kubeadm-certs)";
+
+/// What the journal calls the end of everything that a join left in the cluster for others to read.
+const REVOKED: &str = "revoke the join's credentials";
+
+/// The files that kubeadm writes last on a master; all four stand on one that joined.
+const MANIFESTS: [&str; 4] = ["etcd.yaml", "kube-apiserver.yaml", "kube-controller-manager.yaml", "kube-scheduler.yaml"];
+
+/// Who joins what.
+#[derive(Clone, Debug)]
+pub struct Joining {
+    /// What the healthy master told.
+    pub cluster: Rc<ClusterFacts>,
+    /// How the pot's kubeadm behaves.
+    pub generation: Generation,
+    /// The name of this machine's node.
+    pub node: String,
+    /// The address of this machine's apiserver and etcd.
+    pub address: String,
+    /// The address of the healthy master's apiserver, `HOST:PORT`.
+    pub discovery: String,
+    /// Checks of kubeadm that ours have replaced; see the preflight.
+    pub ignored_checks: Vec<String>,
+    /// The state folder.
+    pub state: PathBuf,
+}
+
+/// How far this machine is on its way into the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing of it is there.
+    Nothing,
+    /// Some of it is there; says what.
+    Partial(Vec<String>),
+    /// kubeadm came to its end: member listed and started, node labelled, files in place.
+    Whole,
+}
+
+impl Joining {
+    /// Looks at this machine and asks the cluster.
+    pub fn standing(&self, view: View<'_>) -> Result<Standing> {
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let members = match &self.cluster.etcd {
+            Some(etcd) => etcd.listed(cluster)?,
+            None => Vec::new(),
+        };
+        let node: Option<Node> = cluster.find(&["node", &self.node])?;
+        let mut files = Vec::new();
+        for path in [
+            "/etc/kubernetes/kubelet.conf",
+            "/etc/kubernetes/bootstrap-kubelet.conf",
+            "/etc/kubernetes/admin.conf",
+            "/var/lib/kubelet/config.yaml",
+            "/var/lib/etcd/member",
+        ] {
+            if view.host.exists(path)? {
+                files.push(path.to_owned());
+            }
+        }
+        files.extend(view.host.list("/etc/kubernetes/manifests")?.into_iter().filter(|name| MANIFESTS.contains(&name.as_str())));
+        Ok(self.judge(&members, node.as_ref(), &files))
+    }
+
+    fn judge(&self, members: &[Member], node: Option<&Node>, files: &[String]) -> Standing {
+        let member = members.iter().find(|member| member.is_at(&self.address) || member.name == self.node);
+        let stacked = self.cluster.etcd.is_some();
+        let started = member.is_some_and(|member| member.is_at(&self.address) && member.name == self.node);
+        let labelled = node.is_some_and(|node| node.is_master() && node.has_address(&self.address));
+        let placed = MANIFESTS.iter().filter(|name| stacked || **name != "etcd.yaml").all(|name| files.iter().any(|file| file == name));
+        let kubelet = files.iter().any(|file| file.ends_with("/kubelet.conf"));
+        if (started || !stacked) && labelled && placed && kubelet {
+            return Standing::Whole;
+        }
+        let mut traces: Vec<String> = files.iter().map(|file| format!("{file} on this machine")).collect();
+        traces.extend(member.map(|member| format!("etcd member {member}")));
+        traces.extend(node.map(|node| format!("node {}", node.metadata.name)));
+        if traces.is_empty() { Standing::Nothing } else { Standing::Partial(traces) }
+    }
+
+    /// Where kubeadm's own output goes.
+    pub fn kubeadm_log(&self) -> PathBuf {
+        self.state.join("kubeadm-join.log")
+    }
+}
+
+/// Whether the journal says that a join of this machine under this name and address was begun and came to no end that it knows of.
+pub fn was_interrupted(journal: &[Entry], node: &str, address: &str) -> bool {
+    let mut begun = false;
+    for entry in journal {
+        match &entry.event {
+            Event::Intent { change: Change::Join { node: name, address: place }, .. } => begun = name == node && place == address,
+            Event::Done { step } if step == clear::ID || step == join::ID => begun = false,
+            Event::End { outcome } if outcome == "done" => begun = false,
+            _ => {}
+        }
+    }
+    begun
+}
+
+/// When this machine began an upload of certificates that it has not revoked since.
+pub fn uploaded_since(journal: &[Entry]) -> Option<SystemTime> {
+    let mut since = None;
+    for entry in journal {
+        if let Event::Intent { change: Change::Cluster { what }, .. } = &entry.event {
+            match what.as_str() {
+                UPLOADING => since = Some(UNIX_EPOCH + Duration::from_secs(entry.time)),
+                REVOKED => since = None,
+                _ => {}
+            }
+        }
+    }
+    since
+}
+
+/// The same, read from the state folder.
+fn uploaded_by_us(state: &Path) -> Result<Option<SystemTime>> {
+    Ok(uploaded_since(&crate::journal::Journal::read(state)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(time: u64, event: Event) -> Entry {
+        Entry { run: "1".to_owned(), time, event }
+    }
+
+    fn cluster(time: u64, what: &str) -> Entry {
+        entry(time, Event::Intent { step: "join".to_owned(), change: Change::Cluster { what: what.to_owned() } })
+    }
+
+    #[test]
+    fn an_interrupted_join_is_remembered_until_it_was_cleared() {
+        let join = Change::Join { node: "b1".to_owned(), address: "10.0.0.21".to_owned() };
+        let mut journal = vec![entry(1, Event::Intent { step: "join".to_owned(), change: join })];
+        assert!(was_interrupted(&journal, "b1", "10.0.0.21"));
+        assert!(!was_interrupted(&journal, "b2", "10.0.0.21"), "another machine's traces are not ours to clear");
+        journal.push(entry(2, Event::Done { step: clear::ID.to_owned() }));
+        assert!(!was_interrupted(&journal, "b1", "10.0.0.21"));
+    }
+
+    #[test]
+    fn an_upload_is_ours_until_it_was_revoked() {
+        let mut journal = vec![cluster(7, UPLOADING)];
+        assert_eq!(uploaded_since(&journal), Some(UNIX_EPOCH + Duration::from_secs(7)));
+        journal.push(cluster(8, REVOKED));
+        assert_eq!(uploaded_since(&journal), None);
+    }
+}

@@ -1,0 +1,478 @@
+//! What refuses a join before anything is changed: one list, each with its cause and the next command. Pure.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use bundle_spec::Manifest;
+
+use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
+use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::images::{self, ImageWanted, MissingImage, familiar};
+
+/// Why a join is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The cause.
+    pub cause: String,
+    /// The next command, or what has to be done.
+    pub remedy: String,
+}
+
+/// This machine, as far as it matters here.
+#[derive(Clone, Debug)]
+pub struct Here<'a> {
+    /// The name of its node.
+    pub node: &'a str,
+    /// The address of its apiserver and etcd.
+    pub address: &'a str,
+    /// What the pot holds.
+    pub manifest: &'a Manifest,
+    /// The names of the images that its runtime has already.
+    pub images: Vec<String>,
+    /// How it stands in the cluster.
+    pub past: Past,
+    /// When it began an upload of certificates that it has not revoked.
+    pub uploaded: Option<SystemTime>,
+}
+
+/// What this machine has been to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// A stranger.
+    Stranger,
+    /// It began a join that was interrupted.
+    Interrupted,
+    /// It has joined.
+    Joined,
+}
+
+/// Everything that refuses, or the images with the names that this cluster gives them; and what an operator should know though it refuses nothing.
+pub fn judge(cluster: &ClusterFacts, here: &Here<'_>) -> (Result<Vec<ImageWanted>, Vec<Refusal>>, Vec<String>) {
+    let mut refusals = Vec::new();
+    let mut refuse = |cause: String, remedy: String| refusals.push(Refusal { cause, remedy });
+    version(cluster, here, &mut refuse);
+    if cluster.clock_skew.abs() > CLOCK_TOLERANCE_F {
+        let side = if cluster.clock_skew > 0.0 { "ahead of" } else { "behind" };
+        refuse(
+            format!("this machine's clock is {:.0} s {side} the healthy master's; more than {CLOCK_TOLERANCE} s make certificates and tokens invalid", cluster.clock_skew.abs()),
+            format!("Set it: date --utc --set \"$(ssh {} date --utc --iso-8601=seconds)\"; then keep it right (chrony, ntpd or PTP)", healthy_address(cluster)),
+        );
+    }
+    if here.past != Past::Joined {
+        identity(cluster, here, &mut refuse);
+        etcd(cluster, here, &mut refuse);
+    }
+    if let Some(created) = &cluster.uploaded_certs
+        && !here.uploaded.is_some_and(|since| is_since(created, since))
+    {
+        refuse(
+            format!("the Secret kubeadm-certs is there already (made at {created}): somebody else may be joining a master right now"),
+            "Wait for that join to end. If nobody joins: kubectl --namespace kube-system delete secret kubeadm-certs".to_owned(),
+        );
+    }
+    for path in &cluster.missing_etcd_files {
+        refuse(
+            format!("the cluster's etcd is external, and its client file {path} is not on the healthy master"),
+            format!("Copy {path} there from another master, then run this again"),
+        );
+    }
+    let wanted = images::name_after_cluster(here.manifest, &cluster.config, cluster.config.etcd.external.is_some());
+    let lacking = network(cluster, here, &mut refuse);
+    let named = match wanted {
+        Ok(wanted) => Some(wanted),
+        Err(missing) => {
+            missing_images(&missing, cluster, &mut refuse);
+            None
+        }
+    };
+    let mut warnings: Vec<String> =
+        lacking.iter().map(|image| format!("{} will run here and its image {} is not in the pot: it is pulled, or fails until it can be", image.needed_by, image.name)).collect();
+    if here.past == Past::Stranger && cluster.members.len() == 1 {
+        warnings.push("the cluster has one etcd member: while this machine's member starts, both are needed, and the cluster pauses for some seconds".to_owned());
+    }
+    match named {
+        Some(wanted) if refusals.is_empty() => (Ok(wanted), warnings),
+        _ => (Err(refusals), warnings),
+    }
+}
+
+/// [`CLOCK_TOLERANCE`] for comparing with a measured difference.
+#[allow(clippy::cast_precision_loss, reason = "60 is exact")]
+const CLOCK_TOLERANCE_F: f64 = CLOCK_TOLERANCE as f64;
+
+fn healthy_address(cluster: &ClusterFacts) -> &str {
+    cluster.healthy.status.addresses.first().map_or(&cluster.healthy.metadata.name, |address| &address.address)
+}
+
+fn version(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
+    let pot = here.manifest.kubernetes;
+    if cluster.version != pot {
+        refuse(
+            format!("the cluster runs Kubernetes {}, this pot holds {pot}", cluster.version),
+            format!("Build the pot of the cluster's version on a connected machine: kpot build --k8s {}", cluster.version),
+        );
+    }
+    let healthy = &cluster.healthy.metadata.name;
+    match cluster.kubeadm.as_deref() {
+        None => refuse(
+            format!("{healthy} has no kubeadm, which makes the token and uploads the certificates"),
+            format!("Put kubeadm {} into /usr/bin there: it is in this pot", cluster.version),
+        ),
+        Some(kubeadm) if minor_of(kubeadm) != Some(cluster.version.minor) => refuse(
+            format!("kubeadm on {healthy} is {kubeadm}, the cluster runs {}", cluster.version),
+            format!("Put kubeadm {} into /usr/bin there: it is in this pot", cluster.version),
+        ),
+        Some(_) => {}
+    }
+}
+
+fn minor_of(version: &str) -> Option<u16> {
+    version.strip_prefix("v1.")?.split('.').next()?.parse().ok()
+}
+
+fn identity(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
+    if let Some(node) = cluster.node(here.node) {
+        let mine = here.past == Past::Interrupted && node.has_address(here.address);
+        if node.is_ready() && !mine {
+            refuse(
+                format!("a node called {} is in the cluster already, and it is Ready", here.node),
+                "Two machines must not have one name: give this one another with --node-name".to_owned(),
+            );
+        }
+    }
+    let others = cluster.nodes.iter().filter(|node| node.metadata.name != here.node && node.has_address(here.address));
+    for other in others {
+        refuse(
+            format!("the cluster has a node at {} already: {}", here.address, other.metadata.name),
+            "If this machine was that node, keep its name with --node-name; else give this machine an address of its own, or choose one with --advertise-address".to_owned(),
+        );
+    }
+}
+
+fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
+    let stale: Vec<_> = cluster.members.iter().filter(|member| member.name == here.node || member.is_at(here.address)).collect();
+    if here.past == Past::Stranger {
+        for member in &stale {
+            refuse(
+                format!("etcd still lists a member with this machine's name or address: {member}"),
+                "This machine was a master before: bring it back with a rebirth, which removes the stale member safely: kpot-install rebirth-master --healthy ADDRESS".to_owned(),
+            );
+        }
+    }
+    for member in cluster.members.iter().filter(|member| !stale.contains(member)) {
+        if member.is_learner {
+            refuse(
+                format!("etcd has a member without a vote: {member}. Another join is going on, or one failed"),
+                "Wait for that join. If nobody joins, remove it on a healthy master: etcdctl member remove, with that ID".to_owned(),
+            );
+        } else if !member.votes() {
+            let down: Vec<_> = cluster.members.iter().filter(|member| !member.votes()).collect();
+            let quorum = cluster.members.len() / 2 + 1;
+            let up = cluster.members.len() - down.len();
+            refuse(
+                format!("etcd member {member} does not answer ({up} of {} do, {quorum} are needed): adding one more now would put the quorum at risk", cluster.members.len()),
+                "Bring that member back first, or replace the dead master instead of adding one: kpot-install change-master --down NAME --healthy ADDRESS".to_owned(),
+            );
+        }
+    }
+}
+
+/// Refuses what the pod network needs and this machine has not; returns what a join can do without.
+fn network<'c>(cluster: &'c ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) -> Vec<&'c MissingImage> {
+    let pot = here.manifest.images.iter().flat_map(|image| &image.names);
+    let mut present: BTreeSet<String> = pot.chain(&here.images).map(|name| familiar(name)).collect();
+    // What the control plane's own images are called in this cluster is known when they are named after it.
+    if let Ok(wanted) = images::name_after_cluster(here.manifest, &cluster.config, true) {
+        present.extend(wanted.iter().flat_map(|image| &image.names).map(|name| familiar(name)));
+    }
+    let absent = |image: &&MissingImage| !present.contains(&familiar(&image.name));
+    let missing: Vec<MissingImage> = cluster.network.images.iter().filter(absent).cloned().collect();
+    missing_images(&missing, cluster, refuse);
+    if cluster.network.given_by.is_empty() && cluster.healthy_has_cni && here.past != Past::Joined {
+        refuse(
+            "no DaemonSet gives this cluster's nodes their CNI configuration: the files in /etc/cni/net.d of the healthy master were put there by hand".to_owned(),
+            format!("Put this node's own there the same way, with its pod network's range, before the join; see: ssh {} ls /etc/cni/net.d", healthy_address(cluster)),
+        );
+    }
+    cluster.network.others.iter().filter(absent).collect()
+}
+
+fn missing_images(missing: &[MissingImage], cluster: &ClusterFacts, refuse: &mut impl FnMut(String, String)) {
+    if missing.is_empty() {
+        return;
+    }
+    let list = missing.iter().map(|image| format!("{} (for {})", image.name, image.needed_by)).collect::<BTreeSet<_>>();
+    let flags = missing.iter().map(|image| format!(" --image {}", image.name)).collect::<BTreeSet<_>>();
+    let count = if list.len() == 1 { "an image that is" } else { "images that are" };
+    refuse(
+        format!("this node would need {count} neither in the pot nor on this machine: {}", list.into_iter().collect::<Vec<_>>().join(", ")),
+        format!("Build the pot with it: kpot build --k8s {}{}", cluster.version, flags.into_iter().collect::<String>()),
+    );
+}
+
+/// A small healthy cluster of two masters, and a third machine that joins it.
+#[cfg(test)]
+pub mod fixtures {
+    use std::rc::Rc;
+
+    use bundle_spec::manifest::{Runtime, RuntimeName};
+    use bundle_spec::{Arch, KubeVersion, Manifest};
+
+    use super::super::Joining;
+    use crate::control_plane::etcd::{Member, MemberId};
+    use crate::control_plane::facts::{ClusterFacts, Endpoint};
+    use crate::control_plane::images::{MissingImage, PodNetwork};
+    use crate::control_plane::kubeadm::{ClusterConfiguration, Generation, KubeletConfiguration};
+    use crate::control_plane::objects::Node;
+
+    /// A master that is Ready.
+    pub fn node(name: &str, address: &str) -> Node {
+        let json = format!(
+            r#"{{"metadata":{{"name":"{name}","labels":{{"node-role.kubernetes.io/master":""}}}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}}],"conditions":[{{"type":"Ready","status":"True"}}],"nodeInfo":{{"containerRuntimeVersion":"docker://20.10.24","kubeletVersion":"v1.14.0"}}}}}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    /// A member that votes.
+    pub fn member(id: u64, name: &str, address: &str) -> Member {
+        Member {
+            id: MemberId(id),
+            name: name.to_owned(),
+            peer_urls: vec![format!("https://{address}:2380")],
+            client_urls: vec![format!("https://{address}:2379")],
+            is_learner: false,
+            healthy: true,
+        }
+    }
+
+    /// The cluster.
+    pub fn cluster() -> ClusterFacts {
+        ClusterFacts {
+            version: KubeVersion::new(1, 14, 0),
+            healthy: node("m1", "10.0.0.11"),
+            nodes: vec![node("m1", "10.0.0.11"), node("m2", "10.0.0.12")],
+            kubeadm: Some("v1.14.0".to_owned()),
+            etcd: None,
+            members: vec![member(1, "m1", "10.0.0.11"), member(2, "m2", "10.0.0.12")],
+            config: ClusterConfiguration {
+                certificates_dir: "/etc/kubernetes/pki".to_owned(),
+                image_repository: "k8s.gcr.io".to_owned(),
+                ..ClusterConfiguration::default()
+            },
+            config_text: "kind: ClusterConfiguration\n".to_owned(),
+            kubelet: KubeletConfiguration::default(),
+            endpoint: Endpoint { host: "10.0.0.11".to_owned(), port: 6443, resolved_there: vec![] },
+            apiserver_port: 6443,
+            ca_certificate: vec![],
+            ca_hash: "sha256:aa".to_owned(),
+            cgroup_driver: "cgroupfs".to_owned(),
+            runtime: "docker://20.10.24".to_owned(),
+            network: PodNetwork {
+                given_by: vec!["kube-system/flannel".to_owned()],
+                images: vec![MissingImage { name: "flannel:1".to_owned(), needed_by: "DaemonSet kube-system/flannel".to_owned() }],
+                others: vec![],
+            },
+            healthy_has_cni: true,
+            extra_paths: vec![],
+            missing_etcd_files: vec![],
+            clock_skew: 0.2,
+            uploaded_certs: None,
+        }
+    }
+
+    /// A pot whose images have these names.
+    pub fn manifest(names: &[&str]) -> Manifest {
+        use bundle_spec::Sha256;
+        use bundle_spec::manifest::{Blob, Encoding, Image};
+        let images: Vec<Image> = names
+            .iter()
+            .map(|name| {
+                let id = Sha256::of(name.as_bytes());
+                Image { names: vec![(*name).to_owned()], id, config: id, layers: vec![] }
+            })
+            .collect();
+        let blob = |image: &Image| Blob { digest: image.id, size: 1, encoding: Encoding::Identity, unpacked_digest: image.id, unpacked_size: 1 };
+        Manifest {
+            format: 1,
+            name: "pot".to_owned(),
+            serial: 1,
+            kubernetes: KubeVersion::new(1, 14, 0),
+            arch: Arch::Amd64,
+            runtime: Runtime { name: RuntimeName::Docker, version: "18.09.9".to_owned() },
+            cni: "v0.7.5".to_owned(),
+            built_by: "0".to_owned(),
+            artifacts: vec![],
+            blobs: images.iter().map(blob).collect(),
+            images,
+        }
+    }
+
+    /// A pot with everything that the cluster needs.
+    pub fn whole_manifest() -> Manifest {
+        manifest(&[
+            "flannel:1",
+            "k8s.gcr.io/coredns:1",
+            "k8s.gcr.io/etcd:1",
+            "k8s.gcr.io/kube-apiserver:1",
+            "k8s.gcr.io/kube-controller-manager:1",
+            "k8s.gcr.io/kube-proxy:1",
+            "k8s.gcr.io/kube-scheduler:1",
+            "k8s.gcr.io/pause:1",
+        ])
+    }
+
+    /// The third machine.
+    pub fn joining(cluster: Rc<ClusterFacts>) -> Joining {
+        Joining {
+            cluster,
+            generation: Generation::of(KubeVersion::new(1, 14, 0)).unwrap(),
+            node: "b1".to_owned(),
+            address: "10.0.0.21".to_owned(),
+            discovery: "10.0.0.11:6443".to_owned(),
+            ignored_checks: vec![],
+            state: "/nowhere".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use bundle_spec::KubeVersion;
+
+    use super::*;
+    use crate::control_plane::images::PodNetwork;
+
+    fn refused(change: impl FnOnce(&mut ClusterFacts, &mut Here<'_>)) -> Vec<String> {
+        let manifest = fixtures::whole_manifest();
+        let mut cluster = fixtures::cluster();
+        let mut here = Here { node: "b1", address: "10.0.0.21", manifest: &manifest, images: vec![], past: Past::Stranger, uploaded: None };
+        change(&mut cluster, &mut here);
+        match judge(&cluster, &here).0 {
+            Ok(_) => vec![],
+            Err(refusals) => refusals.into_iter().map(|refusal| format!("{} | {}", refusal.cause, refusal.remedy)).collect(),
+        }
+    }
+
+    /// Refused for exactly one reason, whose text has all of these.
+    #[track_caller]
+    fn once(reasons: &[String], words: &[&str]) {
+        assert_eq!(reasons.len(), 1, "{reasons:#?}");
+        for word in words {
+            assert!(reasons[0].contains(word), "{word:?} is not in {}", reasons[0]);
+        }
+    }
+
+    #[test]
+    fn a_healthy_cluster_refuses_nothing() {
+        assert!(refused(|_, _| {}).is_empty());
+    }
+
+    #[test]
+    fn another_version_names_the_build() {
+        once(&refused(|cluster, _| cluster.version = KubeVersion::new(1, 14, 1)), &["v1.14.1", "v1.14.0", "kpot build --k8s v1.14.1"]);
+        once(&refused(|cluster, _| cluster.kubeadm = None), &["no kubeadm"]);
+        once(&refused(|cluster, _| cluster.kubeadm = Some("v1.13.4".to_owned())), &["v1.13.4"]);
+    }
+
+    #[test]
+    fn a_clock_off_by_more_than_a_minute_either_way() {
+        once(&refused(|cluster, _| cluster.clock_skew = 61.0), &["61 s ahead"]);
+        once(&refused(|cluster, _| cluster.clock_skew = -3600.0), &["3600 s behind"]);
+        assert!(refused(|cluster, _| cluster.clock_skew = -59.0).is_empty());
+    }
+
+    #[test]
+    fn a_name_or_an_address_that_is_taken() {
+        once(&refused(|_, here| here.node = "m2").into_iter().filter(|reason| reason.contains("Ready")).collect::<Vec<_>>(), &["m2", "--node-name"]);
+        let reasons = refused(|_, here| here.address = "10.0.0.12");
+        assert!(reasons.iter().any(|reason| reason.contains("a node at 10.0.0.12 already: m2")), "{reasons:#?}");
+    }
+
+    #[test]
+    fn a_stale_member_names_the_rebirth_unless_it_is_our_own_half_join() {
+        let stale = |cluster: &mut ClusterFacts| {
+            let mut member = fixtures::member(3, "b1", "10.0.0.21");
+            member.healthy = false;
+            cluster.members.push(member);
+        };
+        once(&refused(|cluster, _| stale(cluster)), &["rebirth-master", "b1 3 "]);
+        assert!(
+            refused(|cluster, here| {
+                stale(cluster);
+                here.past = Past::Interrupted;
+            })
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_member_that_is_down_or_has_no_vote() {
+        once(&refused(|cluster, _| cluster.members[1].healthy = false), &["m2 2", "1 of 2 do, 2 are needed", "change-master"]);
+        once(&refused(|cluster, _| cluster.members[1].is_learner = true), &["without a vote"]);
+    }
+
+    #[test]
+    fn certificates_that_somebody_else_uploaded() {
+        let created = "2026-01-01T12:00:00Z";
+        once(&refused(|cluster, _| cluster.uploaded_certs = Some(created.to_owned())), &["kubeadm-certs", created]);
+        let since = humantime::parse_rfc3339(created).unwrap();
+        assert!(
+            refused(|cluster, here| {
+                cluster.uploaded_certs = Some(created.to_owned());
+                here.uploaded = Some(since);
+            })
+            .is_empty(),
+            "our own of a killed run"
+        );
+        let later = since + std::time::Duration::from_secs(3600);
+        assert_eq!(
+            refused(|cluster, here| {
+                cluster.uploaded_certs = Some(created.to_owned());
+                here.uploaded = Some(later);
+            })
+            .len(),
+            1
+        );
+        assert!(later > UNIX_EPOCH);
+    }
+
+    #[test]
+    fn images_that_nobody_has() {
+        once(&refused(|cluster, _| cluster.network.images[0].name = "calico:3".to_owned()), &["calico:3", "--image calico:3", "DaemonSet kube-system/flannel"]);
+        assert!(
+            refused(|cluster, here| {
+                cluster.network.images[0].name = "docker.io/library/calico:3".to_owned();
+                here.images = vec!["calico:3".to_owned()];
+            })
+            .is_empty(),
+            "on this machine already"
+        );
+        once(&refused(|cluster, _| cluster.config.etcd.local = Some(crate::control_plane::kubeadm::LocalEtcd { image_tag: "9".to_owned(), ..Default::default() })), &["k8s.gcr.io/etcd:9"]);
+        let others = MissingImage { name: "logs:1".to_owned(), needed_by: "DaemonSet x/logs".to_owned() };
+        assert!(refused(|cluster, _| cluster.network.others.push(others)).is_empty(), "a warning, not a refusal");
+    }
+
+    #[test]
+    fn a_network_that_was_made_by_hand() {
+        once(&refused(|cluster, _| cluster.network = PodNetwork::default()), &["by hand", "/etc/cni/net.d"]);
+    }
+
+    #[test]
+    fn external_etcd_without_its_client_files() {
+        once(&refused(|cluster, _| cluster.missing_etcd_files = vec!["/etc/etcd/client.key".to_owned()]), &["/etc/etcd/client.key"]);
+    }
+
+    #[test]
+    fn who_has_joined_is_not_refused_for_being_there() {
+        assert!(
+            refused(|cluster, here| {
+                cluster.nodes.push(fixtures::node("b1", "10.0.0.21"));
+                cluster.members.push(fixtures::member(3, "b1", "10.0.0.21"));
+                here.past = Past::Joined;
+            })
+            .is_empty()
+        );
+    }
+}

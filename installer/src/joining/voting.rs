@@ -1,0 +1,100 @@
+//! Waits until the new master counts: its etcd member votes, its apiserver answers, its node is ready.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Joining;
+use crate::control_plane::objects::Node;
+use crate::host::probe::Probe;
+use crate::step::{Place, State, Step, View, World};
+
+/// The longest wait. TKE waits as long for a node to become ready.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub struct Voting {
+    joining: Joining,
+}
+
+impl Voting {
+    /// Waits for this machine.
+    pub fn new(joining: Joining) -> Self {
+        Self { joining }
+    }
+
+    /// What is still missing; empty when nothing is.
+    fn missing(&self, view: View<'_>) -> Result<Vec<String>> {
+        let joining = &self.joining;
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let mut missing = Vec::new();
+        if let Some(etcd) = &joining.cluster.etcd {
+            match etcd.members(cluster)?.iter().find(|member| member.is_at(&joining.address)) {
+                None => missing.push(format!("etcd lists no member at {}", joining.address)),
+                Some(member) if member.is_learner => missing.push(format!("etcd member {member} has no vote yet")),
+                Some(member) if !member.votes() => missing.push(format!("etcd member {member} does not answer yet")),
+                Some(_) => {}
+            }
+        }
+        let server = match joining.address.contains(':') {
+            true => format!("https://[{}]:{}", joining.address, joining.cluster.apiserver_port),
+            false => format!("https://{}:{}", joining.address, joining.cluster.apiserver_port),
+        };
+        let health = view.host.probe(&Probe::apiserver_health(&server));
+        if !health.is_ok_and(|output| output.text() == "ok") {
+            missing.push(format!("the apiserver at {server} does not answer yet"));
+        }
+        match cluster.find::<Node>(&["node", &joining.node])? {
+            None => missing.push(format!("the cluster lists no node {}", joining.node)),
+            Some(node) if !node.is_master() => missing.push(format!("node {} is not labelled as a master", joining.node)),
+            Some(node) if !node.is_ready() => {
+                let why = node.status.conditions.iter().find(|condition| condition.kind == "Ready").map_or("", |condition| &condition.message);
+                missing.push(format!("node {} is not ready: {why}", joining.node));
+            }
+            Some(_) => {}
+        }
+        Ok(missing)
+    }
+}
+
+impl Step for Voting {
+    fn id(&self) -> &'static str {
+        "voting"
+    }
+
+    fn summary(&self) -> String {
+        "the etcd member votes, the apiserver answers, the node is ready".to_owned()
+    }
+
+    fn place(&self) -> Place {
+        Place::Cluster
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let missing = self.missing(view)?;
+        Ok(if missing.is_empty() { State::Satisfied } else { State::Pending(missing.join("; ")) })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            // A moment without an answer is part of a new member's start: only the last look counts.
+            let missing = match self.missing(world.view()) {
+                Ok(missing) if missing.is_empty() => return Ok(()),
+                Ok(missing) => missing.join("; "),
+                Err(cause) => format!("{cause:#}"),
+            };
+            if Instant::now() >= deadline {
+                bail!(
+                    "after {} s: {missing}\nSee here: journalctl -u kubelet; docker ps -a. The machine has joined: when the cause is mended, run this again",
+                    LIMIT.as_secs()
+                );
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
