@@ -208,9 +208,6 @@ fn walk_canonical(
             },
         );
         position += size;
-        if position > length {
-            return Err(refused("it is cut short".to_owned()));
-        }
         let padding = &mut block[..header::padding(size)];
         read(padding, position)?;
         position += padding.len() as u64;

@@ -238,6 +238,19 @@ fn a_blob_that_the_manifest_does_not_list_is_refused() {
 }
 
 #[test]
+fn a_blob_of_another_size_than_the_manifest_says_is_refused_when_it_is_opened() {
+    let mut entries = entries(&small_pot());
+    let longer = [&entries[5].content[..], b"x"].concat();
+    entries[5] = member(&entries[5], &entries[5].name, &longer);
+    let (_folder, path) = on_disk(&archive(&entries));
+    let error = UnverifiedPot::open(&path).unwrap_err();
+    assert!(
+        matches!(&error, Error::Content { member, reason } if *member == entries[5].name && reason.contains("instead of")),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn the_end_is_two_zero_blocks() {
     let pot = small_pot();
     for cut in [512, 1024] {

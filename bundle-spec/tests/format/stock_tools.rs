@@ -149,19 +149,57 @@ fn signatures_of_other_namespaces_hashes_and_key_types_are_refused() {
         let arguments = ["-q", "-t", kind, "-N", "", "-f", name];
         run_quietly(folder.path(), "ssh-keygen", &arguments, b"");
     }
-    for arguments in [
-        ["-n", "git", "-f", "key", "-O", "hashalg=sha512"],
-        ["-n", "kpot", "-f", "key", "-O", "hashalg=sha256"],
-        ["-n", "kpot", "-f", "rsa", "-O", "hashalg=sha512"],
-        ["-n", "kpot", "-f", "ecdsa", "-O", "hashalg=sha512"],
+    for (namespace, name, hash, why) in [
+        ("git", "key", "sha512", "the namespace \"git\""),
+        ("kpot", "key", "sha256", "sha512"),
+        ("kpot", "rsa", "sha512", "only ssh-ed25519"),
+        ("kpot", "ecdsa", "sha512", ""),
     ] {
-        let arguments = [&["-Y", "sign"], &arguments[..]].concat();
+        let hash = format!("hashalg={hash}");
+        let arguments = ["-Y", "sign", "-n", namespace, "-f", name, "-O", &hash];
         let signed = run(folder.path(), "ssh-keygen", &arguments, b"text\n");
         assert!(signed.status.success(), "{arguments:?}");
         let refused = verify(b"text\n", &signed.stdout, trust());
         assert!(
-            matches!(refused, Err(Error::Signature(_))),
+            matches!(&refused, Err(Error::Signature(reason)) if reason.contains(why)),
             "{arguments:?}: {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn the_version_and_the_reserved_field_of_a_signature_are_not_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let armored = sign(&key(), b"text\n").unwrap();
+    let lines: Vec<&str> = armored.lines().collect();
+    let body = lines[1..lines.len() - 1].concat();
+    let decoded = run(folder.path(), "base64", &["-d"], body.as_bytes());
+    let bytes = decoded.stdout;
+    // PROTOCOL.sshsig: "SSHSIG", the version in four bytes, then strings with their length in four: key, namespace, reserved, hash, signature.
+    assert_eq!(bytes[..10], *b"SSHSIG\0\0\0\x01");
+    let namespace = bytes.windows(8).position(|it| it == b"\0\0\0\x04kpot");
+    let reserved = namespace.unwrap() + 8;
+    let armor = |bytes: &[u8]| {
+        let encoded = run(folder.path(), "base64", &["-w70"], bytes).stdout;
+        let body = String::from_utf8(encoded).unwrap();
+        format!("{}\n{body}{}\n", lines[0], lines[lines.len() - 1])
+    };
+    assert_eq!(armor(&bytes), armored);
+    let mut filled = bytes.clone();
+    filled.splice(reserved..reserved + 4, *b"\0\0\0\x01x");
+    let mut older = bytes.clone();
+    older[9] = 0;
+    let mut newer = bytes.clone();
+    newer[9] = 2;
+    for (changed, why) in [
+        (filled, "another version"),
+        (older, "another version"),
+        (newer, ""),
+    ] {
+        let refused = verify(b"text\n", armor(&changed).as_bytes(), trust());
+        assert!(
+            matches!(&refused, Err(Error::Signature(reason)) if reason.contains(why)),
+            "{refused:?}"
         );
     }
 }

@@ -108,6 +108,7 @@ fn a_line_that_is_not_understood_is_refused_with_its_number() {
         // A time of the machine's own zone: means something else on every machine.
         format!("kpot valid-before=\"20990101\" {key}"),
         format!("kpot valid-after=\"20230229Z\" {key}"),
+        format!("kpot valid-after=\"20240101Z\",valid-before=\"20240101Z\" {key}"),
         format!("kpot valid-after=\"2023022912Z\" {key}"),
         format!("kpot valid-after=\"202302281260Z\" {key}"),
         format!("kpot valid-after=\"19691231Z\" {key}"),
