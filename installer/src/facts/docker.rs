@@ -1,0 +1,244 @@
+//! The Docker of this machine: whether there is one, whose it is, and whether it fits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use bundle_spec::Manifest;
+use serde::Deserialize;
+
+use super::packages;
+use crate::host::HostView;
+use crate::host::probe::Probe;
+
+/// Where the pot's dockerd goes.
+pub const DOCKERD: &str = "/usr/bin/dockerd";
+
+/// The oldest Docker that the kubelet's dockershim speaks with: API 1.26 (its `MinimumDockerAPIVersion`), which came with Docker 1.13.1.
+const OLDEST: [u32; 3] = [1, 13, 1];
+
+/// From this version on Docker refuses clients with an API as old as the dockershim's (its own least API is 1.44).
+const TOO_NEW: [u32; 3] = [29, 0, 0];
+
+/// Storage drivers that keep images under the IDs that they have in a pot, and that are fit for production.
+const STORAGE: [&str; 7] = [
+    "aufs",
+    "btrfs",
+    "devicemapper",
+    "fuse-overlayfs",
+    "overlay",
+    "overlay2",
+    "zfs",
+];
+
+/// Who makes the cgroups of containers. The kubelet's and the container runtime's must be equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// The runtime itself; Docker's default.
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+}
+
+impl fmt::Display for CgroupDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        })
+    }
+}
+
+impl FromStr for CgroupDriver {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Cgroupfs, Self::Systemd]
+            .into_iter()
+            .find(|driver| driver.to_string() == text)
+            .ok_or_else(|| format!("{text:?} is not a cgroup driver: expected cgroupfs or systemd"))
+    }
+}
+
+/// What a running Docker says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Info {
+    /// Its version, such as `18.09.9` or `20.10.24+dfsg1`; empty where the client found no server.
+    #[serde(rename = "ServerVersion")]
+    pub version: String,
+    /// Its cgroup driver.
+    #[serde(rename = "CgroupDriver")]
+    pub cgroup_driver: String,
+    /// Its storage driver.
+    #[serde(rename = "Driver")]
+    pub storage_driver: String,
+    /// Whether containers live on while it restarts.
+    #[serde(rename = "LiveRestoreEnabled")]
+    pub live_restore: bool,
+    /// Where it keeps images and containers.
+    #[serde(rename = "DockerRootDir")]
+    pub root: String,
+    /// Its registries.
+    #[serde(rename = "RegistryConfig")]
+    pub registries: Registries,
+}
+
+/// The registries that a Docker knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Registries {
+    /// Networks whose registries may speak plain HTTP.
+    #[serde(rename = "InsecureRegistryCIDRs")]
+    pub networks: Vec<String>,
+    /// Single registries by name.
+    #[serde(rename = "IndexConfigs")]
+    pub hosts: std::collections::BTreeMap<String, Registry>,
+}
+
+/// One registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Registry {
+    /// Whether it must speak TLS with a known certificate.
+    #[serde(rename = "Secure")]
+    pub secure: bool,
+}
+
+/// Whose Docker is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Docker {
+    /// Nobody's.
+    Absent,
+    /// The pot's: dockerd is the same file. It need not run.
+    Ours,
+    /// Somebody else's, which runs, fits, and stays as it is.
+    Adopted(Info),
+    /// Somebody else's, which does not fit.
+    Unfit {
+        /// Why not.
+        reason: String,
+        /// What the operator can do.
+        remedy: String,
+    },
+}
+
+/// What the running Docker says; nothing where none runs.
+pub fn running(host: &HostView) -> Result<Option<Info>> {
+    if host.program("docker").is_none() {
+        return Ok(None);
+    }
+    let answer = host.probe(&Probe::docker_info())?;
+    if !answer.ok() {
+        return Ok(None);
+    }
+    let info: Info = serde_json::from_slice(&answer.stdout)
+        .context("the answer of docker info cannot be read")?;
+    // Without a server the client answers well, but with empty fields.
+    Ok((!info.version.is_empty()).then_some(info))
+}
+
+/// Looks whose Docker is here. Where `manifest` has no Docker, none is the pot's.
+pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> Result<Docker> {
+    let Some(path) = host.program("dockerd") else {
+        return Ok(Docker::Absent);
+    };
+    let ours = manifest
+        .artifact("docker")
+        .and_then(|docker| docker.files.iter().find(|file| file.name == "dockerd"))
+        .and_then(|file| manifest.blob(&file.blob))
+        .map(|blob| blob.unpacked_digest);
+    if path == DOCKERD && ours.is_some() && host.digest(DOCKERD)? == ours {
+        return Ok(Docker::Ours);
+    }
+    let owner = packages::owner(host, &path)?;
+    let whose = match &owner {
+        Some(package) => format!("{path} of package {package}"),
+        None => format!("{path}, which no package owns"),
+    };
+    let remove = match &owner {
+        Some(package) => format!("remove it ({package}), and run this again"),
+        None => format!("move it away (mv {path} /root/), and run this again"),
+    };
+    let Some(info) = running(host)? else {
+        return Ok(Docker::Unfit {
+            reason: format!("another Docker is installed and does not answer: {whose}"),
+            remedy: format!(
+                "start it, so that it can be looked at: systemctl enable --now docker\nor {remove}"
+            ),
+        });
+    };
+    Ok(match misfit(&info, driver) {
+        None => Docker::Adopted(info),
+        Some((reason, remedy)) => Docker::Unfit {
+            reason: format!("another Docker is installed and {reason}: {whose}"),
+            remedy: format!("{remedy}\nor {remove}"),
+        },
+    })
+}
+
+/// Why a Docker cannot be used, and what would change that.
+fn misfit(info: &Info, driver: CgroupDriver) -> Option<(String, String)> {
+    let version = numbers(&info.version);
+    if version < OLDEST || version >= TOO_NEW {
+        return Some((
+            format!("its version {} does not go with the kubelet", info.version),
+            "install one between 1.13.1 and 28".to_owned(),
+        ));
+    }
+    if info.cgroup_driver != driver.to_string() {
+        return Some((
+            format!(
+                "its cgroup driver is {}, the cluster's is {driver}",
+                info.cgroup_driver
+            ),
+            format!(
+                "set \"exec-opts\": [\"native.cgroupdriver={driver}\"] in /etc/docker/daemon.json and restart it: systemctl restart docker"
+            ),
+        ));
+    }
+    if !STORAGE.contains(&info.storage_driver.as_str()) {
+        return Some((
+            format!("its storage driver is {}", info.storage_driver),
+            "set \"storage-driver\": \"overlay2\" in /etc/docker/daemon.json and restart it: systemctl restart docker".to_owned(),
+        ));
+    }
+    None
+}
+
+/// The first three numbers of a version; 0 for what is not there.
+fn numbers(version: &str) -> [u32; 3] {
+    let mut parts = version
+        .split(|letter: char| !letter.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or_default());
+    std::array::from_fn(|_| parts.next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(version: &str, cgroup: &str, storage: &str) -> Info {
+        Info {
+            version: version.to_owned(),
+            cgroup_driver: cgroup.to_owned(),
+            storage_driver: storage.to_owned(),
+            ..Info::default()
+        }
+    }
+
+    #[test]
+    fn version_cgroup_driver_and_storage_driver_decide() {
+        let fits = |info: &Info| misfit(info, CgroupDriver::Cgroupfs).is_none();
+        for version in ["1.13.1", "18.09.9", "20.10.24+dfsg1", "28.5.1"] {
+            assert!(fits(&info(version, "cgroupfs", "overlay2")), "{version}");
+        }
+        for version in ["1.12.6", "29.0.0", "dev"] {
+            assert!(!fits(&info(version, "cgroupfs", "overlay2")), "{version}");
+        }
+        assert!(!fits(&info("20.10.24", "systemd", "overlay2")));
+        assert!(!fits(&info("20.10.24", "cgroupfs", "vfs")));
+        // The image store of containerd gives images other IDs.
+        assert!(!fits(&info("20.10.24", "cgroupfs", "overlayfs")));
+    }
+}

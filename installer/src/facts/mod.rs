@@ -1,0 +1,288 @@
+//! What this machine is: looked up once, before anything is decided.
+//!
+//! Gathering changes nothing and judges nothing. What it finds is plain data, so that the judgements ([`crate::preflight`]) are pure functions.
+
+pub mod docker;
+mod kernel;
+pub mod modules;
+mod network;
+pub mod packages;
+pub mod programs;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+
+pub use self::kernel::{Functions, Kernel};
+use self::modules::Standing;
+pub use self::network::Interface;
+use crate::host::{HostView, Space};
+
+/// Programs of the host that kubeadm, the kubelet, kube-proxy or this program call.
+pub const TOOLS: [&str; 12] = [
+    "conntrack",
+    "ebtables",
+    "ethtool",
+    "getent",
+    "ip",
+    "iptables",
+    "mount",
+    "nsenter",
+    "socat",
+    "systemctl",
+    "tc",
+    "touch",
+];
+
+/// Files that a master has and a bare machine has not.
+const FILES: [&str; 8] = [
+    "/etc/kubernetes/admin.conf",
+    "/etc/kubernetes/bootstrap-kubelet.conf",
+    "/etc/kubernetes/controller-manager.conf",
+    "/etc/kubernetes/kubelet.conf",
+    "/etc/kubernetes/scheduler.conf",
+    "/etc/kubernetes/super-admin.conf",
+    "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/kubeadm-flags.env",
+];
+
+/// Folders that are empty or absent on a bare machine.
+const FOLDERS: [&str; 5] = [
+    "/etc/kubernetes/manifests",
+    "/etc/kubernetes/pki",
+    "/etc/cni/net.d",
+    "/var/lib/cni",
+    "/var/lib/kubelet/pki",
+];
+
+/// Where Docker keeps its data, unless it says otherwise.
+const DOCKER_ROOT: &str = "/var/lib/docker";
+
+/// What this machine is.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its host name.
+    pub hostname: String,
+    /// `/etc/machine-id`; empty where there is none.
+    pub machine_id: String,
+    /// What `uname -m` prints.
+    pub machine: String,
+    /// Who runs this program.
+    pub user: User,
+    /// What runs the services.
+    pub init: Init,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The cgroup file system.
+    pub cgroups: Cgroups,
+    /// Processors that this process may use, which is how kubeadm counts.
+    pub cpus: usize,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Swap areas in use.
+    pub swap: Vec<String>,
+    /// Its addresses, loopback left out.
+    pub interfaces: Vec<Interface>,
+    /// The address from which this machine reaches the healthy master; nothing where it has no route there or none was asked for.
+    pub source_address: Option<IpAddr>,
+    /// TCP ports on which something listens.
+    pub ports: BTreeSet<u16>,
+    /// Those of [`TOOLS`] that are there.
+    pub tools: BTreeSet<&'static str>,
+    /// Files and non-empty folders of an earlier Kubernetes.
+    pub leftovers: Vec<String>,
+    /// The kernel modules of a node.
+    pub modules: BTreeMap<&'static str, Standing>,
+    /// The Docker that runs, whosever it is.
+    pub docker: Option<docker::Info>,
+    /// The space where things go.
+    pub disks: Disks,
+}
+
+/// Who runs this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// The superuser.
+    Root,
+    /// Somebody else.
+    Other,
+}
+
+/// What runs the services of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// systemd, which runs now.
+    Systemd,
+    /// Something else.
+    Other,
+}
+
+/// Which cgroup file system is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// One hierarchy a controller.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// The cgroup file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Which one.
+    pub version: CgroupVersion,
+    /// Its controllers that can be used. With v2, `devices` and `freezer` are parts of the kernel and not listed.
+    pub controllers: BTreeSet<String>,
+}
+
+/// The file systems on which things go.
+#[derive(Clone, Copy, Debug)]
+pub struct Disks {
+    /// `/usr/bin`.
+    pub programs: Space,
+    /// `/opt/cni/bin`.
+    pub plugins: Space,
+    /// Docker's images.
+    pub images: Space,
+    /// The kubelet's folder, which the kubelet calls nodefs.
+    pub kubelet: Space,
+    /// etcd's data.
+    pub etcd: Space,
+    /// The state folder of this program.
+    pub state: Space,
+}
+
+/// Looks at this machine; `healthy` is the address of the healthy master that it will talk to.
+pub fn gather(host: &HostView, healthy: Option<IpAddr>) -> Result<Facts> {
+    let line = |path: &str| -> Result<String> {
+        Ok(host.text(path)?.unwrap_or_default().trim().to_owned())
+    };
+    let docker = docker::running(host)?;
+    let images = docker
+        .as_ref()
+        .map(|docker| docker.root.as_str())
+        .filter(|root| root.starts_with('/'))
+        .unwrap_or(DOCKER_ROOT);
+    let disks = Disks {
+        programs: host.space("/usr/bin")?,
+        plugins: host.space("/opt/cni/bin")?,
+        images: host.space(images)?,
+        kubelet: host.space("/var/lib/kubelet")?,
+        etcd: host.space("/var/lib/etcd")?,
+        state: host.space(crate::journal::STATE_DIR)?,
+    };
+    let mut standings = BTreeMap::new();
+    for name in crate::steps::MODULES {
+        standings.insert(name, modules::standing(host, name)?);
+    }
+    Ok(Facts {
+        hostname: line("/proc/sys/kernel/hostname")?,
+        machine_id: line("/etc/machine-id")?,
+        machine: kernel::machine()?,
+        user: if nix::unistd::geteuid().is_root() {
+            User::Root
+        } else {
+            User::Other
+        },
+        init: if host.exists("/run/systemd/system")? {
+            Init::Systemd
+        } else {
+            Init::Other
+        },
+        kernel: kernel::look(host)?,
+        cgroups: cgroups(host)?,
+        cpus: cpus(host)?,
+        memory: memory(host)?,
+        swap: crate::steps::swap_areas(host)?,
+        interfaces: network::interfaces()?,
+        source_address: healthy.and_then(network::source_address),
+        ports: network::listening(host)?,
+        tools: TOOLS
+            .into_iter()
+            .filter(|name| host.program(name).is_some())
+            .collect(),
+        leftovers: leftovers(host)?,
+        modules: standings,
+        docker,
+        disks,
+    })
+}
+
+fn cgroups(host: &HostView) -> Result<Cgroups> {
+    if let Some(list) = host.text("/sys/fs/cgroup/cgroup.controllers")? {
+        return Ok(Cgroups {
+            version: CgroupVersion::V2,
+            controllers: list.split_whitespace().map(str::to_owned).collect(),
+        });
+    }
+    // Lines of name, hierarchy, number of groups, enabled.
+    let list = host.text("/proc/cgroups")?.unwrap_or_default();
+    let enabled = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match fields.as_slice() {
+            [name, _, _, "1"] => Some((*name).to_owned()),
+            _ => None,
+        }
+    };
+    Ok(Cgroups {
+        version: CgroupVersion::V1,
+        controllers: list.lines().filter_map(enabled).collect(),
+    })
+}
+
+/// Processors in the affinity mask, as Go's `runtime.NumCPU` counts them.
+fn cpus(host: &HostView) -> Result<usize> {
+    let status = host.text("/proc/self/status")?.unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .and_then(count_of_list)
+        .context("cannot read the number of processors from /proc/self/status")
+}
+
+/// How many numbers a list such as `0-3,8` names.
+fn count_of_list(list: &str) -> Option<usize> {
+    list.trim().split(',').try_fold(0, |sum, part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        Some(sum + (last + 1).checked_sub(first)?)
+    })
+}
+
+fn memory(host: &HostView) -> Result<u64> {
+    let text = host.text("/proc/meminfo")?.unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map(|kilobytes| kilobytes << 10)
+        .context("cannot read the size of the memory from /proc/meminfo")
+}
+
+fn leftovers(host: &HostView) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for path in FILES {
+        if host.exists(path)? {
+            found.push(path.to_owned());
+        }
+    }
+    for path in FOLDERS.into_iter().chain(["/var/lib/etcd"]) {
+        if !host.list(path)?.is_empty() {
+            found.push(format!("{path}/"));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processors_are_counted() {
+        assert_eq!(count_of_list("\t0-1"), Some(2));
+        assert_eq!(count_of_list("0,2-3,7"), Some(4));
+        assert_eq!(count_of_list("3-1"), None);
+        assert_eq!(count_of_list(""), None);
+    }
+}

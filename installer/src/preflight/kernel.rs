@@ -1,0 +1,126 @@
+//! What kubeadm's check `SystemVerification` says about kernels, and what it stands for.
+//!
+//! Up to 1.16 kubeadm's list of kernel releases ends at 5.x and is searched for anywhere in the release, so that newer kernels are refused for their number alone.
+//! There, and only there, the check is ignored, after what it would have looked at has been looked at here: the kernel's configuration by the same list, or, where the
+//! configuration cannot be read, what the kernel can be seen to do; and the cgroup controllers. (kubeadm's sources 1.14.0 and 1.15.0, cmd/kubeadm/app/util/system; from
+//! 1.17 on k8s.io/system-validators 1.0.4 and later, which know every release from 3.10 on.)
+
+use bundle_spec::KubeVersion;
+
+use crate::facts::{CgroupVersion, Facts};
+
+/// The name of kubeadm's check, as `--ignore-preflight-errors` takes it.
+pub const SYSTEM_VERIFICATION: &str = "SystemVerification";
+
+/// The minors whose kubeadm refuses releases that it does not know, and for which the check may be ignored.
+const CLOSED_LIST: std::ops::RangeInclusive<u16> = 14..=16;
+
+/// The options that kubeadm's check demands; alternatives stand in one entry.
+const OPTIONS: [&[&str]; 17] = [
+    &["NAMESPACES"],
+    &["NET_NS"],
+    &["PID_NS"],
+    &["IPC_NS"],
+    &["UTS_NS"],
+    &["CGROUPS"],
+    &["CGROUP_CPUACCT"],
+    &["CGROUP_DEVICE"],
+    &["CGROUP_FREEZER"],
+    &["CGROUP_SCHED"],
+    &["CPUSETS"],
+    &["MEMCG"],
+    &["INET"],
+    &["EXT4_FS"],
+    &["PROC_FS"],
+    &["NETFILTER_XT_TARGET_REDIRECT", "IP_NF_TARGET_REDIRECT"],
+    &["NETFILTER_XT_MATCH_COMMENT"],
+];
+
+/// Whether kubeadm of this version knows a kernel release.
+pub fn kubeadm_knows(version: KubeVersion, release: &str) -> bool {
+    if version.minor > *CLOSED_LIST.end() {
+        // ^3\.[1-9][0-9] or any later major number with two more numbers.
+        return release_numbers(release).is_some_and(|numbers| numbers >= (3, 10));
+    }
+    let three = release.match_indices("3.").any(|(at, _)| {
+        let rest = &release.as_bytes()[at + 2..];
+        matches!(rest, [b'1'..=b'9', b'0'..=b'9', ..])
+    });
+    three || release.contains("4.") || release.contains("5.")
+}
+
+/// The checks of kubeadm that must be ignored on this machine, which are none, or [`SYSTEM_VERIFICATION`] where kubeadm does not know the kernel and
+/// [`system_verification_proved`] holds.
+pub fn ignored_checks(version: KubeVersion, facts: &Facts) -> Vec<&'static str> {
+    let ignored = CLOSED_LIST.contains(&version.minor)
+        && !kubeadm_knows(version, &facts.kernel.release)
+        && system_verification_proved(facts).is_ok();
+    if ignored {
+        vec![SYSTEM_VERIFICATION]
+    } else {
+        Vec::new()
+    }
+}
+
+/// Whether this kernel has what kubeadm's check stands for: namespaces, cgroup controllers, the overlay file system, netfilter.
+///
+/// # Errors
+/// What is missing, in words.
+pub fn system_verification_proved(facts: &Facts) -> Result<(), String> {
+    let mut missing: Vec<String> = missing_controllers(facts)
+        .into_iter()
+        .map(|name| format!("cgroup controller {name}"))
+        .collect();
+    match &facts.kernel.options {
+        Some(options) => missing.extend(
+            OPTIONS
+                .iter()
+                .filter(|names| !names.iter().any(|name| options.contains(*name)))
+                .map(|names| format!("CONFIG_{}", names[0])),
+        ),
+        None => {
+            let seen = &facts.kernel.functions;
+            missing.extend(
+                ["ipc", "mnt", "net", "pid", "uts"]
+                    .into_iter()
+                    .filter(|kind| !seen.namespaces.contains(*kind))
+                    .map(|kind| format!("namespaces of kind {kind}")),
+            );
+            missing.extend(
+                ["xt_REDIRECT", "xt_comment"]
+                    .into_iter()
+                    .filter(|module| !seen.modules.contains(module))
+                    .map(|module| format!("netfilter's {module}")),
+            );
+        }
+    }
+    if !facts.kernel.functions.modules.contains("overlay") {
+        missing.push("the overlay file system".to_owned());
+    }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(missing.join(", "))
+    }
+}
+
+/// The cgroup controllers that kubeadm (system-validators 1.0.4 and later) and the kubelet need and this machine lacks.
+pub(super) fn missing_controllers(facts: &Facts) -> Vec<&'static str> {
+    let needed: &[&'static str] = match facts.cgroups.version {
+        CgroupVersion::V1 => &[
+            "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids",
+        ],
+        CgroupVersion::V2 => &["cpu", "cpuset", "memory", "pids"],
+    };
+    needed
+        .iter()
+        .copied()
+        .filter(|name| !facts.cgroups.controllers.contains(*name))
+        .collect()
+}
+
+/// The first two numbers of a kernel release.
+pub(super) fn release_numbers(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}

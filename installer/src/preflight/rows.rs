@@ -1,0 +1,390 @@
+//! The table.
+//!
+//! Which tools, ports, processors and memory kubeadm demands is read off its sources: cmd/kubeadm/app/preflight/checks.go of 1.14.0, 1.15.0 and 1.20.2; conntrack since
+//! 1.18 (kubernetes pull request 85857) and until 1.31 (126953).
+
+use bundle_spec::KubeVersion;
+
+use super::{Needs, Purpose, Row, Standing, Verdict, disk, kernel};
+use crate::facts::modules;
+use crate::facts::{CgroupVersion, Facts, Init, User};
+
+/// kubeadm's `ControlPlaneNumCPU`.
+const CPUS: usize = 2;
+
+/// kubeadm's `ControlPlaneMem`, in MiB.
+const MEMORY: u64 = 1700;
+
+/// Every check, in the order in which an operator reads them.
+pub(super) const ROWS: [Row; 16] = [
+    Row {
+        name: "root",
+        what: "this program runs as root",
+        judge: root,
+    },
+    Row {
+        name: "architecture",
+        what: "this machine has the pot's architecture",
+        judge: architecture,
+    },
+    Row {
+        name: "systemd",
+        what: "systemd runs the services",
+        judge: systemd,
+    },
+    Row {
+        name: "kernel",
+        what: "the kernel is Linux 3.10 or later",
+        judge: kernel_release,
+    },
+    Row {
+        name: "kernel-features",
+        what: "kubeadm's own check of the kernel passes, or what it stands for is proved",
+        judge: kernel_features,
+    },
+    Row {
+        name: "cgroups",
+        what: "the kubelet can use this machine's cgroups",
+        judge: cgroups,
+    },
+    Row {
+        name: "netfilter",
+        what: "bridged packets can be filtered",
+        judge: netfilter,
+    },
+    Row {
+        name: "tools",
+        what: "the programs that kubeadm demands are installed",
+        judge: tools,
+    },
+    Row {
+        name: "optional-tools",
+        what: "the programs that kubeadm asks for are installed",
+        judge: optional_tools,
+    },
+    Row {
+        name: "cpus",
+        what: "there are at least 2 processors",
+        judge: cpus,
+    },
+    Row {
+        name: "memory",
+        what: "there are at least 1700 MiB of memory",
+        judge: memory,
+    },
+    Row {
+        name: "node-name",
+        what: "the node's name is a valid one",
+        judge: node_name,
+    },
+    Row {
+        name: "leftovers",
+        what: "nothing of another Kubernetes is left here",
+        judge: leftovers,
+    },
+    Row {
+        name: "ports",
+        what: "the ports of a master are free",
+        judge: ports,
+    },
+    Row {
+        name: "disk-space",
+        what: "everything fits on the disks",
+        judge: disk::fits,
+    },
+    Row {
+        name: "disk-thresholds",
+        what: "the kubelet will keep the images that are loaded",
+        judge: disk::survives_the_kubelet,
+    },
+];
+
+fn root(facts: &Facts, _: &Needs) -> Verdict {
+    match facts.user {
+        User::Root => Verdict::Good,
+        User::Other => Verdict::refuse(
+            "it runs as another user",
+            "run it as root: sudo ./kpot-install …",
+        ),
+    }
+}
+
+fn architecture(facts: &Facts, needs: &Needs) -> Verdict {
+    if facts.machine == needs.arch.uname() {
+        return Verdict::Good;
+    }
+    Verdict::refuse(
+        format!(
+            "the pot is for {} ({}), this machine is {}",
+            needs.arch,
+            needs.arch.uname(),
+            facts.machine
+        ),
+        "build a pot for it on the connected side: kpot build --arch …",
+    )
+}
+
+fn systemd(facts: &Facts, _: &Needs) -> Verdict {
+    match facts.init {
+        Init::Systemd => Verdict::Good,
+        Init::Other => Verdict::refuse(
+            "/run/systemd/system does not exist, so systemd does not run here",
+            "use a machine that systemd has booted",
+        ),
+    }
+}
+
+fn kernel_release(facts: &Facts, _: &Needs) -> Verdict {
+    let release = &facts.kernel.release;
+    match kernel::release_numbers(release) {
+        Some(numbers) if numbers >= (3, 10) => Verdict::Good,
+        _ => Verdict::refuse(
+            format!("the kernel is {release}"),
+            "boot a kernel of version 3.10 or later",
+        ),
+    }
+}
+
+fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
+    let release = &facts.kernel.release;
+    if let Err(missing) = kernel::system_verification_proved(facts) {
+        return Verdict::refuse(
+            format!("the kernel {release} lacks {missing}"),
+            "boot a kernel that has them; in a container, load the modules on its host",
+        );
+    }
+    let version = needs.kubernetes;
+    if !kernel::kubeadm_knows(version, release) && kernel::ignored_checks(version, facts).is_empty()
+    {
+        return Verdict::refuse(
+            format!("kubeadm {version} does not know the kernel release {release}"),
+            "boot an older kernel",
+        );
+    }
+    let reads_config = kernel::kubeadm_knows(version, release);
+    if reads_config && facts.kernel.options.is_none() {
+        return Verdict::refuse(
+            format!(
+                "kubeadm reads the kernel's configuration and will not find it: there is neither /proc/config.gz nor /boot/config-{release}"
+            ),
+            format!("put the configuration of the running kernel to /boot/config-{release}"),
+        );
+    }
+    Verdict::Good
+}
+
+fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
+    let minor = needs.kubernetes.minor;
+    let unified = facts.cgroups.version == CgroupVersion::V2;
+    if unified && minor < 19 {
+        return Verdict::refuse(
+            format!(
+                "the kubelet {} does not start on cgroup v2",
+                needs.kubernetes
+            ),
+            "boot with cgroup v1: add systemd.unified_cgroup_hierarchy=0 to the kernel's command line",
+        );
+    }
+    if !unified && minor >= 35 {
+        return Verdict::refuse(
+            format!("the kubelet {} refuses cgroup v1", needs.kubernetes),
+            "boot with cgroup v2: add systemd.unified_cgroup_hierarchy=1 to the kernel's command line",
+        );
+    }
+    let missing = kernel::missing_controllers(facts);
+    if missing.is_empty() {
+        return Verdict::Good;
+    }
+    Verdict::refuse(
+        format!("cgroup controllers are missing: {}", missing.join(", ")),
+        format!(
+            "enable them on the kernel's command line: cgroup_enable={}",
+            missing.join(",")
+        ),
+    )
+}
+
+fn netfilter(facts: &Facts, _: &Needs) -> Verdict {
+    use modules::Standing;
+    let bridge = facts.modules.get("br_netfilter").copied();
+    match bridge {
+        Some(Standing::Loaded | Standing::BuiltIn | Standing::Loadable) => Verdict::Good,
+        _ => Verdict::refuse(
+            "this kernel has no br_netfilter, without which kubeadm refuses the machine",
+            "install the modules of the running kernel (uname -r); in a container, load it on the container's host: modprobe br_netfilter",
+        ),
+    }
+}
+
+/// The package of a tool, in the words of Debian and of Red Hat.
+fn package(tool: &str) -> &'static str {
+    match tool {
+        "conntrack" => "conntrack, or conntrack-tools",
+        "crictl" => "cri-tools",
+        "ebtables" => "ebtables",
+        "ethtool" => "ethtool",
+        "getent" => "libc-bin, or glibc-common",
+        "ip" | "tc" => "iproute2, or iproute",
+        "iptables" => "iptables",
+        "mount" => "mount, or util-linux",
+        "nsenter" => "util-linux",
+        "socat" => "socat",
+        "systemctl" => "systemd",
+        _ => "coreutils",
+    }
+}
+
+fn missing_tools(facts: &Facts, wanted: &[&'static str]) -> Option<(String, String)> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .filter(|tool| !facts.tools.contains(tool))
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let packages: Vec<String> = missing
+        .iter()
+        .map(|tool| format!("{tool} (package {})", package(tool)))
+        .collect();
+    Some((
+        missing.join(", "),
+        format!("install {}", packages.join(", ")),
+    ))
+}
+
+/// The programs without which kubeadm of this version, or this program, stops. crictl is not among them: where kubeadm demands it (without Docker, up to 1.30), the pot
+/// brings it.
+fn demanded(version: KubeVersion) -> Vec<&'static str> {
+    let mut tools = vec!["getent", "ip", "iptables", "mount", "nsenter", "systemctl"];
+    if (18..=31).contains(&version.minor) {
+        tools.push("conntrack");
+    }
+    tools
+}
+
+fn tools(facts: &Facts, needs: &Needs) -> Verdict {
+    match missing_tools(facts, &demanded(needs.kubernetes)) {
+        None => Verdict::Good,
+        Some((missing, remedy)) => Verdict::refuse(
+            format!("kubeadm {} stops without: {missing}", needs.kubernetes),
+            remedy,
+        ),
+    }
+}
+
+fn optional_tools(facts: &Facts, needs: &Needs) -> Verdict {
+    let mut wanted = vec!["ebtables", "ethtool", "socat", "tc", "touch"];
+    if !demanded(needs.kubernetes).contains(&"conntrack") && needs.kubernetes.minor < 32 {
+        wanted.push("conntrack");
+    }
+    match missing_tools(facts, &wanted) {
+        None => Verdict::Good,
+        Some((missing, remedy)) => Verdict::warn(
+            format!(
+                "not installed: {missing} (kubectl port-forward needs socat; the others are for odd networks)"
+            ),
+            remedy,
+        ),
+    }
+}
+
+fn cpus(facts: &Facts, needs: &Needs) -> Verdict {
+    if facts.cpus >= CPUS || needs.purpose == Purpose::Environment {
+        return Verdict::Good;
+    }
+    Verdict::refuse(
+        format!("there are {}", facts.cpus),
+        "give this machine more processors",
+    )
+}
+
+fn memory(facts: &Facts, needs: &Needs) -> Verdict {
+    let have = facts.memory >> 20;
+    if have >= MEMORY {
+        return Verdict::Good;
+    }
+    let reason = format!("there are {have} MiB");
+    let remedy = "give this machine more memory";
+    // kubeadm 1.14 and 1.15 do not look; 1.20 does.
+    if needs.purpose == Purpose::Master && needs.kubernetes.minor >= 20 {
+        Verdict::refuse(reason, remedy)
+    } else {
+        Verdict::warn(reason, remedy)
+    }
+}
+
+fn node_name(_: &Facts, needs: &Needs) -> Verdict {
+    let name = &needs.node_name;
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+        !bytes.is_empty()
+            && bytes.len() <= 63
+            && bytes.iter().all(inner)
+            && bytes.first() != Some(&b'-')
+            && bytes.last() != Some(&b'-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        return Verdict::Good;
+    }
+    Verdict::refuse(
+        format!(
+            "{name:?} is not a name that Kubernetes takes: lower-case letters, digits, - and . only"
+        ),
+        "give it another one with --node-name",
+    )
+}
+
+fn leftovers(facts: &Facts, needs: &Needs) -> Verdict {
+    if facts.leftovers.is_empty() || needs.standing != Standing::Bare {
+        return Verdict::Good;
+    }
+    let reason = format!("found: {}", facts.leftovers.join(", "));
+    match needs.purpose {
+        Purpose::Master => Verdict::refuse(
+            reason,
+            "if this machine may forget the cluster that they belong to: kubeadm reset, then remove what is left of them",
+        ),
+        Purpose::Environment => {
+            Verdict::warn(reason, "a join will be refused as long as they are there")
+        }
+    }
+}
+
+/// The ports of a master: its apiserver, etcd, kubelet, kube-proxy, and the controller manager and scheduler, which up to 1.22 can have two each.
+fn ports_of(needs: &Needs) -> Vec<u16> {
+    let mut ports = vec![
+        needs.api_port,
+        2379,
+        2380,
+        10248,
+        10249,
+        10250,
+        10256,
+        10257,
+        10259,
+    ];
+    if needs.kubernetes.minor < 23 {
+        ports.extend([10251, 10252]);
+    }
+    ports
+}
+
+fn ports(facts: &Facts, needs: &Needs) -> Verdict {
+    if needs.standing != Standing::Bare || needs.purpose == Purpose::Environment {
+        return Verdict::Good;
+    }
+    let taken: Vec<String> = ports_of(needs)
+        .into_iter()
+        .filter(|port| facts.ports.contains(port))
+        .map(|port| port.to_string())
+        .collect();
+    if taken.is_empty() {
+        return Verdict::Good;
+    }
+    Verdict::refuse(
+        format!("something listens on {}", taken.join(", ")),
+        "see what it is, and stop it: ss -ltnp",
+    )
+}

@@ -1,0 +1,268 @@
+//! The programs of the pot in their places: Docker's, Kubernetes', the CNI plugins, crictl.
+//!
+//! A program that is already there is compared by digest. One of another content is adopted where it fits (the same Kubernetes version, a Docker that runs with the
+//! wanted cgroup driver, any CNI plugin) and is a conflict where it does not. Nothing that is there is overwritten.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use bundle_spec::VerifiedPot;
+
+use super::combine;
+use super::pot_files::{self, Found, PotFile};
+use crate::facts::docker::{self, CgroupDriver, Docker};
+use crate::facts::{packages, programs};
+use crate::host::{Host, HostView};
+use crate::step::{State, Step, View, World};
+
+/// Where programs go.
+const BIN: &str = "/usr/bin";
+
+/// Where the kubelet looks for CNI plugins by default.
+const CNI_BIN: &str = "/opt/cni/bin";
+
+/// Docker's own programs are in place, or a Docker that fits is here already.
+pub struct DockerBinaries {
+    pot: Arc<VerifiedPot>,
+    files: Vec<PotFile>,
+    driver: CgroupDriver,
+}
+
+impl DockerBinaries {
+    /// Docker from `pot`; one that is already here must use `driver`, the cluster's.
+    ///
+    /// # Errors
+    /// Where the pot holds no Docker.
+    pub fn new(pot: Arc<VerifiedPot>, driver: CgroupDriver) -> Result<Self> {
+        let files = pot_files::of(&pot, "docker", BIN)?;
+        Ok(Self { pot, files, driver })
+    }
+}
+
+impl Step for DockerBinaries {
+    fn id(&self) -> &'static str {
+        "docker-binaries"
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "Docker {} is installed",
+            self.pot.manifest().runtime.version
+        )
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        match docker::standing(view.host, self.pot.manifest(), self.driver)? {
+            Docker::Adopted(_) => return Ok(State::Satisfied),
+            Docker::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
+            Docker::Absent | Docker::Ours => {}
+        }
+        state_of(view.host, &self.files, |file| {
+            conflict(view.host, &file.path, "is not the pot's")
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        install(&self.pot, &self.files, world.host)
+    }
+}
+
+/// kubeadm, kubelet and kubectl of the pot's version are in place.
+pub struct KubernetesBinaries {
+    pot: Arc<VerifiedPot>,
+    files: Vec<PotFile>,
+}
+
+impl KubernetesBinaries {
+    /// The binaries of `pot`.
+    ///
+    /// # Errors
+    /// Where the pot lacks one of them.
+    pub fn new(pot: Arc<VerifiedPot>) -> Result<Self> {
+        let mut files = Vec::new();
+        for name in ["kubeadm", "kubectl", "kubelet"] {
+            files.extend(pot_files::of(&pot, name, BIN)?);
+        }
+        Ok(Self { pot, files })
+    }
+
+    fn judge(&self, host: &HostView, name: &str, path: &str) -> Result<State> {
+        let wanted = self.pot.manifest().kubernetes.to_string();
+        match programs::version(host, name, path) {
+            Ok(version) if version == wanted => Ok(State::Satisfied),
+            Ok(version) => conflict(host, path, &format!("is {version}, not {wanted}")),
+            Err(cause) => conflict(
+                host,
+                path,
+                &format!("does not tell its version ({cause:#})"),
+            ),
+        }
+    }
+}
+
+impl Step for KubernetesBinaries {
+    fn id(&self) -> &'static str {
+        "kubernetes-binaries"
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "kubeadm, kubelet and kubectl {} are installed",
+            self.pot.manifest().kubernetes
+        )
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let mut states = vec![state_of(view.host, &self.files, |file| {
+            self.judge(view.host, &file.name, &file.path)
+        })?];
+        // One in another folder that comes first in PATH would be the one that kubeadm and people run.
+        for file in &self.files {
+            match view.host.program(&file.name) {
+                Some(path) if path != file.path => {
+                    states.push(self.judge(view.host, &file.name, &path)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(combine(states))
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        install(&self.pot, &self.files, world.host)
+    }
+}
+
+/// The CNI plugins are in place.
+///
+/// A plugin that is already there stays, of whatever version: pod networks bring plugins of their own into the same folder, under the same names.
+pub struct CniPlugins {
+    pot: Arc<VerifiedPot>,
+    files: Vec<PotFile>,
+}
+
+impl CniPlugins {
+    /// The plugins of `pot`.
+    ///
+    /// # Errors
+    /// Where the pot holds none.
+    pub fn new(pot: Arc<VerifiedPot>) -> Result<Self> {
+        let files = pot_files::of(&pot, "cni-plugins", CNI_BIN)?;
+        Ok(Self { pot, files })
+    }
+}
+
+impl Step for CniPlugins {
+    fn id(&self) -> &'static str {
+        "cni-plugins"
+    }
+
+    fn summary(&self) -> String {
+        format!("CNI plugins {} are installed", self.pot.manifest().cni)
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        state_of(view.host, &self.files, |_| Ok(State::Satisfied))
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        install(&self.pot, &self.files, world.host)
+    }
+}
+
+/// crictl is in place, where kubeadm needs it.
+pub struct Crictl {
+    pot: Arc<VerifiedPot>,
+    files: Vec<PotFile>,
+}
+
+impl Crictl {
+    /// crictl of `pot`; nothing where the pot has none because its Kubernetes does not need it.
+    ///
+    /// # Errors
+    /// Where the pot's crictl cannot be found in it.
+    pub fn new(pot: Arc<VerifiedPot>) -> Result<Option<Self>> {
+        if pot.manifest().artifact("crictl").is_none() {
+            return Ok(None);
+        }
+        let files = pot_files::of(&pot, "crictl", BIN)?;
+        Ok(Some(Self { pot, files }))
+    }
+}
+
+impl Step for Crictl {
+    fn id(&self) -> &'static str {
+        "crictl"
+    }
+
+    fn summary(&self) -> String {
+        "crictl is installed".to_owned()
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        // kubeadm and people only ask whether it is there: crictl of any version speaks to the runtime.
+        state_of(view.host, &self.files, |_| Ok(State::Satisfied))
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        install(&self.pot, &self.files, world.host)
+    }
+}
+
+/// The state of all files; `other` judges what is there in place of one of them.
+fn state_of(
+    host: &HostView,
+    files: &[PotFile],
+    other: impl Fn(&PotFile) -> Result<State>,
+) -> Result<State> {
+    let mut missing = Vec::new();
+    let mut states = Vec::new();
+    for file in files {
+        match file.look(host)? {
+            Found::Right => {}
+            Found::Nothing => missing.push(file.path.as_str()),
+            Found::WrongMode(mode) => {
+                states.push(State::Pending(format!("{} has mode {mode:o}", file.path)));
+            }
+            Found::Other => states.push(other(file)?),
+        }
+    }
+    if !missing.is_empty() {
+        states.push(State::Pending(match missing.as_slice() {
+            [one] => format!("{one} is missing"),
+            [first, rest @ ..] => format!("{first} and {} more are missing", rest.len()),
+            [] => String::new(),
+        }));
+    }
+    Ok(combine(states))
+}
+
+/// Puts every file that is missing, or has the wrong permissions, in its place.
+fn install(pot: &VerifiedPot, files: &[PotFile], host: &Host<'_>) -> Result<()> {
+    for file in files {
+        match file.look(host.view())? {
+            Found::Right | Found::Other => {}
+            Found::Nothing | Found::WrongMode(_) => file.install(pot, host)?,
+        }
+    }
+    Ok(())
+}
+
+fn conflict(host: &HostView, path: &str, what: &str) -> Result<State> {
+    let (whose, remedy) = match packages::owner(host, path)? {
+        Some(package) => (
+            format!("package {package} put it there"),
+            format!(
+                "remove the package if nothing needs it ({package}), or use a pot that goes with it"
+            ),
+        ),
+        None => (
+            "no package owns it".to_owned(),
+            format!("if nothing needs it, move it away: mv {path} /root/"),
+        ),
+    };
+    Ok(State::Conflict {
+        reason: format!("{path} is already here and {what} ({whose})"),
+        remedy,
+    })
+}

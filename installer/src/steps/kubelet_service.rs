@@ -1,0 +1,97 @@
+//! The kubelet's unit is in place, with kubeadm's drop-in, and enabled.
+//!
+//! It is not started here: kubeadm starts it when it has written the kubelet's configuration, and until then a kubelet could only fail and be restarted.
+
+use anyhow::Result;
+
+use super::config_file::ConfigFile;
+use super::{combine, unit};
+use crate::host::HostView;
+use crate::step::{State, Step, View, World};
+
+const NAME: &str = "kubelet.service";
+
+/// The kubelet's own folder, and kubeadm's mode for it.
+const DIR: (&str, u32) = ("/var/lib/kubelet", 0o700);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct KubeletService;
+
+impl KubeletService {
+    /// The kubelet's unit.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Step for KubeletService {
+    fn id(&self) -> &'static str {
+        "kubelet-service"
+    }
+
+    fn summary(&self) -> String {
+        "the kubelet starts at boot, as kubeadm expects it to".to_owned()
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let state = unit::look(view.host, NAME)?;
+        if state.load == "masked" {
+            return Ok(unit::masked(NAME));
+        }
+        let mut states = Vec::new();
+        for file in files(view.host)? {
+            states.push(file.state(view.host)?);
+        }
+        if !view.host.exists(DIR.0)? {
+            states.push(State::Pending(format!("{} is missing", DIR.0)));
+        }
+        if state.enabled != "enabled" {
+            states.push(State::Pending(format!("{NAME} is not enabled")));
+        }
+        if state.stale {
+            states.push(State::Pending(format!("systemd has not read {NAME} again")));
+        }
+        Ok(combine(states))
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let host = world.host;
+        host.make_dir(DIR.0, DIR.1)?;
+        for file in files(host.view())? {
+            file.write(host)?;
+        }
+        unit::reload(host)?;
+        unit::change(host, "enable", NAME)
+    }
+}
+
+/// The files that are ours to write: none of them where a package brought its own, which kubeadm's packages do in another folder.
+fn files(host: &HostView) -> Result<Vec<ConfigFile>> {
+    let packaged = |name: &str| -> Result<bool> {
+        for dir in ["/usr/lib/systemd/system", "/lib/systemd/system"] {
+            if host.exists(&format!("{dir}/{name}"))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let mut files = Vec::new();
+    if !packaged(NAME)? {
+        files.push(ConfigFile {
+            path: "/etc/systemd/system/kubelet.service",
+            content: include_str!("../templates/kubelet.service").to_owned(),
+        });
+    }
+    if !packaged("kubelet.service.d/10-kubeadm.conf")? {
+        let drop_in = ConfigFile {
+            path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
+            content: include_str!("../templates/10-kubeadm.conf").to_owned(),
+        };
+        // The packages up to 1.27 put theirs at the same place as ours.
+        if crate::facts::packages::owner(host, drop_in.path)?.is_none() {
+            files.push(drop_in);
+        }
+    }
+    Ok(files)
+}

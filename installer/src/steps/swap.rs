@@ -1,0 +1,179 @@
+//! Swap is off, now and after a reboot.
+//!
+//! What brings swap back is /etc/fstab, systemd's own swap units (written by hand, found on the disk by a generator, or made for zram), and the services of zram and
+//! swap-file packages. Lines of fstab are commented out with a mark, units and services are masked. Nothing is deleted: swap files and partitions stay.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{combine, unit};
+use crate::host::HostView;
+use crate::host::command::Cmd;
+use crate::host::probe::Probe;
+use crate::host::{Facts, Host};
+use crate::journal::Change;
+use crate::step::{State, Step, View, World};
+
+/// What stands before a line of fstab that was taken out.
+const MARK: &str = "# kpot-install took this out: ";
+
+const FSTAB: &str = "/etc/fstab";
+
+/// Reading a few gigabytes back from a slow disk.
+const SWAPOFF_LIMIT: Duration = Duration::from_secs(1200);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct SwapOff;
+
+impl SwapOff {
+    /// No swap.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Step for SwapOff {
+    fn id(&self) -> &'static str {
+        "swap-off"
+    }
+
+    fn summary(&self) -> String {
+        "swap is off, now and after a reboot".to_owned()
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let mut states = Vec::new();
+        let areas = areas(view.host)?;
+        if !areas.is_empty() {
+            states.push(State::Pending(format!("in use: {}", areas.join(", "))));
+        }
+        let lines = fstab(view.host)?
+            .lines()
+            .filter(|line| is_swap(line))
+            .count();
+        if lines > 0 {
+            states.push(State::Pending(format!("{lines} line(s) in {FSTAB}")));
+        }
+        let units = units(view.host)?;
+        if !units.is_empty() {
+            states.push(State::Pending(format!(
+                "systemd would bring it back: {}",
+                units.join(", ")
+            )));
+        }
+        Ok(combine(states))
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let host = world.host;
+        for area in areas(host.view())? {
+            let cmd = Cmd::new("swapoff", [area.as_str()]).timeout(SWAPOFF_LIMIT);
+            host.run(&cmd, Change::Swap { area })?;
+        }
+        clean_fstab(host)?;
+        // The units that systemd made from those lines go away now, and only the others are left to be masked.
+        unit::reload(host)?;
+        for name in units(host.view())? {
+            // Stopped as well: a service that is still running would hold its device.
+            if unit::look(host.view(), &name)?.active == "active" {
+                unit::change(host, "stop", &name)?;
+            }
+            unit::change(host, "mask", &name)?;
+        }
+        // A unit that systemd had started may have come back between the first look and its mask.
+        for area in areas(host.view())? {
+            let cmd = Cmd::new("swapoff", [area.as_str()]).timeout(SWAPOFF_LIMIT);
+            host.run(&cmd, Change::Swap { area })?;
+        }
+        Ok(())
+    }
+}
+
+/// The swap areas in use: devices and files.
+pub(crate) fn areas(host: &HostView) -> Result<Vec<String>> {
+    Ok(host
+        .text("/proc/swaps")?
+        .unwrap_or_default()
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .map(unescape)
+        .collect())
+}
+
+/// The kernel writes blanks in names as three octal digits.
+fn unescape(name: &str) -> String {
+    ["\\040 ", "\\011\t", "\\012\n", "\\134\\"]
+        .into_iter()
+        .fold(name.to_owned(), |name, pair| {
+            let (escape, letter) = pair.split_at(4);
+            name.replace(escape, letter)
+        })
+}
+
+fn fstab(host: &HostView) -> Result<String> {
+    Ok(host.text(FSTAB)?.unwrap_or_default())
+}
+
+fn is_swap(line: &str) -> bool {
+    let mut fields = line.split_whitespace();
+    let device = fields.next().unwrap_or("#");
+    !device.starts_with('#') && fields.nth(1) == Some("swap")
+}
+
+fn clean_fstab(host: &Host<'_>) -> Result<()> {
+    let text = fstab(host.view())?;
+    if !text.lines().any(is_swap) {
+        return Ok(());
+    }
+    let mode = host
+        .view()
+        .facts(FSTAB)?
+        .map_or(0o644, |Facts { mode, .. }| mode);
+    let cleaned: String = text
+        .split_inclusive('\n')
+        .map(|line| {
+            if is_swap(line) {
+                format!("{MARK}{line}")
+            } else {
+                line.to_owned()
+            }
+        })
+        .collect();
+    host.write_file(FSTAB, cleaned.as_bytes(), mode)
+}
+
+/// The units that would switch swap on at the next boot.
+fn units(host: &HostView) -> Result<Vec<String>> {
+    let answer = host
+        .probe(&Probe::swap_units())
+        .context("cannot ask systemd for its swap units")?;
+    // Where nothing matches, some versions of systemd exit with 1 and say nothing.
+    ensure!(
+        answer.ok() || answer.evidence().is_empty(),
+        "systemd does not list its swap units: {}",
+        answer.evidence()
+    );
+    Ok(answer
+        .text()
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            Some((fields.next()?, fields.next()?))
+        })
+        .filter(|(name, state)| {
+            // A swap unit without an [Install] section is "static" and is started by what it belongs to; a service in that state by nobody.
+            let is_unit = std::path::Path::new(name)
+                .extension()
+                .is_some_and(|kind| kind == "swap");
+            match *state {
+                "enabled" | "enabled-runtime" | "linked" | "linked-runtime" => true,
+                "static" | "generated" => is_unit,
+                _ => false,
+            }
+        })
+        .map(|(name, _)| name.to_owned())
+        .collect())
+}

@@ -1,0 +1,178 @@
+//! The sysctls of a node have TKE's values, now and after a reboot.
+//!
+//! Every value is read back and compared field by field. Keys that this kernel or this container's network namespace does not have, or holds read-only, are named and
+//! passed over, except the two that kubeadm refuses to go on without. The file holds every value: systemd-sysctl passes over keys that do not exist, and a key may
+//! appear later, with its module.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::combine;
+use super::config_file::{ConfigFile, MARK};
+use crate::facts::modules;
+use crate::host::HostView;
+use crate::step::{State, Step, View, World};
+
+const PATH: &str = "/etc/sysctl.d/99-kpot.conf";
+
+/// What depends on a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weight {
+    /// kubeadm's own preflight demands it.
+    Needed,
+    /// A node works without it.
+    Wanted,
+    /// kube-proxy sets it from its own configuration when it starts, so ours holds until then, and another value later is right.
+    UntilKubeProxy,
+}
+
+/// TKE's values.
+const VALUES: [(&str, &str, Weight); 22] = {
+    use Weight::{Needed, UntilKubeProxy, Wanted};
+    [
+        ("fs.inotify.max_user_watches", "1048576", Wanted),
+        // Only the kernels of RHEL 7 have it.
+        ("fs.may_detach_mounts", "1", Wanted),
+        ("kernel.sem", "250 32000 32 1024", Wanted),
+        ("net.bridge.bridge-nf-call-ip6tables", "1", Wanted),
+        ("net.bridge.bridge-nf-call-iptables", "1", Needed),
+        ("net.core.netdev_max_backlog", "20000", Wanted),
+        ("net.core.rmem_default", "262144", Wanted),
+        ("net.core.rmem_max", "16777216", Wanted),
+        ("net.core.somaxconn", "2048", Wanted),
+        ("net.core.wmem_default", "262144", Wanted),
+        ("net.core.wmem_max", "16777216", Wanted),
+        ("net.ipv4.ip_forward", "1", Needed),
+        ("net.ipv4.tcp_fin_timeout", "15", Wanted),
+        ("net.ipv4.tcp_max_orphans", "131072", Wanted),
+        ("net.ipv4.tcp_max_syn_backlog", "16384", Wanted),
+        ("net.ipv4.tcp_mem", "786432 2097152 3145728", Wanted),
+        ("net.ipv4.tcp_tw_reuse", "1", Wanted),
+        ("net.netfilter.nf_conntrack_max", "524288", UntilKubeProxy),
+        ("vm.dirty_background_ratio", "5", Wanted),
+        ("vm.dirty_ratio", "10", Wanted),
+        ("vm.max_map_count", "262144", Wanted),
+        ("vm.swappiness", "0", Wanted),
+    ]
+};
+
+/// How a key stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    Right,
+    Different(String),
+    ReadOnly(String),
+    Absent,
+    /// Absent until the module br_netfilter is loaded, which can be done.
+    WithModule,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Sysctls;
+
+impl Sysctls {
+    /// The sysctls of a node.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Step for Sysctls {
+    fn id(&self) -> &'static str {
+        "sysctls"
+    }
+
+    fn summary(&self) -> String {
+        "sysctls are set, now and after a reboot".to_owned()
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let file = file().state(view.host)?;
+        let written = file == State::Satisfied;
+        let mut states = vec![file];
+        let (mut pending, mut absent, mut fixed) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, value, weight) in VALUES {
+            let standing = look(view.host, key, value)?;
+            match (standing, weight) {
+                (Standing::Right, _) => {}
+                (Standing::Different(_), Weight::UntilKubeProxy) if written => {}
+                (Standing::Different(now), _) => {
+                    pending.push(format!("{key} is {now}, wanted {value}"));
+                }
+                (Standing::WithModule, _) => pending.push(format!("{key} comes with br_netfilter")),
+                (Standing::Absent, Weight::Needed) => {
+                    states.push(needed(key, "does not exist here"))
+                }
+                (Standing::ReadOnly(now), Weight::Needed) => {
+                    states.push(needed(key, &format!("is {now} and cannot be changed here")));
+                }
+                (Standing::Absent, _) => absent.push(key),
+                (Standing::ReadOnly(_), _) => fixed.push(key),
+            }
+        }
+        if !pending.is_empty() {
+            states.push(State::Pending(pending.join(", ")));
+        }
+        for (keys, why) in [
+            (absent, "does not exist here"),
+            (fixed, "is read-only here"),
+        ] {
+            if !keys.is_empty() {
+                states.push(State::Unsettable(format!("{why}: {}", keys.join(", "))));
+            }
+        }
+        Ok(combine(states))
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        for (key, value, _) in VALUES {
+            if let Standing::Different(_) = look(world.host.view(), key, value)? {
+                world.host.set_sysctl(key, value)?;
+            }
+        }
+        // Last: as long as it is missing, a run that was cut off sets every value again.
+        file().write(world.host)
+    }
+}
+
+fn look(host: &HostView, key: &str, value: &str) -> Result<Standing> {
+    let Some(now) = host.sysctl(key)? else {
+        let bridge = key.starts_with("net.bridge.")
+            && modules::standing(host, "br_netfilter")? == modules::Standing::Loadable;
+        return Ok(if bridge {
+            Standing::WithModule
+        } else {
+            Standing::Absent
+        });
+    };
+    Ok(if now == value {
+        Standing::Right
+    } else if host.sysctl_is_writable(key)? {
+        Standing::Different(now)
+    } else {
+        Standing::ReadOnly(now)
+    })
+}
+
+fn needed(key: &str, why: &str) -> State {
+    State::Conflict {
+        reason: format!("the sysctl {key} {why}, and kubeadm goes no further without it"),
+        remedy: format!(
+            "in a container, set it on the container's host: sysctl -w {key}=1; on a machine, see what keeps it: sysctl -w {key}=1"
+        ),
+    }
+}
+
+fn file() -> ConfigFile {
+    let mut content = format!("{MARK}: sysctls of a Kubernetes node.\n");
+    for (key, value, _) in VALUES {
+        // Unquoted: quotes would become a part of the value.
+        let _ = writeln!(content, "{key} = {value}");
+    }
+    ConfigFile {
+        path: PATH,
+        content,
+    }
+}
