@@ -1,6 +1,6 @@
 //! Signatures over `SHA256SUMS`: SSHSIG with Ed25519, as `ssh-keygen -Y sign -n kpot` makes them and `ssh-keygen -Y verify -n kpot` checks them.
 //!
-//! A signature has one encoding: the armor is written again and compared, so no byte of it is free. Who is trusted is [`crate::trust`]'s to say.
+//! A signature has one encoding: the armor is written again and compared, so no byte of it is free. Who is trusted is [`Trust`]'s to say.
 
 use std::fmt;
 
