@@ -83,7 +83,8 @@ pub struct Build {
 /// `kpot keygen`
 #[derive(Debug, Args)]
 pub struct Keygen {
-    /// The file for the private key; the public key goes to FILE.pub [default: ~/.config/kpot/signing_key]
+    /// The file for the private key; the public key goes to FILE.pub [default:
+    /// `kpot/signing_key` in the user's configuration folder]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
@@ -97,7 +98,7 @@ pub struct Verify {
     /// A .pot file, or the folder that one was unpacked to
     #[arg(value_name = "POT")]
     pub pot: PathBuf,
-    /// Who is trusted: a file in the format of OpenSSH's allowed_signers
+    /// Who is trusted: a file in the format of OpenSSH's allowed signers
     #[arg(long, value_name = "FILE")]
     pub signers: PathBuf,
     /// Print the result as JSON

@@ -69,6 +69,12 @@ impl FromStr for ImageName {
         let reference: Reference = text
             .parse()
             .map_err(|cause| format!("{text:?} is not the name of an image: {cause}"))?;
+        // Docker allows capitals in tags only.
+        if reference.repository().chars().any(char::is_uppercase) {
+            return Err(format!(
+                "{text:?} is not the name of an image: repositories are lower-case"
+            ));
+        }
         let Some(tag) = reference.tag() else {
             return Err(format!(
                 "{text:?} names an image by its digest alone, and pods ask for images by tag: write NAME:TAG or NAME:TAG@sha256:…"

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::exit::usage;
 use crate::pack::output;
 
-/// The principal that stands for kpot's signers in trusted_signers.
+/// The principal that stands for kpot's signers in a file of trusted signers.
 pub const PRINCIPAL: &str = "kpot";
 
 /// The largest key file, in bytes; an Ed25519 key has some 400.
@@ -24,7 +24,7 @@ const LIMIT: u64 = 64 << 10;
 /// The place where `kpot keygen` puts the key and `kpot build` looks for it: `$XDG_CONFIG_HOME/kpot/signing_key`, below `~/.config` by default.
 ///
 /// # Errors
-/// Where there is neither XDG_CONFIG_HOME nor HOME.
+/// Where there is neither `XDG_CONFIG_HOME` nor `HOME`.
 pub fn default_path() -> anyhow::Result<PathBuf> {
     let absolute = |name| {
         env::var_os(name)
@@ -93,7 +93,7 @@ pub fn generate(path: &Path) -> anyhow::Result<SigningKey> {
     Ok(key)
 }
 
-/// The line for a trusted_signers file that trusts `key` for pots, and for nothing else.
+/// The line for a file of trusted signers that trusts `key` for pots, and for nothing else.
 ///
 /// # Errors
 /// Where the public key cannot be encoded.

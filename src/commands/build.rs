@@ -103,19 +103,17 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
 }
 
 fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {
-    match given {
-        Some(path) => keys::load(&path),
-        None => {
-            let path = keys::default_path()?;
-            if path.symlink_metadata().is_err() {
-                return Err(usage(format!(
-                    "a pot is always signed, and there is no key in {}. Make one first: kpot keygen",
-                    path.display()
-                )));
-            }
-            keys::load(&path)
-        }
+    if let Some(path) = given {
+        return keys::load(&path);
     }
+    let path = keys::default_path()?;
+    if path.symlink_metadata().is_err() {
+        return Err(usage(format!(
+            "a pot is always signed, and there is no key in {}. Make one first: kpot keygen",
+            path.display()
+        )));
+    }
+    keys::load(&path)
 }
 
 fn default_jobs() -> usize {
@@ -188,20 +186,19 @@ fn summary(
         ]);
     }
     let table = table::layout(&["WHAT", "VERSION", "SIZE", "FROM", "CHECKED BY"], &rows);
-    let path = output.display();
-    let mut text = format!(
-        "{table}\n{path}: {}, {} blobs, pot digest {}\n",
+    let trust = match signer {
+        Some(fingerprint) => format!(
+            "signed by {fingerprint}\n\
+             Next, on the backup machine, in a folder of its own: tar -xf {}, then ./kpot-install preflight",
+            output.file_name().unwrap_or_default().display()
+        ),
+        None => "NOT SIGNED: it can be inspected, and never installed".to_owned(),
+    };
+    format!(
+        "{table}\n{}: {}, {} blobs, pot digest {}\n{trust}\n",
+        output.display(),
         bytes(written.size),
         manifest.blobs.len(),
         written.identity
-    );
-    match signer {
-        Some(fingerprint) => text.push_str(&format!(
-            "signed by {fingerprint}\n\
-             Next, on the backup machine, in a folder of its own: tar -xf {}, then ./kpot-install preflight\n",
-            output.file_name().unwrap_or_default().display()
-        )),
-        None => text.push_str("NOT SIGNED: it can be inspected, and never installed\n"),
-    }
-    text
+    )
 }

@@ -36,12 +36,17 @@ pub(super) fn run(command: &ShowVersion) -> anyhow::Result<()> {
     if command.json {
         return print_json(&report);
     }
-    let mut text = format!("kpot {}, pots of format {}\n", report.kpot, report.format);
-    for installer in &report.installers {
-        text.push_str(&format!(
-            "installer for {}: {} ({} bytes)\n",
-            installer.arch, installer.digest, installer.size
-        ));
-    }
-    print(&text)
+    let installers = report
+        .installers
+        .iter()
+        .map(|installer| {
+            let Installer { arch, digest, size } = installer;
+            format!("installer for {arch}: {digest} ({size} bytes)\n")
+        })
+        .collect::<Vec<_>>()
+        .concat();
+    print(&format!(
+        "kpot {}, pots of format {}\n{installers}",
+        report.kpot, report.format
+    ))
 }

@@ -517,7 +517,9 @@ impl Partial {
     fn finish(self) -> Saved {
         let hex = |state: sha2::Sha512| {
             let digits = state.finalize();
-            digits.iter().map(|byte| format!("{byte:02x}")).collect()
+            digits
+                .iter()
+                .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
         };
         Saved {
             file: self.file,
@@ -528,7 +530,7 @@ impl Partial {
     }
 }
 
-/// A weak ETag says only that two bodies mean the same, not that they are the same bytes.
+/// A weak `ETag` says only that two bodies mean the same, not that they are the same bytes.
 fn validator(headers: &HeaderMap) -> Option<reqwest::header::HeaderValue> {
     headers
         .get(ETAG)
@@ -538,14 +540,21 @@ fn validator(headers: &HeaderMap) -> Option<reqwest::header::HeaderValue> {
 }
 
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    match may_follow(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(refusal) => attempt.error(refusal),
+    }
+}
+
+/// Whether the way through `previous` may go on to `next`.
+fn may_follow(previous: &[Url], next: &Url) -> Result<(), String> {
     let secure = |url: &Url| url.scheme() == "https";
-    if attempt.previous().iter().any(secure) && !secure(attempt.url()) {
-        let refusal = format!("it redirects from https to {}", attempt.url());
-        attempt.error(refusal)
-    } else if attempt.previous().len() > REDIRECTS {
-        attempt.error(format!("it redirects more than {REDIRECTS} times"))
+    if previous.iter().any(secure) && !secure(next) {
+        Err(format!("it redirects from https to {next}"))
+    } else if previous.len() > REDIRECTS {
+        Err(format!("it redirects more than {REDIRECTS} times"))
     } else {
-        attempt.follow()
+        Ok(())
     }
 }
 
@@ -567,5 +576,39 @@ fn causes(error: &reqwest::Error) -> String {
         error.to_string()
     } else {
         texts.join(": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_never_leave_https_and_end() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let (secure, plain) = (url("https://a.example/"), url("http://a.example/"));
+        assert!(may_follow(std::slice::from_ref(&secure), &url("https://b.example/")).is_ok());
+        assert!(may_follow(std::slice::from_ref(&plain), &secure).is_ok());
+        assert!(may_follow(std::slice::from_ref(&plain), &plain).is_ok());
+        let refused = may_follow(&[plain.clone(), secure], &plain).unwrap_err();
+        assert!(refused.contains("from https to http://"), "{refused}");
+        assert!(may_follow(&vec![plain.clone(); REDIRECTS + 1], &plain).is_err());
+    }
+
+    #[test]
+    fn only_strong_validators_resume() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ETAG, "W/\"x\"".parse().unwrap());
+        assert_eq!(validator(&headers), None);
+        headers.insert(
+            LAST_MODIFIED,
+            "Sat, 21 Nov 2026 08:00:00 GMT".parse().unwrap(),
+        );
+        assert_eq!(
+            validator(&headers).unwrap(),
+            "Sat, 21 Nov 2026 08:00:00 GMT"
+        );
+        headers.insert(ETAG, "\"x\"".parse().unwrap());
+        assert_eq!(validator(&headers).unwrap(), "\"x\"");
     }
 }

@@ -262,8 +262,7 @@ impl<'a> Registries<'a> {
             .iter()
             .zip(parsed.rootfs.diff_ids)
             .map(|(descriptor, diff_id)| {
-                let compression =
-                    compression(&descriptor.media_type().to_string()).map_err(refused)?;
+                let compression = compression(descriptor.media_type().as_ref()).map_err(refused)?;
                 if descriptor.size() > limits::BLOB_SIZE {
                     return Err(refused(format!(
                         "a layer has {} bytes, more than the limit of {}",

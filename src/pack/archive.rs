@@ -140,7 +140,10 @@ mod tests {
     use super::*;
     use std::io::Seek as _;
 
-    fn archive(entries: &[(&str, EntryType, u32)]) -> File {
+    /// Path, kind and mode of an entry.
+    type Row = (&'static str, EntryType, u32);
+
+    fn archive(entries: &[Row]) -> File {
         let encoder = flate2::write::GzEncoder::new(
             tempfile::tempfile().unwrap(),
             flate2::Compression::fast(),
@@ -166,10 +169,7 @@ mod tests {
         file
     }
 
-    fn names(
-        entries: &[(&str, EntryType, u32)],
-        folder: Option<&str>,
-    ) -> Result<Vec<String>, String> {
+    fn names(entries: &[Row], folder: Option<&str>) -> Result<Vec<String>, String> {
         let spool = Spool::new(&std::env::temp_dir());
         let programs = unpack(archive(entries), folder, &spool)?;
         for program in &programs {
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn whatever_else_an_archive_may_hold_is_refused() {
-        let rows: [(&[(&str, EntryType, u32)], Option<&str>); 11] = [
+        let rows: [(&[Row], Option<&str>); 11] = [
             (&[("a", EntryType::Symlink, 0o755)], None),
             (&[("a", EntryType::Link, 0o755)], None),
             (&[("a", EntryType::Char, 0o755)], None),

@@ -168,7 +168,6 @@ impl<W: Write> Write for Counted<W> {
 mod tests {
     use super::*;
     use crate::progress::Progress;
-    use std::io::Write as _;
 
     fn file(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
@@ -209,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_same_content_gives_the_same_blob_however_it_came() {
-        for size in [0, 1, SMALL, SMALL + 1, 3 * SMALL] {
+        for size in [0, 1, SMALL, SMALL + 1] {
             let plain = text(size);
             let id = Sha256::of(&plain);
             let (blob, stored) = pack(&plain, Compression::None, id).unwrap();

@@ -25,7 +25,8 @@ pub struct Releases {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Minor {
-    minor: u16,
+    #[serde(rename = "minor")]
+    number: u16,
     /// The container runtime that its kubelet speaks to out of the box.
     pub runtime: Runtime,
     /// The default version of the CNI plugins.
@@ -36,7 +37,7 @@ pub struct Minor {
     /// The tag of the pause image.
     pub pause: String,
     etcd: Vec<Step>,
-    /// CoreDNS's repository below the registry.
+    /// The repository of `CoreDNS` below the registry.
     pub coredns_repository: String,
     coredns: Vec<Step>,
     unverified: Vec<(u16, u16)>,
@@ -89,7 +90,7 @@ pub struct Tags<'a> {
     pub registry: &'a str,
     /// The tag of etcd.
     pub etcd: &'a str,
-    /// The tag of CoreDNS.
+    /// The tag of `CoreDNS`.
     pub coredns: &'a str,
     /// Whether these tags were seen for exactly this patch.
     pub verified: bool,
@@ -114,10 +115,10 @@ impl Releases {
     pub fn minor(&self, version: KubeVersion) -> Result<&Minor, String> {
         self.kubernetes
             .iter()
-            .find(|row| version.major == 1 && row.minor == version.minor)
+            .find(|row| version.major == 1 && row.number == version.minor)
             .ok_or_else(|| {
-                let first = self.kubernetes.first().map_or(0, |row| row.minor);
-                let last = self.kubernetes.last().map_or(0, |row| row.minor);
+                let first = self.kubernetes.first().map_or(0, |row| row.number);
+                let last = self.kubernetes.last().map_or(0, |row| row.number);
                 format!("this kpot knows Kubernetes 1.{first} to 1.{last}, not {version}")
             })
     }
@@ -144,8 +145,8 @@ impl Releases {
             return Err("the shipped version data are empty".to_owned());
         }
         for pair in self.kubernetes.windows(2) {
-            if pair[0].minor + 1 != pair[1].minor {
-                return Err(format!("no row follows minor {}", pair[0].minor));
+            if pair[0].number + 1 != pair[1].number {
+                return Err(format!("no row follows minor {}", pair[0].number));
             }
         }
         for row in &self.kubernetes {
@@ -155,7 +156,7 @@ impl Releases {
                 if !starts || !rises {
                     return Err(format!(
                         "minor {} has steps that do not rise from 0",
-                        row.minor
+                        row.number
                     ));
                 }
             }

@@ -1,0 +1,310 @@
+//! From `kpot keygen` to a pot that is verified, and back to a pot that is refused; what is done when things are as they should be.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at and damage the files that kpot made"
+)]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use bundle_spec::{Sha256, UnverifiedPot};
+use serde_json::json;
+use support::server::Answer;
+use support::upstream::{FakeImage, Upstream};
+use support::{Desk, code, stderr, stdout};
+
+#[test]
+fn a_pot_is_built_verified_inspected_and_refused_when_damaged() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let built = desk.build(&upstream, "x.pot", &[]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let summary = stdout(&built);
+    for told in [
+        "kubelet",
+        "20.10.24",
+        "--pin",
+        "k8s.gcr.io/etcd:3.4.13-0",
+        "pot digest: sha256:",
+        "signed by SHA256:",
+        "tar -xf x.pot",
+    ] {
+        let told = told.replace("pot digest: ", "pot digest ");
+        assert!(summary.contains(&told), "{told}: {summary}");
+    }
+    assert_eq!(desk.made(), ["x.pot"]);
+
+    let pot = desk.out().join("x.pot");
+    let mode = std::fs::metadata(&pot).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
+    let verified = desk.verify(&pot);
+    assert_eq!(code(&verified), 0, "{}", stderr(&verified));
+    assert!(
+        stdout(&verified).contains("is good"),
+        "{}",
+        stdout(&verified)
+    );
+
+    let inspected = stdout(&desk.kpot(&["inspect", "x.pot"]));
+    for told in [
+        "not verified",
+        "signed by SHA256:",
+        "host-local",
+        "k8s.gcr.io/pause:3.2",
+        "Kubernetes v1.20.2, docker 20.10.24",
+    ] {
+        assert!(inspected.contains(told), "{told}: {inspected}");
+    }
+
+    let good = std::fs::read(&pot).unwrap();
+    for place in [good.len() / 3, good.len() / 2] {
+        let mut bytes = good.clone();
+        bytes[place] ^= 1;
+        let damaged = desk.out().join("damaged.pot");
+        std::fs::write(&damaged, bytes).unwrap();
+        let refused = desk.verify(&damaged);
+        assert_eq!(code(&refused), 4, "byte {place}: {}", stderr(&refused));
+    }
+    std::fs::write(desk.out().join("cut.pot"), &good[..good.len() - 512]).unwrap();
+    assert_eq!(code(&desk.verify(&desk.out().join("cut.pot"))), 4);
+}
+
+#[test]
+fn the_manifest_says_what_was_fetched_and_how_it_was_checked() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.14.0"));
+    let built = desk.build(&upstream, "x.pot", &["--serial", "7", "--json"]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let report: serde_json::Value = serde_json::from_slice(&built.stdout).unwrap();
+    let manifest = &report["manifest"];
+    assert_eq!(manifest["name"], "kpot-v1.14.0-amd64");
+    assert_eq!(manifest["serial"], 7);
+    let kubelet = &manifest["artifacts"][4];
+    assert_eq!(kubelet["name"], "kubelet");
+    assert_eq!(kubelet["checked"], "published-sha512");
+    assert_eq!(
+        kubelet["source"],
+        "https://dl.k8s.io/release/v1.14.0/bin/linux/amd64/kubelet"
+    );
+    let docker = &manifest["artifacts"][1];
+    assert_eq!(docker["checked"], "given-pin");
+    assert_eq!(docker["download"], upstream.docker().to_string());
+    assert_eq!(docker["files"].as_array().unwrap().len(), 4);
+    // Seven images share their lowest layer, which is stored once and fetched once.
+    let images = manifest["images"].as_array().unwrap();
+    assert_eq!(images.len(), 7);
+    assert!(
+        images
+            .iter()
+            .all(|image| image["layers"][0] == images[0]["layers"][0])
+    );
+    let base = Sha256::of(&FakeImage::new("x").layers[0]);
+    assert_eq!(upstream.server.seen(&base.to_string()).len(), 1);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes_with_any_number_of_threads() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    for (name, jobs) in [("one.pot", "1"), ("two.pot", "4")] {
+        let built = desk.build(&upstream, name, &["--jobs", jobs]);
+        assert_eq!(code(&built), 0, "{}", stderr(&built));
+    }
+    let read = |name: &str| std::fs::read(desk.out().join(name)).unwrap();
+    assert!(read("one.pot") == read("two.pot"), "the two pots differ");
+}
+
+#[test]
+fn an_unsigned_pot_is_never_trusted() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let built = desk.build(&upstream, "x.pot", &["--unsigned"]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    assert!(stdout(&built).contains("NOT SIGNED"));
+    assert!(stdout(&desk.kpot(&["inspect", "x.pot"])).contains("NOT SIGNED"));
+    let refused = desk.verify(&desk.out().join("x.pot"));
+    assert_eq!(code(&refused), 4);
+    assert!(
+        stderr(&refused).contains("not signed"),
+        "{}",
+        stderr(&refused)
+    );
+}
+
+#[test]
+fn somebody_elses_signature_is_refused_by_name() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let other = desk.path("other_key").display().to_string();
+    assert_eq!(code(&desk.kpot(&["keygen", "-o", &other])), 0);
+    let built = desk.build(&upstream, "x.pot", &["--sign-key", &other]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let refused = desk.verify(&desk.out().join("x.pot"));
+    assert_eq!(code(&refused), 4);
+    assert!(stderr(&refused).contains("SHA256:"), "{}", stderr(&refused));
+}
+
+#[test]
+fn extra_images_are_packed_under_their_familiar_names() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let image = FakeImage::new("flannel");
+    upstream.push("lab/flannel", "v1", &image);
+    upstream.push("library/busybox", "1.36", &FakeImage::new("busybox"));
+    let address = upstream.server.address().to_owned();
+    let (flannel, hub) = (
+        format!("{address}/lab/flannel:v1"),
+        format!("docker.io={}", upstream.server.url()),
+    );
+    let built = desk.build(
+        &upstream,
+        "x.pot",
+        &[
+            "--image",
+            &flannel,
+            "--image",
+            "busybox:1.36",
+            "--mirror",
+            &hub,
+        ],
+    );
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let pot = UnverifiedPot::open(&desk.out().join("x.pot")).unwrap();
+    let manifest = pot.manifest_unverified();
+    let find = |name: &str| manifest.images.iter().find(|image| image.names == [name]);
+    assert!(find("busybox:1.36").is_some());
+    let id = Sha256::of(&serde_json::to_vec(&image.config).unwrap());
+    assert_eq!(find(&flannel).unwrap().id, id);
+}
+
+#[test]
+fn two_names_of_one_image_are_one_image() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    upstream.push("mirrored/pause", "v3", &FakeImage::new("pause"));
+    let twin = format!("{}/mirrored/pause:v3", upstream.server.address());
+    let built = desk.build(&upstream, "x.pot", &["--image", &twin]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let pot = UnverifiedPot::open(&desk.out().join("x.pot")).unwrap();
+    let images = &pot.manifest_unverified().images;
+    assert_eq!(images.len(), 7);
+    assert!(
+        images
+            .iter()
+            .any(|image| image.names == [twin.clone(), "k8s.gcr.io/pause:3.2".to_owned()])
+    );
+}
+
+#[test]
+fn an_index_is_resolved_to_the_pots_architecture() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let image = FakeImage::new("etcd");
+    let index = image.index(&json!({ "os": "linux", "architecture": "amd64" }));
+    upstream.put_manifest(
+        "etcd",
+        "by-digest",
+        serde_json::to_vec(&image.manifest).unwrap(),
+    );
+    let digest = upstream.put_manifest("etcd", "3.4.13-0", serde_json::to_vec(&index).unwrap());
+    let built = desk.build(&upstream, "x.pot", &[]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    // By tag and digest: the same, checked against the digest.
+    upstream.put_manifest("x/etcd", "v1", serde_json::to_vec(&image.manifest).unwrap());
+    upstream.push("x/etcd", "v1", &image);
+    let pinned = format!("{}/x/etcd:v1@{digest}", upstream.server.address());
+    let refused = desk.build(&upstream, "y.pot", &["--image", &pinned]);
+    assert_eq!(code(&refused), 1);
+    assert!(stderr(&refused).contains("404"), "{}", stderr(&refused));
+}
+
+#[test]
+fn anonymous_tokens_are_fetched_as_registries_demand_them() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let image = FakeImage::new("locked");
+    upstream.push("team/locked", "v1", &image);
+    let challenge = format!(
+        r#"Bearer realm="{}/token",service="lab""#,
+        upstream.server.url()
+    );
+    let locked = |body: Vec<u8>| {
+        vec![Answer::Locked {
+            challenge: challenge.clone(),
+            token: "t0".to_owned(),
+            body,
+        }]
+    };
+    let server = &upstream.server;
+    server.set("/token", vec![Answer::Body(br#"{"token":"t0"}"#.to_vec())]);
+    let manifest = serde_json::to_vec(&image.manifest).unwrap();
+    server.set("/v2/team/locked/manifests/v1", locked(manifest));
+    let own = &image.layers[1];
+    server.set(
+        &format!("/v2/team/locked/blobs/{}", Sha256::of(own)),
+        locked(own.clone()),
+    );
+    let name = format!("{}/team/locked:v1", server.address());
+    let built = desk.build(&upstream, "x.pot", &["--image", &name]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let asked = server.seen("");
+    let token = asked
+        .iter()
+        .find(|seen| seen.path.starts_with("/token"))
+        .unwrap();
+    assert!(token.path.contains("service=lab"), "{}", token.path);
+    assert!(
+        token
+            .path
+            .contains("scope=repository%3Ateam%2Flocked%3Apull"),
+        "{}",
+        token.path
+    );
+
+    server.set(
+        "/v2/team/locked/manifests/v1",
+        vec![Answer::Locked {
+            challenge: "Basic realm=\"x\"".to_owned(),
+            token: "t0".to_owned(),
+            body: Vec::new(),
+        }],
+    );
+    let refused = desk.build(&upstream, "y.pot", &["--image", &name]);
+    assert_eq!(code(&refused), 1);
+    assert!(
+        stderr(&refused).contains("without a login"),
+        "{}",
+        stderr(&refused)
+    );
+}
+
+#[test]
+fn keygen_makes_a_pair_once() {
+    let desk = Desk::without_key();
+    let made = desk.kpot(&["keygen"]);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    let told = stdout(&made);
+    assert!(told.contains("fingerprint: SHA256:"), "{told}");
+    let private = desk.path("config/kpot/signing_key");
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&private), 0o600);
+    assert_eq!(mode(&desk.path("config/kpot/signing_key.pub")), 0o644);
+    assert_eq!(mode(&desk.path("config/kpot")), 0o700);
+    let text = std::fs::read_to_string(&private).unwrap();
+    assert!(
+        !told.contains(text.lines().nth(1).unwrap()),
+        "the private key is not printed"
+    );
+    let again = desk.kpot(&["keygen"]);
+    assert_eq!(code(&again), 2);
+    assert!(
+        stderr(&again).contains("not overwritten"),
+        "{}",
+        stderr(&again)
+    );
+    assert_eq!(std::fs::read_to_string(&private).unwrap(), text);
+}
+
+#[test]
+fn version_names_the_installer_inside() {
+    let desk = Desk::without_key();
+    let shown = desk.kpot(&["version", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(report["kpot"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(report["installers"][0]["arch"], "amd64");
+    let digest = report["installers"][0]["digest"].as_str().unwrap();
+    assert!(stdout(&desk.kpot(&["version"])).contains(digest));
+}

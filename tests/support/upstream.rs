@@ -1,0 +1,241 @@
+//! Publishers' servers in miniature: everything that a pot of one version needs, in the publishers' layout.
+
+use bundle_spec::Sha256;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use sha2::Digest as _;
+use std::io::Write as _;
+
+use super::server::{Answer, Server};
+
+const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+pub const GZIP_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+
+/// A server with everything for v1.20.2, or v1.14.0.
+pub struct Upstream {
+    pub server: Server,
+    version: &'static str,
+    docker: Sha256,
+}
+
+/// An image as a registry has it.
+#[derive(Clone)]
+pub struct FakeImage {
+    pub manifest: Value,
+    pub config: Value,
+    /// The layers' bytes as they are served.
+    pub layers: Vec<Vec<u8>>,
+}
+
+impl Upstream {
+    pub fn new(version: &'static str) -> Self {
+        let server = Server::start();
+        let docker = archive("docker/", &["containerd", "docker", "dockerd", "runc"]);
+        let upstream = Self {
+            version,
+            docker: Sha256::of(&docker),
+            server,
+        };
+        for program in ["kubeadm", "kubectl", "kubelet"] {
+            let path = upstream.program(program);
+            let body = content(program, 300_000);
+            let sha256 = Sha256::of(&body).hex();
+            let sha512 = sha2::Sha512::digest(&body)
+                .iter()
+                .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+            // As dl.k8s.io does: .sha512 alone up to 1.15.
+            if version.starts_with("v1.14") {
+                upstream.put(&format!("{path}.sha512"), sha512.into_bytes());
+            } else {
+                upstream.put(&format!("{path}.sha256"), sha256.into_bytes());
+            }
+            upstream.put(&path, body);
+        }
+        upstream.put(
+            "/download.docker.com/linux/static/stable/x86_64/docker-20.10.24.tgz",
+            docker,
+        );
+        let plugins = archive("./", &["bridge", "host-local", "loopback", "portmap"]);
+        let name = "cni-plugins-linux-amd64-v1.7.1.tgz";
+        let path = upstream.plugins();
+        upstream.put(
+            &format!("{path}.sha256"),
+            format!("{}  {name}\n", Sha256::of(&plugins).hex()).into_bytes(),
+        );
+        upstream.put(&path, plugins);
+
+        let (etcd, coredns, pause) = match version {
+            "v1.14.0" => ("3.3.10", "1.3.1", "3.1"),
+            _ => ("3.4.13-0", "1.7.0", "3.2"),
+        };
+        for program in [
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+        ] {
+            upstream.push(program, version, &FakeImage::new(program));
+        }
+        for (name, tag) in [("etcd", etcd), ("coredns", coredns), ("pause", pause)] {
+            upstream.push(name, tag, &FakeImage::new(name));
+        }
+        upstream
+    }
+
+    /// The path of a Kubernetes program.
+    pub fn program(&self, name: &str) -> String {
+        format!("/dl.k8s.io/release/{}/bin/linux/amd64/{name}", self.version)
+    }
+
+    /// The path of the CNI plugins.
+    pub fn plugins(&self) -> String {
+        "/github.com/containernetworking/plugins/releases/download/v1.7.1/cni-plugins-linux-amd64-v1.7.1.tgz".to_owned()
+    }
+
+    pub fn docker(&self) -> Sha256 {
+        self.docker
+    }
+
+    pub fn put(&self, path: &str, body: Vec<u8>) {
+        self.server.set(path, vec![Answer::Body(body)]);
+    }
+
+    /// Puts an image into the registry.
+    pub fn push(&self, repository: &str, tag: &str, image: &FakeImage) {
+        let manifest = serde_json::to_vec(&image.manifest).unwrap();
+        self.put_manifest(repository, tag, manifest);
+        let config = serde_json::to_vec(&image.config).unwrap();
+        for blob in image.layers.iter().chain([&config]) {
+            self.put(
+                &format!("/v2/{repository}/blobs/{}", Sha256::of(blob)),
+                blob.clone(),
+            );
+        }
+    }
+
+    /// Puts a manifest or an index into the registry, by tag and by digest.
+    pub fn put_manifest(&self, repository: &str, tag: &str, manifest: Vec<u8>) -> Sha256 {
+        let digest = Sha256::of(&manifest);
+        for reference in [tag.to_owned(), digest.to_string()] {
+            let answer = Answer::With(
+                "Docker-Content-Digest",
+                digest.to_string(),
+                manifest.clone(),
+            );
+            self.server.set(
+                &format!("/v2/{repository}/manifests/{reference}"),
+                vec![answer],
+            );
+        }
+        digest
+    }
+
+    /// The arguments of `kpot build` that fetch everything from here.
+    pub fn arguments(&self, name: &str) -> Vec<String> {
+        let url = self.server.url();
+        let mut arguments: Vec<String> = ["build", "--k8s", self.version, "--output", name]
+            .map(str::to_owned)
+            .into();
+        arguments
+            .extend(["--docker-version", "20.10.24", "--cni-version", "v1.7.1"].map(str::to_owned));
+        arguments.extend(["--pin".to_owned(), format!("docker={}", self.docker)]);
+        for host in ["dl.k8s.io", "download.docker.com", "github.com"] {
+            arguments.extend(["--mirror".to_owned(), format!("{host}={url}/{host}")]);
+        }
+        for registry in ["k8s.gcr.io", self.server.address()] {
+            arguments.extend(["--mirror".to_owned(), format!("{registry}={url}")]);
+        }
+        arguments
+    }
+}
+
+impl FakeImage {
+    /// An image with a layer that all have in common and one of its own.
+    pub fn new(name: &str) -> Self {
+        let tars = [tar_of("base", 200_000), tar_of(name, 100_000)];
+        let layers: Vec<Vec<u8>> = tars.iter().map(|tar| gzip(tar)).collect();
+        let diff_ids: Vec<String> = tars.iter().map(|tar| Sha256::of(tar).to_string()).collect();
+        let mut image = Self {
+            manifest: Value::Null,
+            config: json!({
+                "architecture": "amd64", "os": "linux", "config": { "Cmd": [name] },
+                "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            }),
+            layers,
+        };
+        image.describe();
+        image
+    }
+
+    /// Makes the manifest again after the config or the layers were changed.
+    pub fn describe(&mut self) {
+        let config = serde_json::to_vec(&self.config).unwrap();
+        let descriptor = |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "size": bytes.len(), "digest": Sha256::of(bytes) });
+        let layers: Vec<Value> = self
+            .layers
+            .iter()
+            .map(|layer| descriptor(GZIP_LAYER, layer))
+            .collect();
+        self.manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": descriptor(CONFIG, &config), "layers": layers,
+        });
+    }
+
+    /// An index with this image's manifest for `platform`, and one for another machine.
+    pub fn index(&self, platform: &Value) -> Value {
+        let manifest = serde_json::to_vec(&self.manifest).unwrap();
+        let entry = |bytes: &[u8], platform: &Value| json!({ "mediaType": MANIFEST, "size": bytes.len(), "digest": Sha256::of(bytes), "platform": platform });
+        json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
+            "manifests": [entry(b"other", &json!({ "os": "linux", "architecture": "s390x" })), entry(&manifest, platform)],
+        })
+    }
+}
+
+/// Bytes that compress somewhat and depend on `name` alone.
+pub fn content(name: &str, size: usize) -> Vec<u8> {
+    let seed =
+        u64::from(Sha256::of(name.as_bytes()).hex().as_bytes()[0]) * 7919 + name.len() as u64;
+    (seed..)
+        .flat_map(|n| (n * n).to_string().into_bytes())
+        .take(size)
+        .collect()
+}
+
+fn tar_of(name: &str, size: usize) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    append(
+        &mut builder,
+        &format!("usr/bin/{name}"),
+        &content(name, size),
+    );
+    builder.into_inner().unwrap()
+}
+
+pub fn archive(folder: &str, names: &[&str]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for name in names {
+        append(
+            &mut builder,
+            &format!("{folder}{name}"),
+            &content(name, 50_000),
+        );
+    }
+    gzip(&builder.into_inner().unwrap())
+}
+
+fn append(builder: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o755);
+    builder.append_data(&mut header, path, content).unwrap();
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
