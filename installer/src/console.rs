@@ -3,13 +3,14 @@
 //! Results go to standard output, everything else to standard error. With `--json` standard output carries one JSON document and nothing else. On a terminal the
 //! running step is rewritten in place; elsewhere every step is one plain line.
 
-use std::cell::RefCell;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::engine::Plan;
+use crate::preflight::{Outcome, Report};
 use crate::step::State;
 
 /// How results are printed.
@@ -27,7 +28,7 @@ pub struct Console {
     terminal: bool,
     began: Instant,
     /// How every step ended, for the JSON result.
-    steps: RefCell<Vec<serde_json::Value>>,
+    steps: Mutex<Vec<serde_json::Value>>,
 }
 
 impl Console {
@@ -37,7 +38,7 @@ impl Console {
             format,
             terminal: io::stderr().is_terminal(),
             began: Instant::now(),
-            steps: RefCell::default(),
+            steps: Mutex::default(),
         }
     }
 
@@ -70,7 +71,7 @@ impl Console {
 
     /// How every step of this run ended, for the JSON document.
     pub fn steps(&self) -> Vec<serde_json::Value> {
-        self.steps.borrow().clone()
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks whether to go on; `no` is the answer of everybody who is not there.
@@ -104,6 +105,22 @@ impl Console {
     /// Time since the start of the program.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// The checks of the preflight as a table.
+    pub fn findings(&self, report: &Report) -> Result<()> {
+        for finding in &report.findings {
+            let outcome = match finding.outcome {
+                Outcome::Good => "good",
+                Outcome::Warning => "warning",
+                Outcome::Refused => "REFUSED",
+            };
+            self.result(&format!("{outcome:7}  {}", finding.what))?;
+            for more in [&finding.reason, &finding.remedy].into_iter().filter(|text| !text.is_empty()).flat_map(|text| text.lines()) {
+                self.result(&format!("{:7}    {more}", ""))?;
+            }
+        }
+        Ok(())
     }
 
     /// The plan as a table.
@@ -165,9 +182,6 @@ impl Progress<'_> {
         };
         self.console.say(&format!("{restart}{}: {end}", self.line));
         let seconds = self.began.elapsed().as_secs_f64();
-        self.console
-            .steps
-            .borrow_mut()
-            .push(serde_json::json!({ "step": self.what, "outcome": end, "seconds": seconds }));
+        self.console.steps.lock().unwrap_or_else(PoisonError::into_inner).push(serde_json::json!({ "step": self.what, "outcome": end, "seconds": seconds }));
     }
 }

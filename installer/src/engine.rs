@@ -132,3 +132,133 @@ fn ensure(step: &dyn Step, world: World<'_>, journal: &Journal) -> Result<State>
     }
     Ok(State::Pending(reason))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::console::Format;
+    use crate::host::scripted::Scripted;
+    use crate::host::{Host, HostView};
+    use crate::journal::Entry;
+
+    /// How a step of these tests behaves.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Way {
+        Works,
+        Fails,
+        DoesNothing,
+        IsInTheWay,
+        IsNotPossible,
+    }
+
+    struct FileStep {
+        id: &'static str,
+        way: Way,
+        applied: Rc<Cell<u32>>,
+    }
+
+    impl Step for FileStep {
+        fn id(&self) -> &'static str {
+            self.id
+        }
+
+        fn summary(&self) -> String {
+            format!("the file {} is there", self.id)
+        }
+
+        fn check(&self, view: View<'_>) -> Result<State> {
+            Ok(match self.way {
+                Way::IsInTheWay => State::Conflict { reason: "in the way".to_owned(), remedy: "move it".to_owned() },
+                Way::IsNotPossible => State::Unsettable("no such kernel".to_owned()),
+                _ if view.host.exists(&format!("/{}", self.id))? => State::Satisfied,
+                _ => State::Pending("not yet".to_owned()),
+            })
+        }
+
+        fn apply(&self, world: World<'_>) -> Result<()> {
+            self.applied.set(self.applied.get() + 1);
+            match self.way {
+                Way::Fails => bail!("it broke"),
+                Way::Works => world.host.write_file(&format!("/{}", self.id), b"x", 0o644),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    fn steps(ways: &[(&'static str, Way)]) -> (Steps, Rc<Cell<u32>>) {
+        let applied = Rc::new(Cell::new(0));
+        let step = |&(id, way): &(&'static str, Way)| Box::new(FileStep { id, way, applied: applied.clone() }) as Box<dyn Step>;
+        (ways.iter().map(step).collect(), applied)
+    }
+
+    fn attempt(root: &Path, steps: &Steps) -> Result<()> {
+        let journal = Journal::new(root.join("state"));
+        let host = Host::new(HostView::new(root, Arc::new(Scripted::new())), &journal);
+        run(steps, World { host: &host, cluster: None }, &journal, &Console::new(Format::Text))
+    }
+
+    fn events(root: &Path) -> Vec<Event> {
+        Journal::read(&root.join("state")).unwrap().into_iter().map(|Entry { event, .. }| event).collect()
+    }
+
+    #[test]
+    fn a_second_run_changes_nothing_and_writes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let (steps, applied) = steps(&[("a", Way::Works), ("b", Way::Works), ("c", Way::IsNotPossible)]);
+        attempt(root.path(), &steps).unwrap();
+        assert_eq!(applied.get(), 2);
+        let before = events(root.path());
+        attempt(root.path(), &steps).unwrap();
+        assert_eq!((applied.get(), events(root.path())), (2, before));
+    }
+
+    #[test]
+    fn an_intent_is_in_the_journal_before_the_end_of_its_step() {
+        let root = tempfile::tempdir().unwrap();
+        attempt(root.path(), &steps(&[("a", Way::Works)]).0).unwrap();
+        let events = events(root.path());
+        assert!(matches!(&events[0], Event::Step { step } if step == "a"));
+        assert!(events.iter().any(|event| matches!(event, Event::Intent { step, change: crate::journal::Change::File { path, .. } } if step == "a" && path == "/a")));
+        assert!(matches!(events.last(), Some(Event::Done { step }) if step == "a"));
+    }
+
+    #[test]
+    fn a_run_that_broke_off_after_any_step_is_finished_by_the_next_one() {
+        for broken in 0..4 {
+            let root = tempfile::tempdir().unwrap();
+            let names = ["a", "b", "c", "d"];
+            let ways: Vec<_> = names.iter().enumerate().map(|(index, name)| (*name, if index == broken { Way::Fails } else { Way::Works })).collect();
+            let error = attempt(root.path(), &steps(&ways).0).unwrap_err();
+            assert!(format!("{error:#}").contains("it broke"), "{error:#}");
+            assert!(matches!(events(root.path()).last(), Some(Event::Failed { step, .. }) if step == names[broken]));
+            let (whole, applied) = steps(&names.map(|name| (name, Way::Works)));
+            attempt(root.path(), &whole).unwrap();
+            assert_eq!(applied.get() as usize, 4 - broken, "only what was missing is done");
+        }
+    }
+
+    #[test]
+    fn a_step_that_says_it_did_and_did_not_is_a_failure() {
+        let root = tempfile::tempdir().unwrap();
+        let error = attempt(root.path(), &steps(&[("a", Way::DoesNothing)]).0).unwrap_err();
+        assert!(format!("{error:#}").contains("and yet: not yet"), "{error:#}");
+    }
+
+    #[test]
+    fn a_conflict_is_in_the_plan_with_its_remedy_and_is_never_applied() {
+        let root = tempfile::tempdir().unwrap();
+        let (steps, applied) = steps(&[("a", Way::IsInTheWay), ("b", Way::Works)]);
+        let view = HostView::new(root.path(), Arc::new(Scripted::new()));
+        let plan = Plan::of(&steps, View { host: &view, cluster: None }).unwrap();
+        assert_eq!(plan.conflicts().map(|row| row.remedy.as_str()).collect::<Vec<_>>(), ["move it"]);
+        assert!(!plan.is_done());
+        assert!(attempt(root.path(), &steps).is_err());
+        assert_eq!(applied.get(), 0);
+        assert!(root.path().read_dir().unwrap().all(|entry| entry.unwrap().file_name() == "state"), "planning wrote nothing");
+    }
+}

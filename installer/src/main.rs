@@ -1,2 +1,7 @@
-//! Placeholder until the first commit of this binary.
-fn main() {}
+//! `kpot-install`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    installer::exit::code(installer::cli::main())
+}

@@ -6,11 +6,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use bundle_spec::{Arch, KubeVersion};
+use bundle_spec::KubeVersion;
 use serde::Deserialize;
 
 use super::etcd::{Etcd, Member};
-use super::images::{PodNetwork, labels_of_master};
 use super::kubeadm::{ClusterConfiguration, KubeletConfiguration, kubelet_config_map};
 use super::objects::{DaemonSet, Data, List, Node, Pod};
 use super::{ADMIN_CONF, ClusterView, credentials};
@@ -69,8 +68,8 @@ pub struct ClusterFacts {
     pub cgroup_driver: String,
     /// Such as `docker://20.10.24`.
     pub runtime: String,
-    /// What the pod network asks of a new master.
-    pub network: PodNetwork,
+    /// The DaemonSets, for finding out what a new master must run.
+    pub daemon_sets: Vec<DaemonSet>,
     /// Whether the healthy master has CNI configuration.
     pub healthy_has_cni: bool,
     /// Files that the control plane's pods need besides kubeadm's own.
@@ -83,18 +82,9 @@ pub struct ClusterFacts {
     pub uploaded_certs: Option<String>,
 }
 
-/// Who is about to join.
-#[derive(Clone, Debug)]
-pub struct Joiner<'a> {
-    /// The name of its node.
-    pub node: &'a str,
-    /// Its architecture.
-    pub arch: Arch,
-}
-
 impl ClusterFacts {
     /// Asks everything.
-    pub fn gather(view: &ClusterView, joiner: &Joiner<'_>) -> Result<Self> {
+    pub fn gather(view: &ClusterView) -> Result<Self> {
         let host = view.address();
         ensure!(
             view.ask(&Cmd::new("test", ["-r", ADMIN_CONF]))?.ok(),
@@ -137,7 +127,7 @@ impl ClusterFacts {
             version,
             apiserver_port: apiserver_port(&own),
             extra_paths: extra_paths(&own, &config.certificates_dir),
-            network: PodNetwork::of(&daemon_sets.items, &labels_of_master(joiner.node, joiner.arch)),
+            daemon_sets: daemon_sets.items,
             healthy_has_cni: view.ask(&Cmd::new("ls", ["-A", "/etc/cni/net.d"]))?.text().lines().count() > 0,
             cgroup_driver: cgroup_driver(view, &runtime, &kubelet)?,
             kubeadm: kubeadm.ok().then(|| kubeadm.text()),

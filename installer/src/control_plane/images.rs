@@ -10,21 +10,13 @@ use bundle_spec::{Manifest, Sha256};
 
 use super::kubeadm::ClusterConfiguration;
 use super::objects::{DaemonSet, PodSpec};
+use crate::steps::ImageWanted;
 
 /// Where a CNI plugin's configuration lies on a node.
 const CNI_CONFIG: &str = "/etc/cni";
 
 /// The images that kubeadm and the kubelet need on a master, by their names without repository.
 const CORE: [&str; 7] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "pause", "etcd", "coredns"];
-
-/// An image of the pot with the names that it needs on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageWanted {
-    /// Its ID.
-    pub id: Sha256,
-    /// Its names, sorted.
-    pub names: Vec<String>,
-}
 
 /// A name that the cluster uses and the pot does not satisfy.
 #[derive(Clone, Debug, PartialEq, Eq)]

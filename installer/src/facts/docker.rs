@@ -138,6 +138,14 @@ pub fn running(host: &HostView) -> Result<Option<Info>> {
     Ok((!info.version.is_empty()).then_some(info))
 }
 
+/// The names of the running Docker's images.
+pub fn image_names(host: &HostView) -> Result<Vec<String>> {
+    let output = host.probe(&Probe::docker_images())?;
+    let text = output.text();
+    let names = text.lines().filter_map(|line| line.split_once(' ').map(|(_, name)| name));
+    Ok(names.filter(|name| !name.contains("<none>")).map(str::to_owned).collect())
+}
+
 /// Looks whose Docker is here. Where `manifest` has no Docker, none is the pot's.
 pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> Result<Docker> {
     let Some(path) = host.program("dockerd") else {

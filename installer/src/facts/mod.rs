@@ -96,6 +96,8 @@ pub struct Facts {
     pub modules: BTreeMap<&'static str, Standing>,
     /// The Docker that runs, whosever it is.
     pub docker: Option<docker::Info>,
+    /// The names of its images.
+    pub image_names: Vec<String>,
     /// The space where things go.
     pub disks: Disks,
 }
@@ -204,6 +206,10 @@ pub fn gather(host: &HostView, healthy: Option<IpAddr>) -> Result<Facts> {
             .collect(),
         leftovers: leftovers(host)?,
         modules: standings,
+        image_names: match docker {
+            Some(_) => docker::image_names(host)?,
+            None => Vec::new(),
+        },
         docker,
         disks,
     })

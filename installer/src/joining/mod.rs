@@ -1,6 +1,7 @@
 //! Joining as a master: who joins what, how far it is, what may refuse it, and the steps on the cluster.
 
 pub mod clear;
+pub mod endpoint;
 pub mod extra_files;
 pub mod join;
 pub mod refusals;
@@ -43,7 +44,7 @@ pub struct Joining {
     /// The address of the healthy master's apiserver, `HOST:PORT`.
     pub discovery: String,
     /// Checks of kubeadm that ours have replaced; see the preflight.
-    pub ignored_checks: Vec<String>,
+    pub ignored_checks: Vec<&'static str>,
     /// The state folder.
     pub state: PathBuf,
 }

@@ -7,7 +7,8 @@ use bundle_spec::Manifest;
 
 use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
 use crate::control_plane::facts::ClusterFacts;
-use crate::control_plane::images::{self, ImageWanted, MissingImage, familiar};
+use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
+use crate::steps::ImageWanted;
 
 /// Why a join is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Here<'a> {
     pub manifest: &'a Manifest,
     /// The names of the images that its runtime has already.
     pub images: Vec<String>,
+    /// What the pod network asks of it.
+    pub network: PodNetwork,
     /// How it stands in the cluster.
     pub past: Past,
     /// When it began an upload of certificates that it has not revoked.
@@ -178,7 +181,7 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
 }
 
 /// Refuses what the pod network needs and this machine has not; returns what a join can do without.
-fn network<'c>(cluster: &'c ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) -> Vec<&'c MissingImage> {
+fn network<'h>(cluster: &ClusterFacts, here: &'h Here<'_>, refuse: &mut impl FnMut(String, String)) -> Vec<&'h MissingImage> {
     let pot = here.manifest.images.iter().flat_map(|image| &image.names);
     let mut present: BTreeSet<String> = pot.chain(&here.images).map(|name| familiar(name)).collect();
     // What the control plane's own images are called in this cluster is known when they are named after it.
@@ -186,15 +189,15 @@ fn network<'c>(cluster: &'c ClusterFacts, here: &Here<'_>, refuse: &mut impl FnM
         present.extend(wanted.iter().flat_map(|image| &image.names).map(|name| familiar(name)));
     }
     let absent = |image: &&MissingImage| !present.contains(&familiar(&image.name));
-    let missing: Vec<MissingImage> = cluster.network.images.iter().filter(absent).cloned().collect();
+    let missing: Vec<MissingImage> = here.network.images.iter().filter(absent).cloned().collect();
     missing_images(&missing, cluster, refuse);
-    if cluster.network.given_by.is_empty() && cluster.healthy_has_cni && here.past != Past::Joined {
+    if here.network.given_by.is_empty() && cluster.healthy_has_cni && here.past != Past::Joined {
         refuse(
             "no DaemonSet gives this cluster's nodes their CNI configuration: the files in /etc/cni/net.d of the healthy master were put there by hand".to_owned(),
             format!("Put this node's own there the same way, with its pod network's range, before the join; see: ssh {} ls /etc/cni/net.d", healthy_address(cluster)),
         );
     }
-    cluster.network.others.iter().filter(absent).collect()
+    here.network.others.iter().filter(absent).collect()
 }
 
 fn missing_images(missing: &[MissingImage], cluster: &ClusterFacts, refuse: &mut impl FnMut(String, String)) {
@@ -267,16 +270,24 @@ pub mod fixtures {
             ca_hash: "sha256:aa".to_owned(),
             cgroup_driver: "cgroupfs".to_owned(),
             runtime: "docker://20.10.24".to_owned(),
-            network: PodNetwork {
-                given_by: vec!["kube-system/flannel".to_owned()],
-                images: vec![MissingImage { name: "flannel:1".to_owned(), needed_by: "DaemonSet kube-system/flannel".to_owned() }],
-                others: vec![],
-            },
+            daemon_sets: vec![],
             healthy_has_cni: true,
             extra_paths: vec![],
             missing_etcd_files: vec![],
             clock_skew: 0.2,
             uploaded_certs: None,
+        }
+    }
+
+    /// What its pod network asks of a new master.
+    pub fn network() -> PodNetwork {
+        PodNetwork {
+            given_by: vec!["kube-system/flannel".to_owned()],
+            images: vec![MissingImage {
+                name: "flannel:1".to_owned(),
+                needed_by: "DaemonSet kube-system/flannel".to_owned(),
+            }],
+            others: vec![],
         }
     }
 
@@ -342,12 +353,11 @@ mod tests {
     use bundle_spec::KubeVersion;
 
     use super::*;
-    use crate::control_plane::images::PodNetwork;
 
     fn refused(change: impl FnOnce(&mut ClusterFacts, &mut Here<'_>)) -> Vec<String> {
         let manifest = fixtures::whole_manifest();
         let mut cluster = fixtures::cluster();
-        let mut here = Here { node: "b1", address: "10.0.0.21", manifest: &manifest, images: vec![], past: Past::Stranger, uploaded: None };
+        let mut here = Here { node: "b1", address: "10.0.0.21", manifest: &manifest, images: vec![], network: fixtures::network(), past: Past::Stranger, uploaded: None };
         change(&mut cluster, &mut here);
         match judge(&cluster, &here).0 {
             Ok(_) => vec![],
@@ -440,10 +450,10 @@ mod tests {
 
     #[test]
     fn images_that_nobody_has() {
-        once(&refused(|cluster, _| cluster.network.images[0].name = "calico:3".to_owned()), &["calico:3", "--image calico:3", "DaemonSet kube-system/flannel"]);
+        once(&refused(|_, here| here.network.images[0].name = "calico:3".to_owned()), &["calico:3", "--image calico:3", "DaemonSet kube-system/flannel"]);
         assert!(
-            refused(|cluster, here| {
-                cluster.network.images[0].name = "docker.io/library/calico:3".to_owned();
+            refused(|_, here| {
+                here.network.images[0].name = "docker.io/library/calico:3".to_owned();
                 here.images = vec!["calico:3".to_owned()];
             })
             .is_empty(),
@@ -451,12 +461,12 @@ mod tests {
         );
         once(&refused(|cluster, _| cluster.config.etcd.local = Some(crate::control_plane::kubeadm::LocalEtcd { image_tag: "9".to_owned(), ..Default::default() })), &["k8s.gcr.io/etcd:9"]);
         let others = MissingImage { name: "logs:1".to_owned(), needed_by: "DaemonSet x/logs".to_owned() };
-        assert!(refused(|cluster, _| cluster.network.others.push(others)).is_empty(), "a warning, not a refusal");
+        assert!(refused(|_, here| here.network.others.push(others)).is_empty(), "a warning, not a refusal");
     }
 
     #[test]
     fn a_network_that_was_made_by_hand() {
-        once(&refused(|cluster, _| cluster.network = PodNetwork::default()), &["by hand", "/etc/cni/net.d"]);
+        once(&refused(|_, here| here.network = PodNetwork::default()), &["by hand", "/etc/cni/net.d"]);
     }
 
     #[test]

@@ -104,3 +104,90 @@ fn difference(found: &Value, wanted: &Value) -> String {
     keys.dedup();
     keys.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Machine, Pot};
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    fn step(insecure: &[&str]) -> DockerConfig {
+        let pot = Pot::default()
+            .artifact("docker", &["docker", "dockerd"])
+            .verified();
+        let insecure = insecure.iter().map(|name| (*name).to_owned()).collect();
+        DockerConfig::new(pot, CgroupDriver::Cgroupfs, insecure)
+    }
+
+    #[test]
+    fn the_configuration_is_written() {
+        let machine = Machine::new();
+        let (before, after) = machine
+            .ensure(&step(&["10.0.0.9:5000"]), Scripted::new())
+            .unwrap();
+        assert!(matches!(before, State::Pending(_)));
+        assert_eq!(after, State::Satisfied);
+        let written: Value = serde_json::from_str(&machine.text(PATH).unwrap()).unwrap();
+        assert_eq!(
+            written,
+            json!({
+                "exec-opts": ["native.cgroupdriver=cgroupfs"], "insecure-registries": ["10.0.0.9:5000"],
+                "ip-forward": true, "ip-masq": false, "iptables": false, "ipv6": false, "live-restore": true, "log-driver": "json-file",
+                "log-level": "warn", "log-opts": {"max-file": "10", "max-size": "100m"}, "selinux-enabled": false
+            })
+        );
+    }
+
+    #[test]
+    fn the_same_in_other_words_is_right() {
+        let machine = Machine::new();
+        machine.file(
+            PATH,
+            r#"{"selinux-enabled":false,"log-opts":{"max-size":"100m","max-file":"10"},"log-level":"warn","log-driver":"json-file","live-restore":true,"ipv6":false,"iptables":false,"ip-masq":false,"ip-forward":true,"exec-opts":["native.cgroupdriver=cgroupfs"]}"#,
+        );
+        assert_eq!(machine.check(&step(&[]), Scripted::new()), State::Satisfied);
+    }
+
+    #[test]
+    fn another_configuration_is_a_conflict_that_names_the_keys() {
+        let machine = Machine::new();
+        machine.file(PATH, r#"{"bip": "10.1.0.1/24", "ipv6": false}"#);
+        let state = machine.check(&step(&[]), Scripted::new());
+        assert!(
+            matches!(&state, State::Conflict { reason, .. } if reason.ends_with("differs in bip, exec-opts, ip-forward, ip-masq, iptables, live-restore, log-driver, log-level, log-opts, selinux-enabled")),
+            "{state:?}"
+        );
+        machine.file(PATH, "{");
+        assert!(matches!(
+            machine.check(&step(&[]), Scripted::new()),
+            State::Conflict { .. }
+        ));
+    }
+
+    #[test]
+    fn an_adopted_docker_keeps_its_own() {
+        let machine = Machine::new();
+        machine
+            .file(PATH, r#"{"bip": "10.1.0.1/24"}"#)
+            .program("dockerd")
+            .program("docker");
+        let script = |driver: &str| {
+            Scripted::new().on("docker info", 0, &format!(r#"{{"ServerVersion":"19.03.15","CgroupDriver":"{driver}","Driver":"overlay2"}}"#))
+        };
+        assert_eq!(
+            machine.check(&step(&[]), script("cgroupfs")),
+            State::Satisfied
+        );
+        let state = machine.check(&step(&[]), script("systemd"));
+        assert!(
+            matches!(state, State::Conflict { remedy, .. } if remedy.contains("native.cgroupdriver=cgroupfs"))
+        );
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_ends_the_step() {
+        let machine = Machine::new();
+        machine.file("/etc/docker", "a file where a folder should be");
+        assert!(machine.ensure(&step(&[]), Scripted::new()).is_err());
+    }
+}

@@ -126,3 +126,140 @@ fn file() -> ConfigFile {
         content: include_str!("../templates/docker.service").to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::testing::{Machine, Pot, Units, systemd, units};
+    use super::*;
+    use crate::host::command::Output;
+    use crate::host::scripted::Scripted;
+
+    const UNIT: &str = "/etc/systemd/system/docker.service";
+
+    fn step(insecure: &[&str]) -> DockerService {
+        let pot = Pot::default()
+            .artifact("docker", &["docker", "dockerd"])
+            .verified();
+        let insecure = insecure.iter().map(|name| (*name).to_owned()).collect();
+        DockerService::new(pot, CgroupDriver::Cgroupfs, insecure)
+    }
+
+    /// A machine with the pot's Docker in place.
+    fn machine() -> Machine {
+        let machine = Machine::new();
+        machine
+            .file_with_mode("/usr/bin/dockerd", "this is dockerd", 0o755)
+            .file_with_mode("/usr/bin/docker", "this is docker", 0o755);
+        machine
+    }
+
+    fn info(driver: &str) -> String {
+        format!(
+            r#"{{"ServerVersion":"18.09.9","CgroupDriver":"{driver}","Driver":"overlay2","LiveRestoreEnabled":true,
+                "RegistryConfig":{{"InsecureRegistryCIDRs":["127.0.0.0/8"],"IndexConfigs":{{"docker.io":{{"Secure":true}},"10.0.0.9:5000":{{"Secure":false}}}}}}}}"#
+        )
+    }
+
+    /// A Docker that answers `old` until it is restarted, and then `new`.
+    fn docker(script: Scripted, known: &Units, old: &str, new: &str) -> Scripted {
+        let restarted = std::sync::Arc::new(Mutex::new(false));
+        let seen = std::sync::Arc::clone(&restarted);
+        let (old, new) = (old.to_owned(), new.to_owned());
+        let script = script
+            .with(move |cmd, _| {
+                if cmd.args.first().is_some_and(|verb| verb == "restart") {
+                    *seen.lock().unwrap() = true;
+                }
+                None
+            })
+            .with(move |cmd, _| {
+                let text = if *restarted.lock().unwrap() {
+                    &new
+                } else {
+                    &old
+                };
+                (cmd.program == "docker").then(|| Output {
+                    stdout: text.clone().into_bytes(),
+                    ..Output::default()
+                })
+            });
+        systemd(script, known)
+    }
+
+    #[test]
+    fn docker_is_started_and_enabled() {
+        let machine = machine();
+        let known = units(&[]);
+        let script = docker(Scripted::new(), &known, "", &info("cgroupfs"));
+        let (before, after) = machine.ensure(&step(&["10.0.0.9:5000"]), script).unwrap();
+        assert!(matches!(before, State::Pending(why) if why.contains("Docker does not run")));
+        assert_eq!(after, State::Satisfied);
+        assert_eq!(
+            known.lock().unwrap()[NAME],
+            ("active".to_owned(), "enabled".to_owned())
+        );
+        let unit = machine.text(UNIT).unwrap();
+        for line in [
+            "Type=notify",
+            "LimitNOFILE=1048576",
+            "Delegate=yes",
+            "KillMode=process",
+        ] {
+            assert!(unit.lines().any(|found| found == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_docker_that_runs_with_an_older_configuration_is_restarted() {
+        let machine = machine();
+        machine.file(UNIT, include_str!("../templates/docker.service"));
+        let known = units(&[(NAME, "active", "enabled")]);
+        let script = docker(Scripted::new(), &known, &info("systemd"), &info("cgroupfs"));
+        let (before, after) = machine.ensure(&step(&[]), script).unwrap();
+        assert_eq!(
+            before,
+            State::Pending("Docker runs with cgroup driver systemd".to_owned())
+        );
+        assert_eq!(after, State::Satisfied);
+        let script = docker(Scripted::new(), &known, &info("cgroupfs"), "");
+        let state = machine.check(&step(&["other:5000"]), script);
+        assert!(matches!(state, State::Pending(why) if why.contains("other:5000")));
+    }
+
+    #[test]
+    fn an_adopted_docker_must_start_at_boot() {
+        let machine = Machine::new();
+        machine.program("dockerd").program("docker");
+        let script = |enabled: &str| {
+            let known = units(&[(NAME, "active", enabled)]);
+            docker(Scripted::new(), &known, &info("cgroupfs"), "")
+        };
+        assert_eq!(
+            machine.check(&step(&[]), script("enabled")),
+            State::Satisfied
+        );
+        let state = machine.check(&step(&[]), script("disabled"));
+        assert!(
+            matches!(state, State::Conflict { remedy, .. } if remedy == "enable it: systemctl enable docker")
+        );
+    }
+
+    #[test]
+    fn a_masked_unit_is_a_conflict() {
+        let known = units(&[(NAME, "inactive", "masked")]);
+        let state = machine().check(&step(&[]), systemd(Scripted::new(), &known));
+        assert!(matches!(state, State::Conflict { .. }));
+    }
+
+    #[test]
+    fn a_docker_that_does_not_start_ends_the_step() {
+        let machine = machine();
+        let script = Scripted::new().on("systemctl restart", 1, "Job for docker.service failed");
+        let error = machine
+            .ensure(&step(&[]), systemd(script, &units(&[])))
+            .unwrap_err();
+        assert!(format!("{error:#}").contains("Job for docker.service failed"));
+    }
+}

@@ -18,6 +18,16 @@ pub struct HostsEntry {
     name: String,
     address: IpAddr,
     acceptable: Vec<IpAddr>,
+    stage: Stage,
+}
+
+/// When the line is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// For reaching the cluster from outside.
+    Join,
+    /// Once this machine is a master itself. What somebody else wrote stays.
+    Master,
 }
 
 impl HostsEntry {
@@ -27,6 +37,17 @@ impl HostsEntry {
             name: name.into(),
             address,
             acceptable,
+            stage: Stage::Join,
+        }
+    }
+
+    /// `name` leads to `address` as on the other masters, now that this machine is one; a line that is not ours is left as it is.
+    pub fn finally(name: impl Into<String>, address: IpAddr) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            acceptable: Vec::new(),
+            stage: Stage::Master,
         }
     }
 
@@ -63,7 +84,10 @@ impl HostsEntry {
 
 impl Step for HostsEntry {
     fn id(&self) -> &'static str {
-        "hosts-entry"
+        match self.stage {
+            Stage::Join => "hosts-entry",
+            Stage::Master => "hosts-entry-final",
+        }
     }
 
     fn summary(&self) -> String {
@@ -71,7 +95,11 @@ impl Step for HostsEntry {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
-        for (address, ours) in self.entries(view.host)? {
+        let entries = self.entries(view.host)?;
+        if self.stage == Stage::Master && entries.iter().any(|(_, ours)| !ours) {
+            return Ok(State::Satisfied);
+        }
+        for (address, ours) in entries {
             if !ours && !address.is_some_and(|address| self.accepts(address)) {
                 let shown = address.map_or_else(
                     || "an unreadable address".to_owned(),
@@ -121,4 +149,76 @@ fn resolve(host: &HostView, name: &str) -> Result<Vec<IpAddr>> {
         .lines()
         .filter_map(|line| line.split_whitespace().next()?.parse().ok())
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Machine;
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    fn step() -> HostsEntry {
+        HostsEntry::new(
+            "api.tke.com",
+            "10.0.0.3".parse().unwrap(),
+            vec!["10.0.0.4".parse().unwrap()],
+        )
+    }
+
+    /// A resolver that finds nothing at first, and then this address.
+    fn later(address: &str) -> Scripted {
+        Scripted::new().once_each(
+            "getent ahosts api.tke.com",
+            [
+                (2, ""),
+                (0, format!("{address}        STREAM api.tke.com\n").as_str()),
+            ],
+        )
+    }
+
+    #[test]
+    fn an_unknown_name_gets_a_line() {
+        let machine = Machine::new();
+        machine.file_with_mode(
+            HOSTS,
+            "127.0.0.1 localhost\n10.9.9.9 api.tke.com # kpot\n",
+            0o640,
+        );
+        let (before, after) = machine.ensure(&step(), later("10.0.0.3")).unwrap();
+        assert_eq!(
+            before,
+            State::Pending("api.tke.com is not known here".to_owned())
+        );
+        assert_eq!(after, State::Satisfied);
+        assert_eq!(
+            machine.text(HOSTS).unwrap(),
+            "127.0.0.1 localhost\n10.0.0.3 api.tke.com # kpot\n"
+        );
+        assert_eq!(machine.mode(HOSTS), 0o640);
+    }
+
+    #[test]
+    fn a_name_that_leads_to_the_cluster_is_left_alone() {
+        let machine = Machine::new();
+        machine.file(HOSTS, "10.0.0.4 api.tke.com\n");
+        let script = Scripted::new().on("getent", 0, "10.0.0.4 STREAM api.tke.com");
+        assert_eq!(machine.check(&step(), script), State::Satisfied);
+    }
+
+    #[test]
+    fn somebody_else_s_line_is_a_conflict() {
+        let machine = Machine::new();
+        machine.file(HOSTS, "10.7.7.7 other api.tke.com # by hand\n");
+        let state = machine.check(&step(), Scripted::new());
+        assert!(matches!(state, State::Conflict { reason, .. } if reason.contains("10.7.7.7")));
+    }
+
+    #[test]
+    fn a_resolver_that_cannot_be_asked_is_an_error() {
+        let machine = Machine::new();
+        machine.file(HOSTS, "");
+        let error = machine.ensure(&step(), Scripted::new()).unwrap_err();
+        assert!(error.to_string().contains("cannot ask for the addresses"));
+        assert_eq!(machine.text(HOSTS).unwrap(), "");
+    }
 }

@@ -132,3 +132,130 @@ fn file(standings: &[(&str, Standing)]) -> Option<ConfigFile> {
         ),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Machine;
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    const BRIDGE: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
+    /// A modprobe that loads what `names` lists, and lists it in the machine's /proc/modules.
+    fn modprobe(machine: &Machine, names: &'static [&'static str]) -> Scripted {
+        machine.program("modprobe");
+        let list = machine.place("/proc/modules");
+        Scripted::new().with(move |cmd, _| {
+            let name = cmd.args.last()?;
+            let found = cmd.program == "modprobe" && names.contains(&name.as_str());
+            if found && cmd.args.len() == 1 {
+                use std::io::Write;
+                let mut file = std::fs::OpenOptions::new().append(true).open(&list).ok()?;
+                writeln!(file, "{name} 16384 0 - Live 0x0").ok()?;
+            }
+            Some(crate::host::command::Output {
+                status: i32::from(!found),
+                ..Default::default()
+            })
+        })
+    }
+
+    #[test]
+    fn what_can_be_loaded_is_loaded_and_named_for_the_next_boot() {
+        let machine = Machine::new();
+        machine.file("/proc/modules", "ip_vs 1 0 - Live 0x0\n");
+        let script = modprobe(
+            &machine,
+            &[
+                "br_netfilter",
+                "iptable_nat",
+                "ip_vs_rr",
+                "ip_vs_wrr",
+                "ip_vs_sh",
+            ],
+        );
+        let (before, after) = machine.ensure(&KernelModules, script).unwrap();
+        assert!(
+            matches!(before, State::Pending(why) if why.starts_with("to load: br_netfilter, iptable_nat"))
+        );
+        assert_eq!(after, State::Satisfied);
+        let file = machine.text(PATH).unwrap();
+        assert!(file.starts_with(MARK), "{file}");
+        assert_eq!(file.lines().skip(1).collect::<Vec<_>>(), MODULES);
+        let loaded = machine
+            .journal()
+            .into_iter()
+            .filter(|change| matches!(change, Change::Module { .. }))
+            .count();
+        assert_eq!(loaded, 5, "ip_vs was loaded before");
+    }
+
+    #[test]
+    fn built_in_counts_and_needs_no_file() {
+        let machine = Machine::new();
+        machine.file("/proc/sys/kernel/osrelease", "5.4.0\n").file(
+            "/lib/modules/5.4.0/modules.builtin",
+            "kernel/net/netfilter/ipvs/ip_vs.ko\nkernel/a/ip_vs_rr.ko\nkernel/a/ip_vs_wrr.ko\nkernel/a/ip_vs_sh.ko\nkernel/a/iptable-nat.ko\nkernel/a/br_netfilter.ko\n",
+        );
+        assert_eq!(
+            machine.check(&KernelModules, Scripted::new()),
+            State::Satisfied
+        );
+    }
+
+    #[test]
+    fn a_kernel_without_modules_is_told_apart() {
+        let machine = Machine::new();
+        machine.file(BRIDGE, "1\n").file("/proc/net/ip_vs", "");
+        let state = machine.check(&KernelModules, Scripted::new());
+        assert!(
+            matches!(&state, State::Unsettable(why) if why.ends_with("loads no modules: iptable_nat, ip_vs_rr, ip_vs_wrr, ip_vs_sh")),
+            "{state:?}"
+        );
+    }
+
+    #[test]
+    fn without_br_netfilter_a_node_is_impossible() {
+        let machine = Machine::new();
+        assert!(matches!(
+            machine.check(&KernelModules, Scripted::new()),
+            State::Conflict { .. }
+        ));
+        machine.file("/proc/modules", "");
+        let script = modprobe(&machine, &["ip_vs"]);
+        let state = machine.check(&KernelModules, script);
+        assert!(
+            matches!(state, State::Conflict { reason, .. } if reason.contains("no module br_netfilter"))
+        );
+    }
+
+    #[test]
+    fn somebody_else_s_file_stays() {
+        let machine = Machine::new();
+        machine
+            .file("/proc/modules", "br_netfilter 1 0 - Live 0x0\n")
+            .file(PATH, "dm_crypt\n");
+        let script = modprobe(&machine, &[]);
+        assert!(matches!(
+            machine.check(&KernelModules, script),
+            State::Conflict { .. }
+        ));
+    }
+
+    #[test]
+    fn a_modprobe_that_fails_ends_the_step() {
+        let machine = Machine::new();
+        machine.file("/proc/modules", "").program("modprobe");
+        let script = Scripted::new().on("modprobe --dry-run", 0, "").on(
+            "modprobe",
+            1,
+            "modprobe: ERROR: could not insert 'br_netfilter': Operation not permitted",
+        );
+        let error = machine.ensure(&KernelModules, script).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("Operation not permitted"),
+            "{error:#}"
+        );
+        assert_eq!(machine.text(PATH), None);
+    }
+}

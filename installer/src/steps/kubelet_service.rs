@@ -95,3 +95,88 @@ fn files(host: &HostView) -> Result<Vec<ConfigFile>> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Machine, systemd, units};
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    const UNIT: &str = "/etc/systemd/system/kubelet.service";
+
+    const DROP_IN: &str = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf";
+
+    #[test]
+    fn the_unit_is_written_and_enabled_but_not_started() {
+        let machine = Machine::new();
+        let known = units(&[]);
+        let script = systemd(Scripted::new(), &known);
+        let (before, after) = machine.ensure(&KubeletService, script).unwrap();
+        assert!(matches!(before, State::Pending(_)));
+        assert_eq!(after, State::Satisfied);
+        assert!(
+            machine
+                .text(UNIT)
+                .unwrap()
+                .contains("\nExecStart=/usr/bin/kubelet\nRestart=always\n")
+        );
+        assert!(
+            machine
+                .text(DROP_IN)
+                .unwrap()
+                .contains("EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env")
+        );
+        assert_eq!(machine.mode("/var/lib/kubelet"), 0o700);
+        assert_eq!(
+            known.lock().unwrap()["kubelet.service"],
+            ("inactive".to_owned(), "enabled".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_package_s_own_unit_is_only_enabled() {
+        let machine = Machine::new();
+        machine
+            .program("dpkg-query")
+            .file("/lib/systemd/system/kubelet.service", "packaged")
+            .file(DROP_IN, "packaged");
+        let script = || {
+            let owner = format!("kubeadm: {DROP_IN}\n");
+            Scripted::new().on("dpkg-query --search", 0, &owner)
+        };
+        let known = units(&[("kubelet.service", "inactive", "disabled")]);
+        let (_, after) = machine
+            .ensure(&KubeletService, systemd(script(), &known))
+            .unwrap();
+        assert_eq!(after, State::Satisfied);
+        assert_eq!(
+            (machine.text(UNIT), machine.text(DROP_IN).as_deref()),
+            (None, Some("packaged"))
+        );
+    }
+
+    #[test]
+    fn somebody_else_s_unit_and_a_mask_are_conflicts() {
+        let machine = Machine::new();
+        machine.file(UNIT, "[Service]\n");
+        let script = systemd(Scripted::new(), &units(&[]));
+        assert!(matches!(
+            machine.check(&KubeletService, script),
+            State::Conflict { .. }
+        ));
+        let masked = units(&[("kubelet.service", "inactive", "masked")]);
+        let state = Machine::new().check(&KubeletService, systemd(Scripted::new(), &masked));
+        assert!(
+            matches!(state, State::Conflict { remedy, .. } if remedy.contains("systemctl unmask kubelet.service"))
+        );
+    }
+
+    #[test]
+    fn a_systemd_that_refuses_ends_the_step() {
+        let machine = Machine::new();
+        let script = Scripted::new().on("systemctl daemon-reload", 1, "Access denied");
+        let script = systemd(script, &units(&[]));
+        let error = machine.ensure(&KubeletService, script).unwrap_err();
+        assert!(format!("{error:#}").contains("Access denied"));
+    }
+}

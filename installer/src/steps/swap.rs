@@ -177,3 +177,116 @@ fn units(host: &HostView) -> Result<Vec<String>> {
         .map(|(name, _)| name.to_owned())
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Machine, systemd, units};
+    use super::*;
+    use crate::host::command::Output;
+    use crate::host::scripted::Scripted;
+
+    const HEADER: &str = "Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n";
+
+    const FSTAB_TEXT: &str = "# a comment about swap\nUUID=1 / ext4 defaults 0 1\n/dev/sda2 none swap sw 0 0\n/swap.img\tnone\tswap\tsw\t0\t0\n";
+
+    /// A swapoff that switches off what it is told.
+    fn swapoff(machine: &Machine, script: Scripted) -> Scripted {
+        let swaps = machine.place("/proc/swaps");
+        script.with(move |cmd, _| {
+            if cmd.program != "swapoff" {
+                return None;
+            }
+            let escaped = cmd.args[0].replace(' ', "\\040");
+            #[allow(clippy::disallowed_methods, reason = "the test's own file")]
+            let text = std::fs::read_to_string(&swaps).ok()?;
+            let rest: String = text
+                .lines()
+                .filter(|line| !line.starts_with(&escaped))
+                .flat_map(|line| [line, "\n"])
+                .collect();
+            #[allow(clippy::disallowed_methods, reason = "the test's own file")]
+            std::fs::write(&swaps, rest).ok()?;
+            Some(Output::default())
+        })
+    }
+
+    #[test]
+    fn swap_goes_off_and_stays_off() {
+        let machine = Machine::new();
+        machine
+            .file(
+                "/proc/swaps",
+                format!("{HEADER}/dev/sda2 partition 1 0 -2\n/my\\040swap file 1 0 -3\n"),
+            )
+            .file("/etc/fstab", FSTAB_TEXT);
+        let known = units(&[
+            ("dev-zram0.swap", "active", "generated"),
+            ("zramswap.service", "active", "enabled"),
+            ("dphys-swapfile.service", "inactive", "disabled"),
+            ("old.swap", "inactive", "masked"),
+        ]);
+        let script = swapoff(&machine, systemd(Scripted::new(), &known));
+        let (before, after) = machine.ensure(&SwapOff, script).unwrap();
+        assert_eq!(
+            before,
+            State::Pending("in use: /dev/sda2, /my swap; 2 line(s) in /etc/fstab; systemd would bring it back: dev-zram0.swap, zramswap.service".to_owned())
+        );
+        assert_eq!(after, State::Satisfied);
+        let fstab = machine.text("/etc/fstab").unwrap();
+        assert!(
+            fstab.contains(&format!(
+                "\n{MARK}/dev/sda2 none swap sw 0 0\n{MARK}/swap.img\t"
+            )),
+            "{fstab}"
+        );
+        assert!(fstab.starts_with("# a comment about swap\nUUID=1 / ext4 defaults 0 1\n"));
+        let known = known.lock().unwrap();
+        assert_eq!(
+            known["zramswap.service"],
+            ("inactive".to_owned(), "masked".to_owned())
+        );
+        assert_eq!(known["dphys-swapfile.service"].1, "disabled");
+        let areas: Vec<Change> = machine
+            .journal()
+            .into_iter()
+            .filter(|change| matches!(change, Change::Swap { .. }))
+            .collect();
+        let area = |area: &str| Change::Swap {
+            area: area.to_owned(),
+        };
+        assert_eq!(areas, [area("/dev/sda2"), area("/my swap")]);
+    }
+
+    #[test]
+    fn a_machine_without_swap_is_left_alone() {
+        let machine = Machine::new();
+        machine.file("/proc/swaps", HEADER).file(
+            "/etc/fstab",
+            format!("UUID=1 / ext4 defaults 0 1\n{MARK}/dev/sda2 none swap sw 0 0\n"),
+        );
+        let script = systemd(Scripted::new(), &units(&[]));
+        assert_eq!(machine.check(&SwapOff, script), State::Satisfied);
+        // Some versions of systemd say by their exit status that nothing matched.
+        let script = Scripted::new().on("systemctl list-unit-files", 1, "");
+        assert_eq!(machine.check(&SwapOff, script), State::Satisfied);
+    }
+
+    #[test]
+    fn a_swapoff_that_fails_ends_the_step_before_anything_else() {
+        let machine = Machine::new();
+        machine
+            .file(
+                "/proc/swaps",
+                format!("{HEADER}/dev/sda2 partition 1 0 -2\n"),
+            )
+            .file("/etc/fstab", FSTAB_TEXT);
+        let script = systemd(Scripted::new(), &units(&[])).on(
+            "swapoff",
+            4,
+            "swapoff: /dev/sda2: swapoff failed: Cannot allocate memory",
+        );
+        let error = machine.ensure(&SwapOff, script).unwrap_err();
+        assert!(format!("{error:#}").contains("Cannot allocate memory"));
+        assert_eq!(machine.text("/etc/fstab").unwrap(), FSTAB_TEXT);
+    }
+}

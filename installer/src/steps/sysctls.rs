@@ -176,3 +176,133 @@ fn file() -> ConfigFile {
         content,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Machine;
+    use super::*;
+    use crate::host::scripted::Scripted;
+    use crate::journal::Change;
+
+    fn path(key: &str) -> String {
+        format!("/proc/sys/{}", key.replace('.', "/"))
+    }
+
+    /// A kernel that has every key, with values shorter than ours: a plain file keeps what is behind the bytes that are written.
+    fn kernel() -> Machine {
+        let machine = Machine::new();
+        for (key, _, _) in VALUES {
+            machine.file(&path(key), "7");
+        }
+        machine
+    }
+
+    #[test]
+    fn every_value_is_set_read_back_and_written_down() {
+        let machine = kernel();
+        let (before, after) = machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        assert!(matches!(before, State::Pending(_)));
+        assert_eq!(after, State::Satisfied);
+        let file = machine.text(PATH).unwrap();
+        for (key, value, _) in VALUES {
+            assert_eq!(machine.text(&path(key)).unwrap(), value, "{key}");
+            assert!(file.contains(&format!("\n{key} = {value}\n")), "{key}");
+        }
+        let sets = machine
+            .journal()
+            .into_iter()
+            .filter(|change| matches!(change, Change::Sysctl { before, .. } if before == "7"))
+            .count();
+        assert_eq!(sets, VALUES.len());
+    }
+
+    #[test]
+    fn keys_are_written_in_plain_letters() {
+        // One of the originals' bugs: a ligature in a key, which no kernel knows.
+        for (key, value, _) in VALUES {
+            assert!(key.is_ascii() && value.is_ascii(), "{key}");
+        }
+    }
+
+    #[test]
+    fn values_are_compared_field_by_field() {
+        let machine = kernel();
+        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        machine.file(&path("kernel.sem"), "250\t32000\t32\t1024\n");
+        assert_eq!(machine.check(&Sysctls, Scripted::new()), State::Satisfied);
+        machine.file(&path("kernel.sem"), "250\t32000\t32\t1025\n");
+        assert!(matches!(
+            machine.check(&Sysctls, Scripted::new()),
+            State::Pending(_)
+        ));
+    }
+
+    #[test]
+    fn what_a_container_cannot_set_is_named_and_passed_over() {
+        let machine = kernel();
+        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        let absent = machine.place(&path("net.core.netdev_max_backlog"));
+        let fixed = machine.place(&path("net.core.rmem_max"));
+        for place in [&absent, &fixed] {
+            #[allow(clippy::disallowed_methods, reason = "the test's own file")]
+            std::fs::remove_file(place).unwrap();
+        }
+        // A sysctl that not even root can write.
+        std::os::unix::fs::symlink("/proc/sys/kernel/osrelease", fixed).unwrap();
+        assert_eq!(
+            machine.check(&Sysctls, Scripted::new()),
+            State::Unsettable(
+                "does not exist here: net.core.netdev_max_backlog; is read-only here: net.core.rmem_max".to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn what_kubeadm_demands_is_not_passed_over() {
+        let machine = kernel();
+        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        let bridge = machine.place(&path("net.bridge.bridge-nf-call-iptables"));
+        #[allow(clippy::disallowed_methods, reason = "the test's own file")]
+        std::fs::remove_file(bridge).unwrap();
+        assert!(matches!(
+            machine.check(&Sysctls, Scripted::new()),
+            State::Conflict { .. }
+        ));
+        // Where the module that brings it can be loaded, it will be there in time.
+        machine.file("/proc/modules", "").program("modprobe");
+        let script = Scripted::new().on("modprobe --dry-run", 0, "");
+        assert!(matches!(machine.check(&Sysctls, script), State::Pending(_)));
+    }
+
+    #[test]
+    fn kube_proxy_may_have_its_own_limit_of_connections() {
+        let machine = kernel();
+        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        machine.file(&path("net.netfilter.nf_conntrack_max"), "131072\n");
+        assert_eq!(machine.check(&Sysctls, Scripted::new()), State::Satisfied);
+    }
+
+    #[test]
+    fn a_value_that_does_not_take_ends_the_step() {
+        let machine = kernel();
+        machine.file(&path("net.ipv4.ip_forward"), "0 and more");
+        let error = machine.ensure(&Sysctls, Scripted::new()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("net.ipv4.ip_forward was set to 1 and is"),
+            "{error:#}"
+        );
+        assert_eq!(machine.text(PATH), None);
+    }
+
+    #[test]
+    fn somebody_else_s_file_stays() {
+        let machine = kernel();
+        machine.file(PATH, "vm.swappiness = 60\n");
+        assert!(matches!(
+            machine.check(&Sysctls, Scripted::new()),
+            State::Conflict { .. }
+        ));
+    }
+}

@@ -21,7 +21,7 @@ use bundle_spec::{
 };
 use tempfile::TempDir;
 
-use crate::host::command::{Cmd, Output};
+use crate::host::command::Output;
 use crate::host::scripted::Scripted;
 use crate::host::{Host, HostView};
 use crate::journal::{Change, Event, Journal};
@@ -198,11 +198,6 @@ pub(crate) fn systemd(script: Scripted, units: &Units) -> Scripted {
             stderr: Vec::new(),
         })
     })
-}
-
-/// The programs of commands, for tests that ask what was run.
-pub(crate) fn is(cmd: &Cmd, program: &str) -> bool {
-    cmd.program == program
 }
 
 /// A pot made of these files and images.

@@ -248,3 +248,6 @@ fn present(host: &HostView) -> Result<BTreeMap<String, Vec<String>>> {
     }
     Ok(images)
 }
+
+#[cfg(test)]
+mod tests;

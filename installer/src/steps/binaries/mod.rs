@@ -266,3 +266,6 @@ fn conflict(host: &HostView, path: &str, what: &str) -> Result<State> {
         remedy,
     })
 }
+
+#[cfg(test)]
+mod tests;

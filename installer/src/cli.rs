@@ -1,0 +1,172 @@
+//! The command line. It reads and wires; it decides nothing.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use crate::console::{Console, Format};
+use crate::facts::docker::CgroupDriver;
+use crate::host::HostView;
+use crate::host::command::Local;
+use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
+use crate::trust::{self, TrustOptions};
+use crate::workflow::{self, InitEnv, JoinMaster, Run};
+
+/// Makes this machine a master of a Kubernetes cluster, with what is in the pot and nothing else.
+///
+/// Exit status: 0 done or nothing to do, 1 failed, 2 wrong command line, 3 this host or cluster is not eligible, 4 the pot is not trusted.
+#[derive(Debug, Parser)]
+#[command(name = "kpot-install", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the pot's signature and every byte of it
+    Verify(Common),
+    /// Tell whether this machine can become a master; changes nothing
+    Preflight(Common),
+    /// Prepare this machine as a node: kernel, swap, container runtime, binaries, units, images; no cluster is touched
+    InitEnv {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        changing: Changing,
+        /// Who makes the cgroups of containers; must be what the cluster uses (a join reads it off the cluster)
+        #[arg(long, value_name = "DRIVER", default_value_t = CgroupDriver::Cgroupfs)]
+        cgroup_driver: CgroupDriver,
+        /// A registry that Docker may speak to without TLS; may be given again
+        #[arg(long, value_name = "HOST:PORT")]
+        insecure_registry: Vec<String>,
+    },
+    /// Make this machine one more master of a running cluster
+    JoinMaster {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        changing: Changing,
+        #[command(flatten)]
+        ssh: SshOptions,
+        /// The address of a healthy master of the cluster, reached over SSH
+        #[arg(long, value_name = "ADDR")]
+        healthy: String,
+        /// The name of this machine's node [default: its host name; its address in a cluster whose nodes are named so]
+        #[arg(long, value_name = "NAME")]
+        node_name: Option<String>,
+        /// The address of this machine's apiserver and etcd [default: the one that reaches the healthy master]
+        #[arg(long, value_name = "IP")]
+        advertise_address: Option<IpAddr>,
+        /// A registry that Docker may speak to without TLS; may be given again
+        #[arg(long, value_name = "HOST:PORT")]
+        insecure_registry: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The pot, or the folder that it was unpacked to [default: beside this program]
+    #[arg(long, value_name = "FILE|DIR")]
+    pot: Option<PathBuf>,
+    /// Whose pots to trust, in OpenSSH's allowed_signers format [default: /etc/kpot/trusted_signers]
+    #[arg(long, value_name = "FILE")]
+    signers: Option<PathBuf>,
+    /// Trust the key with this fingerprint instead
+    #[arg(long, value_name = "SHA256:…", conflicts_with = "signers")]
+    signer: Option<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Changing {
+    /// Show the plan and end, having changed nothing anywhere
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before changing anything
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
+struct SshOptions {
+    /// The user on the healthy master; one other than root works through sudo
+    #[arg(long, value_name = "USER", default_value = "root")]
+    ssh_user: String,
+    /// The SSH port of the healthy master
+    #[arg(long, value_name = "PORT")]
+    ssh_port: Option<u16>,
+    /// The private key for the healthy master
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Ask for the password of that user, for SSH and sudo (a line of standard input where that is no terminal)
+    #[arg(long)]
+    ask_pass: bool,
+    /// The fingerprint of the healthy master's host key [default: as known_hosts has it]
+    #[arg(long, value_name = "SHA256:…")]
+    host_key: Option<String>,
+}
+
+/// The program.
+pub fn main() -> Result<()> {
+    // ssh runs this very program to ask for the password.
+    if let Some(socket) = std::env::var_os(ASKPASS_VARIABLE) {
+        let question = std::env::args().nth(1).unwrap_or_default();
+        return ssh::answer_askpass(socket.as_ref(), &question);
+    }
+    let cli = Cli::parse();
+    let (common, format) = match &cli.command {
+        Command::Verify(common) | Command::Preflight(common) | Command::InitEnv { common, .. } | Command::JoinMaster { common, .. } => {
+            (common, if common.json { Format::Json } else { Format::Text })
+        }
+    };
+    let console = Console::new(format);
+    let path = trust::find_pot(common.pot.clone())?;
+    let trusted = TrustOptions { signers: common.signers.clone(), signer: common.signer.clone() };
+    let pot = Arc::new(trust::open_verified(&path, &trusted, &console)?);
+    let signer = pot.signer();
+    let local = Arc::new(Local);
+    let mut run = Run { pot: pot.clone(), host: HostView::new("/", local.clone()), console: &console, dry_run: false, yes: false };
+    match cli.command {
+        Command::Verify(_) => {
+            let manifest = pot.manifest();
+            console.result(&format!(
+                "{}: whole, and signed by {}{}\n{}: Kubernetes {}, {}",
+                path.display(),
+                signer.fingerprint,
+                signer.principal.as_deref().map(|name| format!(" ({name})")).unwrap_or_default(),
+                manifest.name,
+                manifest.kubernetes,
+                manifest.arch
+            ))?;
+            console.document(&json!({
+                "pot": path.display().to_string(),
+                "identity": pot.identity(),
+                "signer": signer.fingerprint,
+                "principal": signer.principal,
+                "name": manifest.name,
+                "kubernetes": manifest.kubernetes,
+                "arch": manifest.arch,
+            }))
+        }
+        Command::Preflight(_) => workflow::preflight(&run),
+        Command::InitEnv { changing, cgroup_driver, insecure_registry, .. } => {
+            (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
+            workflow::init_env(&run, InitEnv { cgroup_driver, insecure_registries: insecure_registry })
+        }
+        Command::JoinMaster { changing, ssh, healthy, node_name, advertise_address, insecure_registry, .. } => {
+            (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
+            let password = if ssh.ask_pass { Some(crate::password::ask(&format!("Password of {}@{healthy}", ssh.ssh_user))?) } else { None };
+            let target =
+                Target { host: healthy, user: ssh.ssh_user, port: ssh.ssh_port, identity: ssh.identity, host_key: ssh.host_key, password };
+            workflow::join_master(&run, JoinMaster { target, node_name, advertise_address, insecure_registries: insecure_registry }, local)
+                .with_context(|| "join-master did not finish")
+        }
+    }
+}
