@@ -18,7 +18,7 @@ use support::upstream::content;
 
 const POLICY: Policy = Policy {
     connect: Duration::from_secs(2),
-    stall: Duration::from_millis(300),
+    stall: Duration::from_millis(800),
     retries: 3,
     pause: Duration::from_millis(10),
 };
