@@ -222,3 +222,6 @@ pub fn run(facts: &Facts, needs: &Needs) -> Report {
         .collect();
     Report { findings }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,7 @@ fn unpack(archive: &[u8]) -> (BTreeMap<String, Vec<u8>>, Described) {
         blank[148..156].fill(b' ');
         assert_eq!(
             octal(&header[148..156]),
-            blank.iter().map(|byte| usize::from(*byte)).sum()
+            blank.iter().map(|byte| usize::from(*byte)).sum::<usize>()
         );
         assert_eq!(&header[257..265], b"ustar\x0000");
         let size = octal(&header[124..136]);

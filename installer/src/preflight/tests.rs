@@ -1,0 +1,448 @@
+//! Every row on a machine that is right, and on one that is wrong in one thing.
+
+use std::collections::BTreeSet;
+
+use super::disk::Threshold;
+use super::kernel::{ignored_checks, kubeadm_knows, system_verification_proved};
+use super::*;
+use crate::facts::modules::Standing as Module;
+use crate::facts::{
+    CgroupVersion, Cgroups, Disks, Functions, Init, Interface, Kernel, TOOLS, User,
+};
+use crate::host::Space;
+
+const GB: u64 = 1_000_000_000;
+
+const V1_14: KubeVersion = KubeVersion::new(1, 14, 0);
+
+fn space(total: u64, available: u64, device: u64) -> Space {
+    Space {
+        total,
+        available,
+        device,
+    }
+}
+
+fn set<'t>(names: &[&'t str]) -> BTreeSet<&'t str> {
+    names.iter().copied().collect()
+}
+
+fn owned(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A machine that can become a master.
+fn good() -> Facts {
+    let disk = space(100 * GB, 80 * GB, 1);
+    Facts {
+        hostname: "b1".to_owned(),
+        machine_id: String::new(),
+        machine: "x86_64".to_owned(),
+        user: User::Root,
+        init: Init::Systemd,
+        kernel: Kernel {
+            release: "4.19.0-27-amd64".to_owned(),
+            options: Some(owned(&[
+                "NAMESPACES",
+                "NET_NS",
+                "PID_NS",
+                "IPC_NS",
+                "UTS_NS",
+                "CGROUPS",
+                "CGROUP_CPUACCT",
+                "CGROUP_DEVICE",
+                "CGROUP_FREEZER",
+                "CGROUP_SCHED",
+                "CPUSETS",
+                "MEMCG",
+                "INET",
+                "EXT4_FS",
+                "PROC_FS",
+                "IP_NF_TARGET_REDIRECT",
+                "NETFILTER_XT_MATCH_COMMENT",
+            ])),
+            functions: Functions {
+                namespaces: owned(&["ipc", "mnt", "net", "pid", "user", "uts"]),
+                modules: set(&["overlay", "xt_REDIRECT", "xt_comment"]),
+            },
+        },
+        cgroups: Cgroups {
+            version: CgroupVersion::V1,
+            controllers: owned(&[
+                "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids",
+            ]),
+        },
+        cpus: 2,
+        memory: 2 << 30,
+        swap: vec!["/dev/sda2".to_owned()],
+        interfaces: vec![Interface {
+            name: "eth0".to_owned(),
+            address: "10.0.0.9".parse().unwrap(),
+        }],
+        source_address: None,
+        ports: BTreeSet::from([22]),
+        tools: TOOLS.into_iter().collect(),
+        leftovers: Vec::new(),
+        modules: [("br_netfilter", Module::Loadable)].into(),
+        docker: None,
+        disks: Disks {
+            programs: disk,
+            plugins: disk,
+            images: disk,
+            kubelet: disk,
+            etcd: disk,
+            state: disk,
+        },
+    }
+}
+
+fn needs() -> Needs {
+    Needs {
+        purpose: Purpose::Master,
+        standing: Standing::Bare,
+        kubernetes: V1_14,
+        arch: Arch::Amd64,
+        node_name: "b1.example.com".to_owned(),
+        api_port: 6443,
+        to_write: ToWrite {
+            programs: GB / 4,
+            plugins: GB / 20,
+            images: GB,
+            etcd: GB / 10,
+        },
+        thresholds: KubeletThresholds::default(),
+    }
+}
+
+/// The rows that refuse.
+fn refused(facts: &Facts, needs: &Needs) -> Vec<&'static str> {
+    run(facts, needs)
+        .refusals()
+        .map(|finding| finding.check)
+        .collect()
+}
+
+fn with(change: impl FnOnce(&mut Facts, &mut Needs)) -> Vec<&'static str> {
+    let (mut facts, mut needs) = (good(), needs());
+    change(&mut facts, &mut needs);
+    refused(&facts, &needs)
+}
+
+#[test]
+fn a_good_machine_passes_every_row() {
+    let report = run(&good(), &needs());
+    assert!(report.is_good());
+    assert_eq!(report.warnings().count(), 0);
+    assert_eq!(report.findings.len(), ROWS.len());
+    let names: BTreeSet<&str> = ROWS.iter().map(|row| row.name).collect();
+    assert_eq!(names.len(), ROWS.len(), "names are unique");
+}
+
+#[test]
+fn each_thing_that_is_wrong_is_refused_by_its_row_alone() {
+    assert_eq!(with(|facts, _| facts.user = User::Other), ["root"]);
+    assert_eq!(
+        with(|facts, _| facts.machine = "aarch64".to_owned()),
+        ["architecture"]
+    );
+    assert_eq!(with(|facts, _| facts.init = Init::Other), ["systemd"]);
+    assert_eq!(
+        with(|facts, _| facts.kernel.release = "2.6.32-754.el6".to_owned()),
+        ["kernel", "kernel-features"]
+    );
+    assert_eq!(with(|facts, _| facts.cpus = 1), ["cpus"]);
+    assert_eq!(
+        with(|_, needs| needs.node_name = "B1_master".to_owned()),
+        ["node-name"]
+    );
+    assert_eq!(
+        with(|_, needs| needs.node_name = String::new()),
+        ["node-name"]
+    );
+    assert_eq!(
+        with(|facts, _| facts.leftovers = vec!["/etc/kubernetes/admin.conf".to_owned()]),
+        ["leftovers"]
+    );
+    assert_eq!(
+        with(|facts, _| facts.ports.extend([2379, 10251])),
+        ["ports"]
+    );
+    assert_eq!(
+        with(|facts, _| facts.modules = [("br_netfilter", Module::Missing)].into()),
+        ["netfilter"]
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_listed_at_once_with_remedies() {
+    let (mut facts, needs) = (good(), needs());
+    facts.user = User::Other;
+    facts.cpus = 1;
+    facts.tools.remove("iptables");
+    let report = run(&facts, &needs);
+    assert_eq!(refused(&facts, &needs), ["root", "tools", "cpus"]);
+    assert!(
+        report
+            .refusals()
+            .all(|finding| !finding.reason.is_empty() && !finding.remedy.is_empty())
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json[0]["outcome"], "refused");
+    assert_eq!(json[1].get("reason"), None);
+}
+
+#[test]
+fn our_own_master_and_our_own_interrupted_join_are_no_leftovers() {
+    for standing in [Standing::Joined, Standing::Interrupted] {
+        let found = with(|facts, needs| {
+            facts.leftovers = vec!["/etc/kubernetes/admin.conf".to_owned()];
+            facts.ports.extend([6443, 2379, 10250]);
+            needs.standing = standing;
+        });
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
+
+#[test]
+fn tools_are_those_that_kubeadm_of_the_version_demands() {
+    let without = |tool: &'static str, minor: u16| {
+        with(|facts, needs| {
+            facts.tools.remove(tool);
+            needs.kubernetes = KubeVersion::new(1, minor, 0);
+        })
+    };
+    for (tool, minor, refused) in [
+        ("conntrack", 14, false),
+        ("conntrack", 17, false),
+        ("conntrack", 18, true),
+        ("conntrack", 31, true),
+        ("conntrack", 32, false),
+        ("socat", 14, false),
+        ("ebtables", 20, false),
+        ("nsenter", 14, true),
+        ("ip", 34, true),
+    ] {
+        assert_eq!(
+            !without(tool, minor).is_empty(),
+            refused,
+            "{tool} 1.{minor}"
+        );
+    }
+    let mut facts = good();
+    facts.tools = facts
+        .tools
+        .into_iter()
+        .filter(|tool| !["conntrack", "socat", "ebtables"].contains(tool))
+        .collect();
+    let report = run(&facts, &needs());
+    let warning = report.warnings().next().unwrap();
+    assert!(
+        warning
+            .reason
+            .starts_with("not installed: ebtables, socat, conntrack"),
+        "{}",
+        warning.reason
+    );
+}
+
+#[test]
+fn kernels_that_kubeadm_does_not_know_are_accepted_where_they_prove_themselves() {
+    // As the sources of 1.14.0 have it: not anchored, and up to 5.x.
+    for (release, known) in [
+        ("3.10.0-1160.el7.x86_64", true),
+        ("3.2.0-4-amd64", false),
+        ("4.19.0", true),
+        ("5.10.0-8-amd64", true),
+        ("6.1.0-56-amd64", false),
+        ("6.18.44-fc-v657", false),
+    ] {
+        assert_eq!(kubeadm_knows(V1_14, release), known, "{release}");
+    }
+    for release in ["4.19.0", "6.18.44-fc-v657"] {
+        assert!(kubeadm_knows(KubeVersion::new(1, 17, 0), release));
+    }
+    let mut facts = good();
+    assert!(
+        ignored_checks(V1_14, &facts).is_empty(),
+        "a known kernel needs no exception"
+    );
+    facts.kernel.release = "6.1.0-56-amd64".to_owned();
+    assert_eq!(ignored_checks(V1_14, &facts), ["SystemVerification"]);
+    assert!(refused(&facts, &needs()).is_empty());
+    assert!(ignored_checks(KubeVersion::new(1, 20, 2), &facts).is_empty());
+    // Without its configuration it must be seen to work.
+    facts.kernel.options = None;
+    assert_eq!(ignored_checks(V1_14, &facts), ["SystemVerification"]);
+    facts.kernel.functions.namespaces.remove("pid");
+    facts.kernel.functions.modules.remove("overlay");
+    assert_eq!(
+        system_verification_proved(&facts).unwrap_err(),
+        "namespaces of kind pid, the overlay file system"
+    );
+    assert!(ignored_checks(V1_14, &facts).is_empty());
+    assert_eq!(refused(&facts, &needs()), ["kernel-features"]);
+}
+
+#[test]
+fn a_kernel_without_an_option_or_without_a_readable_configuration_is_refused() {
+    let lacking = |facts: &mut Facts, _: &mut Needs| {
+        facts.kernel.options.as_mut().unwrap().remove("MEMCG");
+    };
+    assert_eq!(with(lacking), ["kernel-features"]);
+    assert_eq!(
+        with(|facts, _| facts.kernel.options = None),
+        ["kernel-features"]
+    );
+}
+
+#[test]
+fn cgroups_must_fit_the_kubelet() {
+    let unified = |minor: u16| {
+        with(|facts, needs| {
+            facts.cgroups.version = CgroupVersion::V2;
+            facts.cgroups.controllers = owned(&["cpu", "cpuset", "io", "memory", "pids"]);
+            needs.kubernetes = KubeVersion::new(1, minor, 0);
+        })
+    };
+    assert_eq!(unified(18), ["cgroups"]);
+    assert!(unified(20).is_empty());
+    assert_eq!(
+        with(|_, needs| needs.kubernetes = KubeVersion::new(1, 35, 0)),
+        ["cgroups"]
+    );
+    let missing = with(|facts, _| {
+        facts.cgroups.controllers.remove("memory");
+    });
+    assert_eq!(missing, ["kernel-features", "cgroups"]);
+}
+
+#[test]
+fn little_memory_is_refused_where_kubeadm_refuses_it() {
+    let small = |minor: u16| {
+        with(|facts, needs| {
+            facts.memory = 1600 << 20;
+            needs.kubernetes = KubeVersion::new(1, minor, 0);
+        })
+    };
+    assert!(small(14).is_empty());
+    assert_eq!(small(20), ["memory"]);
+}
+
+#[test]
+fn an_environment_needs_less_than_a_master() {
+    let found = with(|facts, needs| {
+        needs.purpose = Purpose::Environment;
+        facts.cpus = 1;
+        facts.ports.insert(6443);
+        facts.leftovers = vec!["/etc/cni/net.d/".to_owned()];
+    });
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_figures() {
+    let (mut facts, needs) = (good(), needs());
+    // Twice the images while they are loaded, on a disk of their own.
+    facts.disks.images = space(10 * GB, 2 * GB, 2);
+    let report = run(&facts, &needs);
+    let finding = report.refusals().next().unwrap();
+    assert_eq!(finding.check, "disk-space");
+    assert_eq!(
+        finding.reason,
+        "the file system of Docker's images has 2000 MB available, and 2135 MB are needed"
+    );
+}
+
+#[test]
+fn demands_on_one_file_system_add_up() {
+    let available = |available: u64| {
+        with(|facts, needs| {
+            let disk = space(1000 * GB, available, 1);
+            facts.disks = Disks {
+                programs: disk,
+                plugins: disk,
+                images: disk,
+                kubelet: disk,
+                etcd: disk,
+                state: disk,
+            };
+            needs.thresholds = KubeletThresholds::new(
+                Some(100),
+                &[("nodefs.available".to_owned(), "0".to_owned())].into(),
+            )
+            .unwrap();
+        })
+    };
+    // 250 MB programs, 50 MB plugins, 2 GB images, 100 MB etcd, 128 MiB for its log, 128 MiB margin.
+    let needed = 2_400_000_000 + (256 << 20);
+    assert_eq!(available(needed - 1), ["disk-space"]);
+    assert!(available(needed).is_empty());
+}
+
+#[test]
+fn a_disk_so_full_that_the_kubelet_would_delete_the_images_is_refused_beforehand() {
+    let (mut facts, mut needs) = (good(), needs());
+    let disk = |available: u64| {
+        let disk = space(100 * GB, available, 1);
+        Disks {
+            programs: disk,
+            plugins: disk,
+            images: disk,
+            kubelet: disk,
+            etcd: disk,
+            state: disk,
+        }
+    };
+    facts.disks = disk(16 * GB);
+    let report = run(&facts, &needs);
+    let finding = report.refusals().next().unwrap();
+    assert_eq!(finding.check, "disk-thresholds");
+    assert!(
+        finding
+            .reason
+            .contains("will be 86 % full (14466 MB of 100000 MB available), and from 85 %"),
+        "{}",
+        finding.reason
+    );
+    assert!(
+        finding
+            .reason
+            .contains("below 15 % the kubelet evicts pods and deletes images (imagefs.available)")
+    );
+    assert!(
+        finding.remedy.contains("at least 1535 MB more"),
+        "{}",
+        finding.remedy
+    );
+    // What the remedy names is enough.
+    facts.disks = disk(16 * GB + 1535 * 1_000_000);
+    assert!(refused(&facts, &needs).is_empty());
+    // So are the cluster's own thresholds.
+    facts.disks = disk(5 * GB);
+    let eviction = [("imagefs.available", "1Gi"), ("memory.available", "100Mi")];
+    let eviction = eviction
+        .map(|(signal, value)| (signal.to_owned(), value.to_owned()))
+        .into();
+    needs.thresholds = KubeletThresholds::new(Some(100), &eviction).unwrap();
+    assert!(refused(&facts, &needs).is_empty());
+    // A master that runs is not judged again.
+    needs.thresholds = KubeletThresholds::default();
+    needs.standing = Standing::Joined;
+    assert!(refused(&facts, &needs).is_empty());
+}
+
+#[test]
+fn thresholds_are_read_as_the_kubelet_reads_them() {
+    for (text, threshold) in [
+        ("15%", Threshold::Percent(15.0)),
+        ("0%", Threshold::Percent(0.0)),
+        ("0", Threshold::Bytes(0)),
+        ("500M", Threshold::Bytes(500_000_000)),
+        ("1.5Gi", Threshold::Bytes(3 << 29)),
+    ] {
+        assert_eq!(text.parse::<Threshold>().unwrap(), threshold, "{text}");
+    }
+    for text in ["", "%", "101%", "-1", "1Xi", "NaN%", "inf"] {
+        assert!(text.parse::<Threshold>().is_err(), "{text}");
+    }
+}
