@@ -1,0 +1,248 @@
+//! What is true of a cluster, asked from another master: kubectl and etcdctl on m1, pods on the new node.
+//!
+//! Nothing here reads what the product prints. Every check waits a little for what takes time by itself, and then fails
+//! with what it last saw.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, is_ready};
+use crate::eras::Version;
+use crate::node::Node;
+use crate::wait;
+
+/// The product has waited for all this itself; what is asked here should be true at once, or nearly so.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A pod whose image is there starts within seconds; name lookups and connections may be tried again meanwhile.
+const POD_PATIENCE: Duration = Duration::from_secs(120);
+
+const CONTROL_PLANE: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
+/// An etcd member, as etcdctl lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The ID in hex, as `member remove` takes it.
+    pub id: String,
+    /// Whether it ever started.
+    pub started: bool,
+    /// The name, empty until it started.
+    pub name: String,
+    /// Where other members reach it.
+    pub peer_url: String,
+    /// Where clients reach it.
+    pub client_url: String,
+    /// Whether it cannot vote yet.
+    pub learner: bool,
+}
+
+/// All that must hold after `node` joined: Ready as a control-plane node, `voters` started and healthy voters in etcd, its
+/// control plane running, its own API server answering, and no credential left in the cluster.
+pub fn joined(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
+    control_plane_node(cluster, node)?;
+    etcd_voters(cluster, node, voters)?;
+    control_plane_runs(cluster, node)?;
+    answers(cluster, node)?;
+    nothing_left(cluster)
+}
+
+/// kubectl on m1 lists the node as Ready, with the labels of a master of that version and its own address.
+pub fn control_plane_node(cluster: &Cluster, node: &Node) -> Result<()> {
+    wait::until(&format!("{node} is Ready"), PATIENCE, || {
+        let nodes = cluster.kubectl_json(&["get", "nodes"])?;
+        let found = nodes["items"].as_array().into_iter().flatten().find(|one| one["metadata"]["name"] == node.name());
+        Ok(match found {
+            None => Some("kubectl on m1 does not list it".to_owned()),
+            Some(one) if !is_ready(one) => Some(format!("conditions {}", one["status"]["conditions"])),
+            Some(_) => None,
+        })
+    })?;
+    let found = cluster.kubectl_json(&["get", "node", node.name()])?;
+    for label in role_labels(cluster.spec().version) {
+        ensure!(!found["metadata"]["labels"][label].is_null(), "{node} has no label {label}");
+    }
+    let addresses = found["status"]["addresses"].as_array().cloned().unwrap_or_default();
+    ensure!(
+        addresses.iter().any(|one| one["type"] == "InternalIP" && one["address"] == node.address()),
+        "{node} has the addresses {addresses:?}, not {}",
+        node.address()
+    );
+    Ok(())
+}
+
+/// etcdctl in m1's etcd lists exactly so many members, `node` among them, all started, voting and healthy.
+pub fn etcd_voters(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
+    let members = members(cluster)?;
+    ensure!(
+        members.len() == voters && members.iter().all(|member| member.started && !member.learner),
+        "{voters} started voters wanted, etcdctl on m1 lists {members:#?}"
+    );
+    ensure!(members.iter().any(|member| member.name == node.name()), "{node} is not among {members:#?}");
+    let urls: Vec<&str> = members.iter().map(|member| member.client_url.as_str()).collect();
+    // A second --endpoints replaces the first one.
+    cluster.etcdctl(&["--endpoints", &urls.join(","), "endpoint", "health"]).map(drop)
+}
+
+/// What etcdctl lists.
+pub fn members(cluster: &Cluster) -> Result<Vec<Member>> {
+    cluster.etcdctl(&["member", "list"])?.lines().map(member).collect()
+}
+
+/// `8e9e05c52164694d, started, m1, https://10.77.0.11:2380, https://10.77.0.11:2379, false`; the last column exists from
+/// 3.4 on.
+fn member(line: &str) -> Result<Member> {
+    let columns: Vec<&str> = line.split(", ").collect();
+    let [id, status, name, peer_url, client_url, learner @ ..] = columns.as_slice() else {
+        bail!("{line:?} is not a line of etcdctl member list");
+    };
+    Ok(Member {
+        id: (*id).to_owned(),
+        started: *status == "started",
+        name: (*name).to_owned(),
+        peer_url: (*peer_url).to_owned(),
+        client_url: (*client_url).to_owned(),
+        learner: learner == ["true"],
+    })
+}
+
+/// The static pods of a control plane are Ready on the node.
+pub fn control_plane_runs(cluster: &Cluster, node: &Node) -> Result<()> {
+    wait::until(&format!("the control plane on {node} is Ready"), PATIENCE, || {
+        for name in CONTROL_PLANE {
+            let name = format!("{name}-{node}");
+            let pod = cluster.kubectl_json(&["-n", "kube-system", "get", "pods", "--field-selector", &format!("metadata.name={name}")])?;
+            let Some(pod) = pod["items"].as_array().and_then(|pods| pods.first()) else {
+                return Ok(Some(format!("there is no pod {name}")));
+            };
+            if pod["spec"]["nodeName"] != node.name() || !is_ready(pod) {
+                return Ok(Some(format!("pod {name} is {}", pod["status"])));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// The node's own API server answers m1, by the cluster's CA.
+pub fn answers(cluster: &Cluster, node: &Node) -> Result<()> {
+    let server = format!("https://{}:6443", node.address());
+    let said = cluster.kubectl(&["--server", &server, "get", "--raw", "/healthz"])?;
+    ensure!(said == "ok", "the API server on {node} says {said:?} of its health");
+    Ok(())
+}
+
+/// Neither a bootstrap token nor the certificates for a join are left in the cluster, and nobody holds the lock.
+pub fn nothing_left(cluster: &Cluster) -> Result<()> {
+    let secrets = cluster.kubectl_json(&["-n", "kube-system", "get", "secrets"])?;
+    for secret in secrets["items"].as_array().into_iter().flatten() {
+        let name = secret["metadata"]["name"].as_str().unwrap_or_default();
+        ensure!(secret["type"] != "bootstrap.kubernetes.io/token", "the bootstrap token in Secret {name} is left");
+        ensure!(name != "kubeadm-certs", "the Secret kubeadm-certs is left");
+    }
+    let leases = cluster.kubectl_json(&["-n", "kube-system", "get", "leases.coordination.k8s.io"])?;
+    for lease in leases["items"].as_array().into_iter().flatten() {
+        let name = lease["metadata"]["name"].as_str().unwrap_or_default();
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        ensure!(!name.contains("kpot") || holder.is_empty(), "the lock {name} is still held by {holder}");
+    }
+    Ok(())
+}
+
+/// A pod on the node resolves kubernetes.default and reaches a Service whose pod is on m1: its image was in the pot, the
+/// pod network, kube-proxy and DNS work there.
+pub fn pods_work(cluster: &Cluster, node: &Node, image: &str) -> Result<()> {
+    remove_pods(cluster)?;
+    let manifest = [web_pod(cluster.m1(), image), web_service(), client_pod(node, image)];
+    cluster.apply(&manifest.iter().map(|part| format!("{part}\n---\n")).collect::<String>())?;
+    let client = || cluster.kubectl_json(&["get", "pod", "lab-client"]);
+    let ended = wait::until(&format!("the pod on {node} has ended well"), POD_PATIENCE, || {
+        let status = client()?["status"].clone();
+        Ok(match status["phase"].as_str() {
+            Some("Succeeded") => None,
+            _ => Some(status.to_string()),
+        })
+    });
+    // What the pod says comes through the kubelet of the new node: its serving side works too.
+    let said = cluster.kubectl(&["logs", "lab-client"]);
+    ended.with_context(|| format!("the pod says: {said:?}"))?;
+    let said = said?;
+    ensure!(said.contains("lab-web answers"), "the pod reached no Service: {said}");
+    ensure!(said.contains("10.96.0.1"), "the pod did not resolve kubernetes.default: {said}");
+    let pod = client()?;
+    ensure!(pod["spec"]["nodeName"] == node.name(), "the pod ran on {}", pod["spec"]["nodeName"]);
+    remove_pods(cluster)
+}
+
+fn remove_pods(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["delete", "pod/lab-web", "pod/lab-client", "service/lab-web", "--ignore-not-found", "--grace-period=0", "--force"]).map(drop)
+}
+
+fn web_pod(node: &Node, image: &str) -> Value {
+    let script = "mkdir -p /tmp/www; echo lab-web answers >/tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www";
+    let mut pod = pod("lab-web", node, image, script);
+    pod["metadata"]["labels"] = json!({ "app": "lab-web" });
+    pod
+}
+
+fn web_service() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": "lab-web" },
+        "spec": { "selector": { "app": "lab-web" }, "ports": [{ "port": 80, "targetPort": 8080 }] },
+    })
+}
+
+fn client_pod(node: &Node, image: &str) -> Value {
+    // DNS and the Service's rules follow within seconds, so each is asked again for a while.
+    let script = "patiently() { for try in $(seq 40); do \"$@\" && return; sleep 1; done; exit 1; }
+        patiently nslookup kubernetes.default.svc.cluster.local
+        patiently wget -q -T 2 -O - http://lab-web.default.svc.cluster.local/";
+    let mut pod = pod("lab-client", node, image, script);
+    pod["spec"]["restartPolicy"] = json!("Never");
+    pod
+}
+
+fn pod(name: &str, node: &Node, image: &str, script: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name },
+        "spec": {
+            // Set by hand: no scheduler that could choose another node.
+            "nodeName": node.name(),
+            "tolerations": [{ "operator": "Exists" }],
+            "containers": [{
+                "name": "main",
+                "image": image,
+                "imagePullPolicy": "Never",
+                "command": ["sh", "-c", script],
+            }],
+        },
+    })
+}
+
+fn role_labels(version: Version) -> &'static [&'static str] {
+    match version.minor {
+        ..=19 => &["node-role.kubernetes.io/master"],
+        20..=23 => &["node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane"],
+        24.. => &["node-role.kubernetes.io/control-plane"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_lines_of_all_versions_are_read() {
+        let old = member("91bc3c398fb3c146, started, m1, https://10.77.0.11:2380, https://10.77.0.11:2379").expect("3.3");
+        assert!(old.started && !old.learner && old.name == "m1");
+        let learner =
+            member("fd422379fda50e48, started, b1, https://10.77.0.21:2380, https://10.77.0.21:2379, true").expect("3.4");
+        assert!(learner.learner);
+        let unstarted = member("fd422379fda50e48, unstarted, , https://10.77.0.21:2380, , false").expect("3.4");
+        assert!(!unstarted.started && unstarted.name.is_empty() && unstarted.client_url.is_empty());
+        assert!(member("Error: context deadline exceeded").is_err());
+    }
+}

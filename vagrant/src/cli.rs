@@ -1,0 +1,177 @@
+//! The command line of `cargo lab`.
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cache::Cache;
+use crate::cluster::{Cluster, ClusterSpec};
+use crate::eras::{Eras, Version};
+use crate::lab::{Bare, Lab};
+use crate::machine::Cgroup;
+use crate::materials::Materials;
+use crate::node::Node;
+use crate::sh::{self, Sh, step};
+use crate::workbench::{self, Workbench};
+use crate::{demo, image, machine, scenario, suite, upstream};
+
+/// A real cluster on one machine, and what kpot must do on it. Run as root on Debian 12.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// From nothing to a bare machine that is a master, told step by step
+    Demo {
+        #[command(flatten)]
+        era: EraChoice,
+        /// Where `kpot build` fetches from
+        #[arg(long, value_enum, default_value_t = From::Lab)]
+        upstream: From,
+    },
+    /// All tests: of the code, of the programs, and every scenario on every era that this machine can run
+    Test(EraChoice),
+    /// Play one scenario, or one group of them
+    Scenario {
+        /// Its name; an unknown one lists all
+        name: String,
+        #[command(flatten)]
+        era: EraChoice,
+    },
+    /// Bring up a cluster of m1 and m2, and the bare b1, and leave them to you
+    Up(EraChoice),
+    /// Make the image of the nodes, so that `vagrant up` works in vagrant/
+    Image,
+    /// Show what of the lab is up
+    Status,
+    /// Remove the machines and put this machine back as it was
+    Clean,
+    /// Build and serve what kpot downloads
+    #[command(subcommand)]
+    Upstream(upstream::Command),
+}
+
+#[derive(Debug, Args)]
+struct EraChoice {
+    /// The Kubernetes version [default: the oldest that this machine can run; `test` takes all]
+    #[arg(long, value_name = "VERSION")]
+    k8s: Option<Version>,
+}
+
+/// Where `kpot build` fetches from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum From {
+    /// The lab's own servers
+    Lab,
+    /// The real ones
+    Internet,
+}
+
+/// How a command ended that could be run at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything held.
+    Well,
+    /// Something that was tested failed; it has been told.
+    WithFailures,
+}
+
+/// Reads the command line and does what it says.
+pub fn run() -> Result<Ended> {
+    let cli = Cli::parse();
+    let cache = Cache::open()?;
+    sh::init(cache.root())?;
+    let lab = Lab::from_env()?;
+    match cli.command {
+        Command::Demo { era, upstream } => demo::run(&cache, &lab, choose(&era)?, upstream).map(|()| Ended::Well),
+        Command::Test(era) => {
+            let counts = suite::run(&cache, &lab, &eras_for_test(&era)?)?;
+            println!("{} passed, {} failed", counts.passed, counts.failed);
+            Ok(if counts.failed == 0 { Ended::Well } else { Ended::WithFailures })
+        }
+        Command::Scenario { name, era } => {
+            let scenarios = scenario::named(&name)?;
+            let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
+            let mut bench = workbench.bench(&lab, 0)?;
+            let counts = scenario::play(&mut bench, scenarios);
+            println!("{} passed, {} failed", counts.passed, counts.failed);
+            Ok(if counts.failed == 0 { Ended::Well } else { Ended::WithFailures })
+        }
+        Command::Up(era) => up(&cache, &lab, choose(&era)?).map(|()| Ended::Well),
+        Command::Image => {
+            workbench::prepare_machine(&cache)?;
+            Ok(Ended::Well)
+        }
+        Command::Status => {
+            println!("{}", lab.status()?);
+            Ok(Ended::Well)
+        }
+        Command::Clean => clean(&cache, &lab).map(|()| Ended::Well),
+        Command::Upstream(command) => upstream::cli(cache.root(), &command).map(|()| Ended::Well),
+    }
+}
+
+/// The era that is asked for, or the oldest that this machine can run, said in one line.
+fn choose(choice: &EraChoice) -> Result<Version> {
+    let eras = Eras::load()?;
+    let cgroup = match Cgroup::here() {
+        Cgroup::V1 => "cgroup v1",
+        Cgroup::V2 => "cgroup v2",
+    };
+    if let Some(version) = choice.k8s {
+        let era = eras.find(version)?;
+        ensure!(
+            era.runs_here(),
+            "this machine has {cgroup}, on which the kubelet of {version} does not start; \
+             take another era by --k8s, or boot with systemd.unified_cgroup_hierarchy=0"
+        );
+        return Ok(version);
+    }
+    let version = eras.all().iter().find(|era| era.runs_here()).map(|era| era.kubernetes);
+    let version = version.ok_or_else(|| anyhow::anyhow!("no era runs on this machine ({cgroup})"))?;
+    sh::say(format_args!("this machine has {cgroup}: taking {version} (another by --k8s)"));
+    Ok(version)
+}
+
+fn eras_for_test(choice: &EraChoice) -> Result<Vec<Version>> {
+    if choice.k8s.is_some() {
+        return Ok(vec![choose(choice)?]);
+    }
+    let eras = Eras::load()?;
+    let (here, not_here): (Vec<_>, Vec<_>) = eras.all().iter().partition(|era| era.runs_here());
+    for era in not_here {
+        sh::say(format_args!("{} is left out: its kubelet needs cgroup v1, this machine has v2", era.kubernetes));
+    }
+    Ok(here.into_iter().map(|era| era.kubernetes).collect())
+}
+
+fn up(cache: &Cache, lab: &Lab, version: Version) -> Result<()> {
+    workbench::prepare_machine(cache)?;
+    let materials = Materials::of_lab(&workbench::upstream_of(cache, version)?)?;
+    let masters = [lab.m1(), lab.m2()];
+    step("bringing the machines up", || {
+        lab.raze()?;
+        lab.up(&[&lab.m1(), &lab.m2(), &lab.b1()], Bare::Full)
+    })?;
+    let cluster = Cluster::make(ClusterSpec { version, image_repository: None }, &materials, &masters)?;
+    println!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
+    let names = [lab.m1(), lab.m2(), lab.b1()].map(|node: Node| format!("{node} {}", node.address()));
+    println!("\n{}: `vagrant ssh NAME` in {}", names.join(", "), image::vagrant_dir().display());
+    Ok(())
+}
+
+fn clean(cache: &Cache, lab: &Lab) -> Result<()> {
+    upstream::stop_all(cache.root())?;
+    if Sh::new("docker").args(["info"]).outcome().is_ok_and(|outcome| outcome.ok()) {
+        step("removing the machines", || {
+            lab.raze()?;
+            image::forget()
+        })?;
+    }
+    machine::restore(cache)?;
+    sh::say(format_args!("the cache {} is kept; delete it to free its space", cache.root().display()));
+    Ok(())
+}

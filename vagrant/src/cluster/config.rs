@@ -1,0 +1,112 @@
+//! kubeadm's configuration for the lab's own clusters, by version.
+//!
+//! Written as JSON documents, which YAML readers take. It holds what plain `kubeadm init` needs on this kind of machine
+//! and nothing that makes the product's work easier.
+
+use serde_json::{Value, json};
+
+use crate::eras::Version;
+use crate::upstream::POD_SUBNET;
+
+
+/// What distinguishes one cluster of the lab from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSpec {
+    /// The version of everything in it.
+    pub version: Version,
+    /// What stands in the place of k8s.gcr.io in its image names.
+    pub image_repository: Option<String>,
+}
+
+/// The file for `kubeadm init --config` on the first master.
+pub fn init_config(spec: &ClusterSpec, address: &str) -> String {
+    let api = format!("kubeadm.k8s.io/{}", api_version(spec.version));
+    let mut cluster = json!({
+        "apiVersion": api,
+        "kind": "ClusterConfiguration",
+        "kubernetesVersion": spec.version.to_string(),
+        "controlPlaneEndpoint": format!("{address}:6443"),
+        "networking": { "podSubnet": POD_SUBNET },
+    });
+    if let Some(repository) = &spec.image_repository {
+        cluster["imageRepository"] = json!(repository);
+    }
+    let init = json!({
+        "apiVersion": api,
+        "kind": "InitConfiguration",
+        "localAPIEndpoint": { "advertiseAddress": address },
+    });
+    // A disk more than 85 % full makes a kubelet delete images that no pod uses yet, and a machine that runs a lab often
+    // is that full.
+    let kubelet = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
+        "evictionHard": {
+            "imagefs.available": "0%",
+            "memory.available": "0%",
+            "nodefs.available": "0%",
+            "nodefs.inodesFree": "0%",
+        },
+    });
+    // In a container the size of the kernel's connection table cannot be set; 0 leaves it alone.
+    let proxy = json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clusterCIDR": POD_SUBNET,
+        "conntrack": { "maxPerCore": 0 },
+    });
+    documents(&[cluster, init, kubelet, proxy])
+}
+
+/// The flag that makes a `kubeadm join` one of a control plane.
+pub fn control_plane_flag(version: Version) -> &'static str {
+    if version.minor < 15 { "--experimental-control-plane" } else { "--control-plane" }
+}
+
+/// The flag that makes `kubeadm init` store the certificates for other masters.
+pub fn upload_certs_flag(version: Version) -> &'static str {
+    if version.minor < 15 { "--experimental-upload-certs" } else { "--upload-certs" }
+}
+
+/// kubeadm's checks that a kernel of today fails although it has what they look for: up to 1.17 kernels from 5.0 on are
+/// unknown to it.
+pub fn ignored_checks(version: Version) -> &'static str {
+    if version.minor < 18 { "--ignore-preflight-errors=SystemVerification" } else { "" }
+}
+
+fn api_version(version: Version) -> &'static str {
+    match version.minor {
+        ..=14 => "v1beta1",
+        15..=21 => "v1beta2",
+        22..=30 => "v1beta3",
+        31.. => "v1beta4",
+    }
+}
+
+fn documents(values: &[Value]) -> String {
+    values.iter().map(|value| format!("{value:#}\n")).collect::<Vec<_>>().join("---\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_separate_and_versioned() {
+        let spec = ClusterSpec {
+            version: "v1.14.0".parse().expect("a version"),
+            image_repository: Some("registry.example.internal/k8s".to_owned()),
+        };
+        let text = init_config(&spec, "10.77.0.11");
+        let parts: Vec<Value> =
+            text.split("---\n").map(|part| serde_json::from_str(part).expect("JSON")).collect();
+        assert_eq!(parts.len(), 4);
+        assert_eq!(parts[0]["apiVersion"], "kubeadm.k8s.io/v1beta1");
+        assert_eq!(parts[0]["imageRepository"], "registry.example.internal/k8s");
+        let newer = ClusterSpec { version: "v1.20.2".parse().expect("a version"), image_repository: None };
+        assert!(init_config(&newer, "10.77.0.11").contains("kubeadm.k8s.io/v1beta2"));
+        assert!(!init_config(&newer, "10.77.0.11").contains("imageRepository"));
+    }
+}

@@ -1,0 +1,250 @@
+//! The lab's own clusters: masters made by plain `kubeadm init` and `kubeadm join` on units of the lab's own.
+//!
+//! Nothing of the product takes part, so that what is said here about a cluster can contradict the product. When a
+//! cluster is handed out, its pod network and its DNS work, and no bootstrap token and no uploaded certificate is left in
+//! it.
+
+mod config;
+mod master;
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+
+pub use config::ClusterSpec;
+
+use crate::materials::Materials;
+use crate::node::{Node, quoted};
+use crate::sh::step;
+use crate::wait;
+
+/// `kubeadm init` took 11 s where it was tried by hand, alone on the machine; its own limits are 4 minutes each.
+const KUBEADM_LIMIT: Duration = Duration::from_secs(600);
+/// How long nodes and DNS may take until they are ready.
+const READY_LIMIT: Duration = Duration::from_secs(240);
+
+/// A running cluster, asked through its first master.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    spec: ClusterSpec,
+    m1: Node,
+}
+
+impl Cluster {
+    /// Makes a cluster of these bare machines, the first one by `init`, the others by `join`.
+    pub fn make(spec: ClusterSpec, materials: &Materials, masters: &[Node]) -> Result<Self> {
+        let (m1, others) = masters.split_first().context("a cluster has at least one master")?;
+        let cluster = Self { spec, m1: m1.clone() };
+        step("installing Docker, kubelet and images on the masters by hand", || {
+            thread::scope(|scope| {
+                let installs: Vec<_> = masters
+                    .iter()
+                    .map(|node| scope.spawn(|| master::install(node, materials, &cluster.spec)))
+                    .collect();
+                installs
+                    .into_iter()
+                    .try_for_each(|install| install.join().map_err(|_| anyhow!("an installation panicked"))?)
+            })
+        })?;
+        let credentials = step("kubeadm init on m1", || cluster.init())?;
+        step("applying the pod network", || cluster.apply(&materials.pod_network))?;
+        for node in others {
+            step(&format!("kubeadm join on {node}"), || cluster.join(node, &credentials))?;
+        }
+        step("waiting for nodes, pod network and DNS", || cluster.wait_ready(masters.len()))?;
+        cluster.revoke()?;
+        Ok(cluster)
+    }
+
+    /// What it is.
+    pub fn spec(&self) -> &ClusterSpec {
+        &self.spec
+    }
+
+    /// Its first master.
+    pub fn m1(&self) -> &Node {
+        &self.m1
+    }
+
+    /// kubectl's standard output, asked on the first master.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.m1.output(&kubectl(args))
+    }
+
+    /// What kubectl prints as JSON.
+    pub fn kubectl_json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[args, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("reading what kubectl {} says", args.join(" ")))
+    }
+
+    /// Applies a manifest.
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        self.m1.sh(&kubectl(&["apply", "-f", "-"]))?.stdin(manifest).run()
+    }
+
+    /// etcdctl's standard output, asked in the etcd of the first master with its own certificates.
+    pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
+        let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
+        self.m1.output(&format!(
+            "docker exec -e ETCDCTL_API=3 $(docker ps -q -f name=k8s_etcd_etcd-) etcdctl \
+             --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt \
+             --cert /etc/kubernetes/pki/etcd/server.crt --key /etc/kubernetes/pki/etcd/server.key {}",
+            args.join(" ")
+        ))
+    }
+
+    /// Removes what Kubernetes remembers of a master whose etcd member is gone: the Node, and up to 1.21 its entry in
+    /// ClusterStatus.
+    pub fn forget_node(&self, node: &Node) -> Result<()> {
+        self.kubectl(&["delete", "node", node.name(), "--ignore-not-found"])?;
+        let mut config = self.kubectl_json(&["-n", "kube-system", "get", "configmap", "kubeadm-config"])?;
+        if let Some(status) = config["data"]["ClusterStatus"].as_str() {
+            let kept = without_endpoint(status, node.name());
+            config["data"]["ClusterStatus"] = Value::String(kept);
+            self.m1.sh(&kubectl(&["replace", "-f", "-"]))?.stdin(config.to_string()).run()?;
+        }
+        Ok(())
+    }
+
+    fn init(&self) -> Result<JoinCredentials> {
+        let file = "/root/kubeadm-init.yaml";
+        self.m1.write(file, &config::init_config(&self.spec, self.m1.address()), 0o600)?;
+        let said = self
+            .m1
+            .sh(&format!(
+                "kubeadm init --config {file} {} {}",
+                config::upload_certs_flag(self.spec.version),
+                config::ignored_checks(self.spec.version)
+            ))?
+            .timeout(KUBEADM_LIMIT)
+            .output()?;
+        JoinCredentials::read(&said).context("reading the join command that kubeadm init prints")
+    }
+
+    fn join(&self, node: &Node, credentials: &JoinCredentials) -> Result<()> {
+        node.sh(&format!(
+            "kubeadm join {}:6443 --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
+            self.m1.address(),
+            credentials.token,
+            credentials.ca_hash,
+            config::control_plane_flag(self.spec.version),
+            credentials.certificate_key,
+            config::ignored_checks(self.spec.version)
+        ))?
+        .timeout(KUBEADM_LIMIT)
+        .run()
+    }
+
+    fn wait_ready(&self, masters: usize) -> Result<()> {
+        wait::until("every node is Ready", READY_LIMIT, || {
+            let nodes = self.kubectl_json(&["get", "nodes"])?;
+            let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+            let ready = nodes.iter().filter(|node| is_ready(node)).count();
+            Ok((nodes.len() != masters || ready != masters)
+                .then(|| format!("{ready} of {} nodes Ready, {masters} wanted", nodes.len())))
+        })?;
+        wait::until("CoreDNS is available", READY_LIMIT, || {
+            let status = self.kubectl_json(&["-n", "kube-system", "get", "deployment", "coredns"])?["status"].clone();
+            let available = status["availableReplicas"].as_u64().unwrap_or(0);
+            let wanted = status["replicas"].as_u64().unwrap_or(0);
+            Ok((wanted == 0 || available != wanted).then(|| format!("{available} of {wanted} replicas")))
+        })
+    }
+
+    /// Takes back what the joins needed: the product has to bring its own.
+    pub fn revoke(&self) -> Result<()> {
+        self.kubectl(&["-n", "kube-system", "delete", "secret", "--ignore-not-found", "kubeadm-certs"])?;
+        self.kubectl(&[
+            "-n",
+            "kube-system",
+            "delete",
+            "secret",
+            "--field-selector",
+            "type=bootstrap.kubernetes.io/token",
+        ])?;
+        Ok(())
+    }
+}
+
+/// Whether a Node says that it is Ready.
+pub fn is_ready(node: &Value) -> bool {
+    node["status"]["conditions"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}
+
+fn kubectl(args: &[&str]) -> String {
+    let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
+    format!("kubectl --kubeconfig /etc/kubernetes/admin.conf {}", args.join(" "))
+}
+
+/// ClusterStatus without the endpoint of a node: its key and the deeper lines below it.
+fn without_endpoint(status: &str, node: &str) -> String {
+    let key = format!("  {node}:");
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in status.lines() {
+        inside = line == key || (inside && line.starts_with("   "));
+        if !inside {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+/// What `kubeadm init` prints for the next master. They are the lab's own and revoked before the product comes.
+#[derive(Debug)]
+struct JoinCredentials {
+    token: String,
+    ca_hash: String,
+    certificate_key: String,
+}
+
+impl JoinCredentials {
+    fn read(output: &str) -> Result<Self> {
+        let words: Vec<&str> = output.split_whitespace().collect();
+        let after = |flag: &str| {
+            let at = words.iter().position(|word| *word == flag);
+            at.and_then(|at| words.get(at + 1))
+                .map(|value| (*value).to_owned())
+                .ok_or_else(|| anyhow!("no {flag} in it"))
+        };
+        Ok(Self {
+            token: after("--token")?,
+            ca_hash: after("--discovery-token-ca-cert-hash")?,
+            certificate_key: after("--certificate-key")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_named_endpoint_is_cut_out() {
+        let status = "apiEndpoints:\n  b1:\n    advertiseAddress: 10.77.0.21\n    bindPort: 6443\n  m1:\n    \
+                      advertiseAddress: 10.77.0.11\n    bindPort: 6443\nkind: ClusterStatus\n";
+        assert_eq!(
+            without_endpoint(status, "b1"),
+            "apiEndpoints:\n  m1:\n    advertiseAddress: 10.77.0.11\n    bindPort: 6443\nkind: ClusterStatus\n"
+        );
+        assert_eq!(without_endpoint(status, "b"), status);
+    }
+
+    #[test]
+    fn the_join_command_is_found_in_what_init_prints() {
+        let said = "You can now join any number of the control-plane node running:\n\n  kubeadm join 10.77.0.11:6443 \
+                    --token abcdef.0123456789abcdef \\\n    --discovery-token-ca-cert-hash sha256:aa \\\n    \
+                    --experimental-control-plane --certificate-key bb\n\nThen you can join any number of worker nodes";
+        let read = JoinCredentials::read(said).expect("all are there");
+        assert_eq!(
+            (read.token.as_str(), read.ca_hash.as_str(), read.certificate_key.as_str()),
+            ("abcdef.0123456789abcdef", "sha256:aa", "bb")
+        );
+        assert!(JoinCredentials::read("error execution phase preflight").is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! The machines of one lab, brought up and taken down by Vagrant with the Vagrantfile beside this crate.
+//!
+//! What people would type is what the lab does: `vagrant up`, `vagrant destroy`. Two labs can live side by side, each
+//! with a name and a network (`KPOT_LAB_NAME`, `KPOT_LAB_NET`).
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::image::vagrant_dir;
+use crate::node::Node;
+use crate::sh::{self, Sh};
+use crate::wait;
+
+/// Machines in containers boot in seconds, virtual ones in a minute or two with their provisioning.
+const UP_LIMIT: Duration = Duration::from_secs(900);
+
+/// What the backup machine has from its distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bare {
+    /// All that kubeadm asks for.
+    Full,
+    /// Neither conntrack nor socat nor ebtables.
+    Lean,
+    /// All, and every execve is written down, with arguments and environment.
+    Traced,
+}
+
+/// A lab: its name and its network.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    name: String,
+    net: String,
+    /// Vagrant's name for what runs the machines.
+    provider: String,
+}
+
+impl Lab {
+    /// The lab that the environment names, else the default one.
+    pub fn from_env() -> Result<Self> {
+        let name = std::env::var("KPOT_LAB_NAME").unwrap_or_else(|_| "kpot-lab".to_owned());
+        let net = std::env::var("KPOT_LAB_NET").unwrap_or_else(|_| "10.77.0".to_owned());
+        if net.split('.').filter(|part| part.parse::<u8>().is_ok()).count() != 3 || net.split('.').count() != 3 {
+            bail!("KPOT_LAB_NET is {net:?}: the first three numbers of a network are wanted, as 10.77.0");
+        }
+        let provider = std::env::var("VAGRANT_DEFAULT_PROVIDER").unwrap_or_else(|_| "docker".to_owned());
+        Ok(Self { name, net, provider })
+    }
+
+    /// The first master.
+    pub fn m1(&self) -> Node {
+        self.node("m1", 11)
+    }
+
+    /// The second master.
+    pub fn m2(&self) -> Node {
+        self.node("m2", 12)
+    }
+
+    /// The third master, where a scenario has one.
+    pub fn m3(&self) -> Node {
+        self.node("m3", 13)
+    }
+
+    /// The backup machine.
+    pub fn b1(&self) -> Node {
+        self.node("b1", 21)
+    }
+
+    /// All machines that the Vagrantfile knows.
+    pub fn all(&self) -> [Node; 4] {
+        [self.m1(), self.m2(), self.m3(), self.b1()]
+    }
+
+    fn node(&self, name: &'static str, number: u8) -> Node {
+        Node::new(name, format!("{}.{number}", self.net), format!("{}-{name}", self.name))
+    }
+
+    /// Brings machines up; those that run stay as they are.
+    pub fn up(&self, nodes: &[&Node], bare: Bare) -> Result<()> {
+        if self.provider == "docker" {
+            for node in nodes {
+                self.remove_stranger(node)?;
+            }
+        }
+        let names: Vec<&str> = nodes.iter().map(|node| node.name()).collect();
+        self.vagrant(bare).arg("up").args(&names).timeout(UP_LIMIT).run()?;
+        for node in nodes {
+            wait::until(&format!("systemd on {node} is up"), Duration::from_secs(60), || {
+                let state = node.outcome("systemctl is-system-running || true")?;
+                let state = state.stdout.trim();
+                Ok((state != "running").then(|| format!("{state:?}")))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes machines down, with everything on them.
+    pub fn destroy(&self, nodes: &[&Node]) -> Result<()> {
+        let names: Vec<&str> = nodes.iter().map(|node| node.name()).collect();
+        self.vagrant(Bare::Full).args(["destroy", "--force"]).args(&names).run()?;
+        if self.provider == "docker" {
+            for node in nodes {
+                self.remove_stranger(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new machine in place of an old one.
+    pub fn renew(&self, node: &Node, bare: Bare) -> Result<()> {
+        self.destroy(&[node])?;
+        self.up(&[node], bare)
+    }
+
+    /// Takes everything of this lab out of Docker: machines, also those of another checkout, and the network.
+    pub fn raze(&self) -> Result<()> {
+        let nodes = self.all();
+        self.destroy(&nodes.iter().collect::<Vec<_>>())?;
+        if self.provider == "docker" && docker_has("network", &self.name) {
+            Sh::new("docker").args(["network", "rm", &self.name]).run()?;
+        }
+        Ok(())
+    }
+
+    /// Vagrant's own table of the machines.
+    pub fn status(&self) -> Result<String> {
+        self.vagrant(Bare::Full).arg("status").output()
+    }
+
+    /// A container of this name that Vagrant does not know comes from another checkout, or from one whose `.vagrant` was
+    /// deleted; it would be in the way.
+    fn remove_stranger(&self, node: &Node) -> Result<()> {
+        let id = Sh::new("docker").args(["container", "inspect", "--format", "{{.Id}}", node.container()]).outcome()?;
+        if !id.ok() {
+            return Ok(());
+        }
+        let dotfile = std::env::var("VAGRANT_DOTFILE_PATH").unwrap_or_else(|_| ".vagrant".to_owned());
+        let known = vagrant_dir().join(dotfile).join("machines").join(node.name()).join("docker/id");
+        if known.exists() && sh::read_text(&known)?.trim() == id.stdout.trim() {
+            return Ok(());
+        }
+        sh::say(format_args!("removing the container {}: this checkout did not make it", node.container()));
+        Sh::new("docker").args(["rm", "--force", "--volumes", node.container()]).run()
+    }
+
+    fn vagrant(&self, bare: Bare) -> Sh {
+        let vagrant = Sh::new("vagrant")
+            .dir(vagrant_dir())
+            .env("KPOT_LAB_NAME", &self.name)
+            .env("KPOT_LAB_NET", &self.net)
+            .env("VAGRANT_DEFAULT_PROVIDER", &self.provider)
+            .log("vagrant.log");
+        match bare {
+            Bare::Full => vagrant.env_remove("KPOT_LAB_BARE"),
+            Bare::Lean => vagrant.env("KPOT_LAB_BARE", "lean"),
+            Bare::Traced => vagrant.env("KPOT_LAB_BARE", "traced"),
+        }
+    }
+}
+
+fn docker_has(kind: &str, name: &str) -> bool {
+    Sh::new("docker").args([kind, "inspect", name]).outcome().is_ok_and(|outcome| outcome.ok())
+}

@@ -1,0 +1,337 @@
+//! What the lab changes on the machine that it runs on, and how that is put back.
+//!
+//! Nodes in containers share this machine's kernel: its swap, and every sysctl that has no namespace. kubelets and the
+//! product under test set some of them, from inside a node. So before the first node starts, the values are recorded in
+//! the cache, once; [`restore`] writes back those that differ and forgets the record. Docker, where the lab had to start
+//! it, is stopped again, and its firewall rules go with it. Installed packages stay.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Cache;
+use crate::sh::{self, Sh, step};
+use crate::wait;
+
+/// Sysctls without a namespace that a kubelet, kube-proxy, Docker or a Kubernetes node's set-up writes. Folders stand for
+/// all that is below them; what this kernel does not have is skipped.
+const SYSCTLS: &[&str] = &[
+    "fs/file-max",
+    "fs/inotify",
+    "fs/may_detach_mounts",
+    "kernel/keys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/pid_max",
+    "net/bridge",
+    "net/core",
+    "net/ipv4/ip_forward",
+    "net/ipv4/tcp_max_orphans",
+    "net/ipv4/tcp_mem",
+    "net/netfilter/nf_conntrack_max",
+    "vm/dirty_background_ratio",
+    "vm/dirty_ratio",
+    "vm/max_map_count",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "vm/swappiness",
+];
+
+/// systemd, dockerd and kubelet of four nodes watch more files than the kernel's 128 instances for one user allow.
+const INOTIFY_INSTANCES: (&str, u64) = ("fs/inotify/max_user_instances", 4096);
+
+/// Docker writes rules into both.
+const FIREWALLS: [&str; 2] = ["iptables", "ip6tables"];
+
+/// How long dockerd may take until it answers, or until it has ended.
+const DOCKERD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The record in the cache.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    /// Path below /proc/sys to value.
+    sysctls: BTreeMap<String, String>,
+    /// Swap areas that were in use, as /proc/swaps names them.
+    swaps: Vec<String>,
+    /// The Docker that the lab started.
+    docker: Option<StartedDocker>,
+    /// What each firewall did with packets to be forwarded before that Docker came: `iptables` to `ACCEPT`.
+    forward_policy: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StartedDocker {
+    /// As a service, by systemd.
+    Service,
+    /// By hand; this is its process.
+    Process(u32),
+}
+
+/// The cgroup version of this machine, which its containers share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroup {
+    /// A hierarchy for each controller.
+    V1,
+    /// One hierarchy.
+    V2,
+}
+
+impl Cgroup {
+    /// Looks at what is mounted here.
+    pub fn here() -> Self {
+        if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            Self::V2
+        } else {
+            Self::V1
+        }
+    }
+}
+
+/// Makes this machine ready for nodes: Docker answers, swap is off, and what was before is recorded.
+pub fn prepare(cache: &Cache) -> Result<()> {
+    let mut record = load(cache)?;
+    if record.sysctls.is_empty() {
+        record.sysctls = sysctls()?;
+        save(cache, &record)?;
+    }
+    swap_off(cache, &mut record)?;
+    let (name, wanted) = INOTIFY_INSTANCES;
+    let path = Path::new("/proc/sys").join(name);
+    if sh::read_text(&path)?.trim().parse::<u64>()? < wanted {
+        sh::say(format_args!("setting {name} to {wanted} (recorded)"));
+        write_sysctl(&path, &wanted.to_string())?;
+    }
+    start_docker(cache, &mut record)
+}
+
+/// Puts back what [`prepare`] and the nodes changed. Nodes must be gone. Does as much as it can and then fails with
+/// everything that went wrong.
+pub fn restore(cache: &Cache) -> Result<()> {
+    let record = load(cache)?;
+    let mut failures = Vec::new();
+    let mut attempt = |what: Result<()>| {
+        if let Err(err) = what {
+            failures.push(format!("{err:#}"));
+        }
+    };
+    if let Some(docker) = &record.docker {
+        attempt(step("stopping Docker", || stop_docker(docker, &record.forward_policy)));
+    }
+    for (name, before) in &record.sysctls {
+        let path = Path::new("/proc/sys").join(name);
+        let Ok(now) = sh::read_text(&path) else {
+            continue;
+        };
+        if now.trim() != before {
+            sh::say(format_args!("{name}: {} back to {before}", now.trim()));
+            attempt(write_sysctl(&path, before));
+        }
+    }
+    let in_use = swaps()?;
+    for area in record.swaps.iter().filter(|area| !in_use.contains(area)) {
+        sh::say(format_args!("swap on {area} again"));
+        attempt(Sh::new("swapon").arg(area).run());
+    }
+    ensure!(
+        failures.is_empty(),
+        "not everything is as it was; the record {} is kept:\n{}",
+        cache.machine_record().display(),
+        failures.join("\n")
+    );
+    sh::remove(&cache.machine_record())
+}
+
+fn load(cache: &Cache) -> Result<Record> {
+    let path = cache.machine_record();
+    if !path.exists() {
+        return Ok(Record::default());
+    }
+    serde_json::from_str(&sh::read_text(&path)?).with_context(|| format!("reading {}", path.display()))
+}
+
+fn save(cache: &Cache, record: &Record) -> Result<()> {
+    let text = serde_json::to_vec_pretty(record).context("encoding the record of this machine")?;
+    sh::write_atomic(&cache.machine_record(), &text, 0o644)
+}
+
+fn sysctls() -> Result<BTreeMap<String, String>> {
+    let mut values = BTreeMap::new();
+    for name in SYSCTLS {
+        let path = Path::new("/proc/sys").join(name);
+        let names = if path.is_dir() {
+            sh::names_in(&path)?.into_iter().map(|leaf| format!("{name}/{leaf}")).collect()
+        } else {
+            vec![(*name).to_owned()]
+        };
+        for name in names {
+            // Write-only and conditional ones cannot be read, so they cannot be put back either.
+            if let Ok(value) = sh::read_text(&Path::new("/proc/sys").join(&name)) {
+                values.insert(name, value.trim().to_owned());
+            }
+        }
+    }
+    Ok(values)
+}
+
+fn write_sysctl(path: &Path, value: &str) -> Result<()> {
+    use std::io::Write as _;
+    // A new file in /proc cannot be renamed into place.
+    let mut file = sh::create(path)?;
+    file.write_all(value.as_bytes()).with_context(|| format!("writing {value:?} to {}", path.display()))
+}
+
+fn swaps() -> Result<Vec<String>> {
+    Ok(parse_swaps(&sh::read_text(Path::new("/proc/swaps"))?))
+}
+
+/// The first column below the heading. The kernel writes spaces in names as `\040`, which swapon(8) does not undo; such
+/// an area cannot be named and is refused by swapoff, with its name.
+fn parse_swaps(table: &str) -> Vec<String> {
+    table.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+fn swap_off(cache: &Cache, record: &mut Record) -> Result<()> {
+    for area in swaps()? {
+        if !record.swaps.contains(&area) {
+            record.swaps.push(area.clone());
+            save(cache, record)?;
+        }
+        sh::say(format_args!("swap off on {area}: nodes in containers share it, and a kubelet refuses swap (recorded)"));
+        Sh::new("swapoff").arg(&area).run()?;
+    }
+    Ok(())
+}
+
+fn docker_answers() -> bool {
+    Sh::new("docker").args(["info", "--format", "{{.ServerVersion}}"]).outcome().is_ok_and(|outcome| outcome.ok())
+}
+
+fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
+    if docker_answers() {
+        return Ok(());
+    }
+    step("starting Docker (recorded)", || {
+        for tool in FIREWALLS {
+            let rules = Sh::new(format!("{tool}-save")).output()?;
+            record.forward_policy.insert(tool.to_owned(), forward_policy(&rules).to_owned());
+        }
+        let mut daemon = None;
+        if Path::new("/run/systemd/system").is_dir() {
+            record.docker = Some(StartedDocker::Service);
+            save(cache, record)?;
+            Sh::new("systemctl").args(["start", "docker"]).run()?;
+        } else {
+            // A session of its own, so that the end of this terminal is not the end of the nodes.
+            let started = Sh::new("setsid").args(["dockerd", "--log-level", "warn"]).log("dockerd.log").spawn()?;
+            let pid = started.pid().context("dockerd has no process ID")?;
+            record.docker = Some(StartedDocker::Process(pid));
+            save(cache, record)?;
+            daemon = Some(started);
+        }
+        wait::until("Docker answers", DOCKERD_PATIENCE, || {
+            if let Some(daemon) = &mut daemon {
+                daemon.still_runs()?;
+            }
+            Ok((!docker_answers()).then(|| "no answer to `docker info`".to_owned()))
+        })?;
+        if let Some(daemon) = daemon {
+            daemon.detach();
+        }
+        Ok(())
+    })
+}
+
+fn stop_docker(docker: &StartedDocker, forward_policy: &BTreeMap<String, String>) -> Result<()> {
+    match docker {
+        StartedDocker::Service => Sh::new("systemctl").args(["stop", "docker.service", "docker.socket"]).run()?,
+        StartedDocker::Process(pid) => {
+            let process = PathBuf::from(format!("/proc/{pid}"));
+            // The ID may be somebody else's by now, after a restart of the machine.
+            let is_docker = sh::read_text(&process.join("comm")).is_ok_and(|name| name.trim() == "dockerd");
+            if is_docker {
+                let others = Sh::new("docker").args(["ps", "--quiet"]).output()?;
+                if !others.is_empty() {
+                    bail!("containers that are not the lab's run in the Docker that the lab started; stop them first");
+                }
+                Sh::new("kill").arg(pid.to_string()).run()?;
+                wait::until("dockerd ends", DOCKERD_PATIENCE, || {
+                    Ok(process.exists().then(|| format!("process {pid} is there")))
+                })?;
+            }
+        }
+    }
+    for tool in FIREWALLS {
+        let rules = Sh::new(format!("{tool}-save")).output()?;
+        let policy = forward_policy.get(tool).map_or("ACCEPT", String::as_str);
+        if let Some(without) = without_docker(&rules, policy) {
+            Sh::new(format!("{tool}-restore")).stdin(without).run()?;
+        }
+    }
+    if Path::new("/sys/class/net/docker0").exists() {
+        Sh::new("ip").args(["link", "delete", "docker0"]).run()?;
+    }
+    Ok(())
+}
+
+/// `DROP` or `ACCEPT`, from a saved set of rules; a filter table that was never used accepts.
+fn forward_policy(rules: &str) -> &str {
+    let chain = rules.lines().find_map(|line| line.strip_prefix(":FORWARD "));
+    chain.and_then(|rest| rest.split_whitespace().next()).unwrap_or("ACCEPT")
+}
+
+/// A saved set of rules without Docker's chains and rules, and with the policy of before for packets to be forwarded,
+/// which dockerd sets to drop; `None` where Docker left nothing.
+fn without_docker(rules: &str, forward: &str) -> Option<String> {
+    if !rules.contains("DOCKER") {
+        return None;
+    }
+    let mut table = "";
+    let mut text = String::new();
+    for line in rules.lines().filter(|line| !line.contains("DOCKER") && !line.contains("docker0")) {
+        if line.starts_with('*') {
+            table = line;
+        }
+        if table == "*filter" && line.starts_with(":FORWARD ") {
+            text.push_str(&line.replace("DROP", forward));
+        } else {
+            text.push_str(line);
+        }
+        text.push('\n');
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_areas_are_the_first_column() {
+        let table = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
+                     /dev/zram0                              partition\t1048572\t\t0\t\t100\n\
+                     /swap\\040file                           file\t\t524284\t\t0\t\t-2\n";
+        assert_eq!(parse_swaps(table), ["/dev/zram0", "/swap\\040file"]);
+        assert!(parse_swaps("Filename\tType\n").is_empty());
+    }
+
+    #[test]
+    fn dockers_rules_go_and_others_stay() {
+        let rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n\
+                     -A INPUT -p tcp --dport 22 -j ACCEPT\n-A FORWARD -j DOCKER-USER\n\
+                     -A FORWARD -i docker0 -o docker0 -j ACCEPT\nCOMMIT\n";
+        assert_eq!(
+            without_docker(rules, forward_policy("")).as_deref(),
+            Some(
+                "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n\
+                 -A INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n"
+            )
+        );
+        assert_eq!(without_docker("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n", "ACCEPT"), None);
+        assert_eq!(forward_policy(rules), "DROP");
+    }
+}

@@ -1,0 +1,170 @@
+//! Scenarios: what is tried with the product on the lab's machines.
+//!
+//! Each has the stages prepare, run, check, run again and clean, and each stage can fail. After a failure the state of all
+//! machines is collected, and the scenario still cleans up; a failure there counts as well. A scenario that takes longer
+//! than its budget has failed, whatever it found.
+
+mod bench;
+mod broken;
+mod join;
+mod leak;
+mod refusals;
+mod repository;
+mod sigkill;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+
+pub use bench::Bench;
+
+use crate::cluster::ClusterSpec;
+use crate::eras::Version;
+use crate::evidence;
+use crate::sh;
+
+/// One thing that is tried.
+pub trait Scenario {
+    /// What `cargo lab scenario` calls it.
+    fn name(&self) -> String;
+    /// What it shows, in one line.
+    fn about(&self) -> String;
+    /// How long all its stages may take together.
+    fn budget(&self) -> Duration;
+    /// The cluster that it wants, with this number of masters.
+    fn wants(&self, version: Version) -> (ClusterSpec, usize) {
+        (ClusterSpec { version, image_repository: None }, 2)
+    }
+    /// Makes the state that it starts from.
+    fn prepare(&mut self, bench: &mut Bench) -> Result<()>;
+    /// Does what is tried.
+    fn run(&mut self, bench: &mut Bench) -> Result<()>;
+    /// Asks the machines whether it is as it must be.
+    fn check(&mut self, bench: &mut Bench) -> Result<()>;
+    /// Does it once more: what must then hold is part of the stage.
+    fn run_again(&mut self, bench: &mut Bench) -> Result<()>;
+    /// Leaves the cluster as it was found.
+    fn clean(&mut self, bench: &mut Bench) -> Result<()>;
+}
+
+/// All scenarios, in the order in which one cluster can serve them.
+pub fn all() -> Vec<Box<dyn Scenario>> {
+    let mut all: Vec<Box<dyn Scenario>> = Vec::new();
+    all.extend(refusals::all().into_iter().map(|one| Box::new(one) as Box<dyn Scenario>));
+    all.push(Box::new(broken::BrokenInstaller));
+    all.push(Box::new(join::Join::default()));
+    all.push(Box::new(sigkill::Sigkill::default()));
+    all.push(Box::new(leak::Leak::default()));
+    all.push(Box::new(repository::OwnImageRepository));
+    all
+}
+
+/// The scenarios of a name, or of a group: `refusals` stands for all `refusals/…`.
+pub fn named(name: &str) -> Result<Vec<Box<dyn Scenario>>> {
+    let found: Vec<_> = all()
+        .into_iter()
+        .filter(|one| one.name() == name || one.name().starts_with(&format!("{name}/")))
+        .collect();
+    if found.is_empty() {
+        let known: Vec<String> = all().iter().map(|one| one.name()).collect();
+        bail!("there is no scenario {name:?}; there are:\n  {}", known.join("\n  "));
+    }
+    Ok(found)
+}
+
+/// How scenarios ended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Held what they promise.
+    pub passed: usize,
+    /// Did not.
+    pub failed: usize,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Plays scenarios one after the other; each failure is told with its evidence, and the next one goes on.
+pub fn play(bench: &mut Bench, scenarios: Vec<Box<dyn Scenario>>) -> Counts {
+    let mut counts = Counts::default();
+    for mut scenario in scenarios {
+        let name = format!("{} {}", bench.version(), scenario.name());
+        sh::say(format_args!("scenario {name}: {}", scenario.about()));
+        let begun = Instant::now();
+        let ended = stages(bench, scenario.as_mut());
+        let took = begun.elapsed();
+        let ended = ended.and_then(|()| {
+            if took > scenario.budget() {
+                bail!("it took {} s, its budget is {} s", took.as_secs(), scenario.budget().as_secs());
+            }
+            Ok(())
+        });
+        match ended {
+            Ok(()) => {
+                counts.passed += 1;
+                sh::say(format_args!("scenario {name}: passed in {:.1} s", took.as_secs_f64()));
+            }
+            Err(error) => {
+                counts.failed += 1;
+                sh::say(format_args!("scenario {name}: FAILED after {:.1} s: {error:#}", took.as_secs_f64()));
+            }
+        }
+    }
+    counts
+}
+
+fn stages(bench: &mut Bench, scenario: &mut dyn Scenario) -> Result<()> {
+    type Stage = fn(&mut dyn Scenario, &mut Bench) -> Result<()>;
+    let stages: [(&str, Stage); 4] = [
+        ("prepare", |scenario, bench| {
+            let (spec, masters) = scenario.wants(bench.version());
+            bench.cluster_of(spec, masters)?;
+            scenario.prepare(bench)
+        }),
+        ("run", |scenario, bench| scenario.run(bench)),
+        ("check", |scenario, bench| scenario.check(bench)),
+        ("run again", |scenario, bench| scenario.run_again(bench)),
+    ];
+    let mut ended = Ok(());
+    for (what, stage) in stages {
+        ended = stage(scenario, bench).map_err(|error| error.context(format!("stage {what}")));
+        if let Err(error) = &ended {
+            let kept = evidence::collect(bench.cache(), &scenario.name().replace('/', "-"), error, &bench.nodes());
+            match kept {
+                Ok(folder) => sh::say(format_args!("evidence is in {}", folder.display())),
+                Err(error) => sh::say(format_args!("no evidence could be collected: {error:#}")),
+            }
+            break;
+        }
+    }
+    match (ended, scenario.clean(bench)) {
+        (ended, Ok(())) => ended,
+        (Ok(()), Err(error)) => {
+            bench.distrust();
+            Err(error.context("stage clean"))
+        }
+        (Err(error), Err(clean)) => {
+            bench.distrust();
+            Err(anyhow!("{error:#}; and cleaning up failed too: {clean:#}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_groups_are_found() {
+        let names: Vec<String> = all().iter().map(|one| one.name()).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+        assert!(named("refusals").expect("a group").len() > 8);
+        assert_eq!(named("join").expect("one").len(), 1);
+        assert!(named("jo").is_err());
+    }
+}

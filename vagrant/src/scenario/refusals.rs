@@ -1,0 +1,250 @@
+//! What must be refused, and how: one clear error with cause and next command, the documented exit status, nothing changed
+//! on the machine outside the product's own folder, nothing changed in the cluster, no secret left.
+//!
+//! One row of the table below is one scenario. They share the cluster and the backup machine, which none of them changes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bundle_spec::{KubeVersion, SigningKey};
+
+use super::{Bench, Scenario, join};
+use crate::checks;
+use crate::forge::Mint;
+use crate::lab::Bare;
+use crate::pot::POT_DIR;
+use crate::sh::{self, Outcome};
+use crate::snapshot::{Files, Snapshot};
+use crate::ssh_trust;
+use crate::wait;
+
+/// Where a wrong pot lies on the backup machine.
+const WRONG_POT: &str = "/root/wrong.pot";
+/// A refusal takes seconds; one that waits for a silent address takes what the product gives it.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(180);
+
+type Act = fn(&mut Bench) -> Result<()>;
+
+/// One thing that must be refused.
+pub struct Refusal {
+    name: &'static str,
+    about: &'static str,
+    bare: Bare,
+    /// Makes it wrong.
+    prepare: Act,
+    /// What is typed in the unpacked pot; `M1` stands for the first master's address.
+    command: &'static str,
+    /// The documented exit status.
+    status: i32,
+    /// What the error must say, cause and remedy.
+    says: &'static [&'static str],
+    /// Makes it right again.
+    undo: Act,
+    outcome: Option<Outcome>,
+}
+
+const JOIN: &str = "./kpot-install join-master --healthy M1 --yes";
+const JOIN_WRONG_POT: &str = "./kpot-install join-master --pot /root/wrong.pot --healthy M1 --yes";
+
+/// All of them, as a table: name, what it is, exit status, words of the error, and how it is made and unmade.
+pub fn all() -> Vec<Refusal> {
+    let row = |name, about, status, says, command, prepare, undo| Refusal {
+        name,
+        about,
+        bare: Bare::Full,
+        prepare,
+        command,
+        status,
+        says,
+        undo,
+        outcome: None,
+    };
+    let mut all = vec![
+        row("untrusted-signer", "the pot's signer is not trusted here", 4, &["SHA256:", "trusted_signers", "ssh-ed25519"][..], JOIN,
+            |bench| bench.b1().run("mv /etc/kpot/trusted_signers /root/trusted_signers"),
+            |bench| bench.b1().run("mv /root/trusted_signers /etc/kpot/trusted_signers")),
+        row("other-signer", "a pot signed by somebody else", 4, &["SHA256:", "not trusted"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, _| mint.forge("other.pot", Some(&SigningKey::generate()?), |_| ())),
+            remove_wrong_pot),
+        row("unsigned", "a pot without a signature", 4, &["not signed"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, _| mint.forge("unsigned.pot", None, |_| ())),
+            remove_wrong_pot),
+        row("flipped", "a pot with one bit flipped", 4, &["damaged or was changed"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, _| mint.flipped("flipped.pot")),
+            remove_wrong_pot),
+        row("flipped-unpacked", "an unpacked pot with one byte of a blob changed", 4, &["damaged or was changed"], JOIN,
+            |bench| bench.b1().run(&format!(
+                "cd {POT_DIR}/blobs/sha256; f=$(ls | head -n 1); cp -p $f /root/blob; printf x | \
+                 dd of=$f bs=1 seek=$(($(stat -c %s $f) / 2)) conv=notrunc status=none; ! cmp -s $f /root/blob")),
+            |bench| bench.b1().run(&format!("cd {POT_DIR}/blobs/sha256; cp -p /root/blob $(ls | head -n 1); rm /root/blob"))),
+        row("truncated", "half a pot", 4, &["damaged"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, _| mint.truncated("truncated.pot")),
+            remove_wrong_pot),
+        row("two-pots", "two pots beside the program", 2, &["2 pots", "--pot"], "mkdir -p /root/two && cd /root/two && ./kpot-install join-master --healthy M1 --yes",
+            |bench| bench.b1().run(&format!("mkdir /root/two; cp {POT_DIR}/kpot-install /root/two/; touch /root/two/a.pot /root/two/b.pot")),
+            |bench| bench.b1().run("rm -r /root/two")),
+        row("no-pot", "no pot beside the program", 2, &["no pot", "--pot"], "cd /root/none && ./kpot-install join-master --healthy M1 --yes",
+            |bench| bench.b1().run(&format!("mkdir /root/none; cp {POT_DIR}/kpot-install /root/none/")),
+            |bench| bench.b1().run("rm -r /root/none")),
+        row("not-root", "somebody other than root", 3, &["root", "sudo"],
+            "chmod 0755 /root && su ops -c './kpot-install join-master --healthy M1 --yes'",
+            |bench| bench.b1().run("chmod 0755 /root"),
+            |bench| bench.b1().run("chmod 0700 /root")),
+        row("other-version", "a pot of another Kubernetes version", 3, &["kpot build --k8s"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, key| mint.forge("version.pot", Some(key), |manifest| {
+                manifest.kubernetes = KubeVersion::new(1, manifest.kubernetes.minor, manifest.kubernetes.patch + 1);
+            })),
+            remove_wrong_pot),
+        row("pod-network-image", "a pot without the image of the cluster's pod network", 3, &["flannel", "--image"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, key| mint.forge("network.pot", Some(key), |manifest| {
+                manifest.images.retain(|image| !image.names.iter().any(|name| name.contains("flannel")));
+            })),
+            remove_wrong_pot),
+        row("name-ready", "a node of that name is Ready", 3, &["m2", "--node-name"], "./kpot-install join-master --healthy M1 --node-name m2 --yes",
+            nothing, nothing),
+        row("unreachable", "a healthy master that answers nothing", 3, &["203.0.113.7"], "./kpot-install join-master --healthy 203.0.113.7 --yes",
+            nothing, nothing),
+        row("unknown-host-key", "a healthy master whose host key nobody knows", 3, &["host key"], JOIN,
+            |bench| ssh_trust::know_nobody(&bench.b1()),
+            know_m1),
+        row("changed-host-key", "a healthy master with another host key than known", 3, &["host key"], JOIN,
+            |bench| ssh_trust::know(&bench.b1(), bench.cluster()?.m1(), &bench.b1()),
+            know_m1),
+        row("no-access", "a healthy master that does not let us in", 3, &["ermission denied"], JOIN,
+            |bench| ssh_trust::revoke(&bench.b1(), bench.cluster()?.m1()),
+            |bench| ssh_trust::grant(&bench.b1(), bench.cluster()?.m1(), "root")),
+        row("no-sudo", "a user of the healthy master who must give a password for sudo and has none to give", 3, &["sudo"],
+            "./kpot-install join-master --healthy M1 --ssh-user opspw --yes",
+            |bench| ssh_trust::grant(&bench.b1(), bench.cluster()?.m1(), "opspw"),
+            nothing),
+        row("not-a-master", "a healthy master that is none", 3, &["master"], "./kpot-install join-master --healthy 127.0.0.1 --yes",
+            |bench| {
+                ssh_trust::grant(&bench.b1(), &bench.b1(), "root")?;
+                bench.b1().run("printf '127.0.0.1 %s\\n' \"$(cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub)\" >/root/.ssh/known_hosts")
+            },
+            know_m1),
+        row("kubectl-fails", "a healthy master where kubectl fails", 3, &["kubectl"], JOIN,
+            |bench| bench.cluster()?.m1().run("mv /etc/kubernetes/admin.conf /root/admin.conf; echo '{}' >/etc/kubernetes/admin.conf"),
+            |bench| bench.cluster()?.m1().run("mv /root/admin.conf /etc/kubernetes/admin.conf")),
+        row("certificates-uploaded", "somebody else may be joining", 3, &["kubeadm-certs"], JOIN,
+            |bench| bench.cluster()?.kubectl(&["-n", "kube-system", "create", "secret", "generic", "kubeadm-certs", "--from-literal=a=b"]).map(drop),
+            |bench| bench.cluster()?.revoke()),
+        row("stale-member", "etcd lists a dead member with our name and address", 3, &["stale", "rebirth"], JOIN,
+            |bench| {
+                let peer = format!("https://{}:2380", bench.b1().address());
+                bench.cluster()?.etcdctl(&["member", "add", "b1", &format!("--peer-urls={peer}")]).map(drop)
+            },
+            remove_stale_member),
+        row("no-quorum", "etcd has no quorum", 3, &["etcd"], JOIN, |bench| pause_m2(bench, "pause"), |bench| {
+            pause_m2(bench, "unpause")?;
+            let cluster = bench.cluster()?;
+            wait::until("etcd is healthy again", Duration::from_secs(60), || {
+                Ok(checks::etcd_voters(cluster, &bench.lab().m2(), bench.masters()).err().map(|error| format!("{error:#}")))
+            })
+        }),
+        row("small-disk", "a disk too small for what the pot holds", 3, &["MiB", "/var/lib/docker"], JOIN,
+            |bench| bench.b1().run("mkdir -p /var/lib/docker; mount -t tmpfs -o size=64m lab-small-disk /var/lib/docker"),
+            |bench| bench.b1().run("umount /var/lib/docker; rmdir /var/lib/docker")),
+    ];
+    let mut lean = row("lean-host", "a machine without conntrack, socat and ebtables", 3, &["conntrack"][..], JOIN, nothing, nothing);
+    lean.bare = Bare::Lean;
+    all.push(lean);
+    all
+}
+
+impl Scenario for Refusal {
+    fn name(&self) -> String {
+        format!("refusals/{}", self.name)
+    }
+
+    fn about(&self) -> String {
+        format!("refused: {}", self.about)
+    }
+
+    fn budget(&self) -> Duration {
+        Duration::from_secs(300)
+    }
+
+    fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
+        bench.backup_ready(self.bare)?;
+        (self.prepare)(bench)
+    }
+
+    fn run(&mut self, bench: &mut Bench) -> Result<()> {
+        let b1 = bench.b1();
+        let files = Snapshot::of_files(&b1, Files::Machine)?;
+        // A cluster that cannot be asked cannot be compared; what it was is compared after it was made right again.
+        let state = Snapshot::of_cluster(bench.cluster()?).ok();
+        self.outcome = Some(self.attempt(bench)?);
+        files.ensure_same(&Snapshot::of_files(&b1, Files::Machine)?, "files on b1")?;
+        if let Some(state) = state {
+            state.ensure_same(&Snapshot::of_cluster(bench.cluster()?)?, "the cluster")?;
+        }
+        join::no_secret_folder(&b1)
+    }
+
+    fn check(&mut self, _bench: &mut Bench) -> Result<()> {
+        let Some(outcome) = &self.outcome else { bail!("it was not run") };
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        ensure!(outcome.code == Some(self.status), "exit status {:?}, not {}; it said:\n{said}", outcome.code, self.status);
+        for words in self.says {
+            ensure!(said.contains(words), "the error does not say {words:?}:\n{said}");
+        }
+        ensure!(!said.contains("panicked") && !said.contains("stack backtrace"), "it panicked:\n{said}");
+        Ok(())
+    }
+
+    fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
+        // The refusal of a state that has not changed is the same; seconds matter, so one row stands for all.
+        if self.name == "untrusted-signer" {
+            self.outcome = Some(self.attempt(bench)?);
+            return self.check(bench);
+        }
+        Ok(())
+    }
+
+    fn clean(&mut self, bench: &mut Bench) -> Result<()> {
+        (self.undo)(bench)
+    }
+}
+
+impl Refusal {
+    fn attempt(&self, bench: &Bench) -> Result<Outcome> {
+        let command = self.command.replace("M1", bench.cluster()?.m1().address());
+        bench.b1().sh(&format!("cd {POT_DIR}; {command}"))?.timeout(REFUSAL_LIMIT).outcome()
+    }
+}
+
+fn nothing(_bench: &mut Bench) -> Result<()> {
+    Ok(())
+}
+
+fn wrong_pot(bench: &mut Bench, make: impl FnOnce(&Mint, &SigningKey) -> Result<std::path::PathBuf>) -> Result<()> {
+    let mint = Mint::new(bench.pot(), &bench.folder("refusals"))?;
+    let key = SigningKey::from_openssh(&sh::read_text(&bench.pot().key)?).context("reading the lab's signing key")?;
+    bench.b1().copy(&make(&mint, &key)?, WRONG_POT)
+}
+
+fn remove_wrong_pot(bench: &mut Bench) -> Result<()> {
+    sh::remove(&bench.folder("refusals"))?;
+    bench.b1().run(&format!("rm -f {WRONG_POT}"))
+}
+
+fn know_m1(bench: &mut Bench) -> Result<()> {
+    let m1 = bench.cluster()?.m1().clone();
+    ssh_trust::know(&bench.b1(), &m1, &m1)
+}
+
+fn remove_stale_member(bench: &mut Bench) -> Result<()> {
+    let cluster = bench.cluster()?;
+    let b1 = bench.b1();
+    wait::until("etcd lets the stale member go", Duration::from_secs(60), || {
+        let stale = checks::members(cluster)?.into_iter().find(|member| member.peer_url.contains(b1.address()));
+        let Some(stale) = stale else { return Ok(None) };
+        Ok(Some(cluster.etcdctl(&["member", "remove", &stale.id]).map_or_else(|error| format!("{error:#}"), |said| said)))
+    })
+}
+
+fn pause_m2(bench: &mut Bench, what: &str) -> Result<()> {
+    bench.lab().m2().run(&format!("docker {what} $(docker ps -q -f name=k8s_etcd_etcd-)"))
+}
