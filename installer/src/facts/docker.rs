@@ -142,8 +142,13 @@ pub fn running(host: &HostView) -> Result<Option<Info>> {
 pub fn image_names(host: &HostView) -> Result<Vec<String>> {
     let output = host.probe(&Probe::docker_images())?;
     let text = output.text();
-    let names = text.lines().filter_map(|line| line.split_once(' ').map(|(_, name)| name));
-    Ok(names.filter(|name| !name.contains("<none>")).map(str::to_owned).collect())
+    let names = text
+        .lines()
+        .filter_map(|line| line.split_once(' ').map(|(_, name)| name));
+    Ok(names
+        .filter(|name| !name.contains("<none>"))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Looks whose Docker is here. Where `manifest` has no Docker, none is the pot's.

@@ -284,6 +284,91 @@ fn leftovers(host: &HostView) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
+    use crate::host::scripted::Scripted;
+    use crate::steps::testing::Machine;
+
+    /// A machine with what a kernel always shows.
+    fn bare() -> Machine {
+        let machine = Machine::new();
+        machine
+            .file("/proc/sys/kernel/hostname", "b1\n")
+            .file("/proc/sys/kernel/osrelease", "4.19.0\n")
+            .file("/proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-3\n")
+            .file(
+                "/proc/meminfo",
+                "MemTotal:        2048000 kB\nMemFree: 1 kB\n",
+            )
+            .file("/proc/swaps", "Filename Type\n/dev/sda2 partition 1 0 -2\n")
+            .file(
+                "/proc/cgroups",
+                "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t2\t1\nmemory\t0\t1\t0\n",
+            );
+        machine
+    }
+
+    #[test]
+    fn a_bare_machine_is_described() {
+        let machine = bare();
+        machine.program("ip").file("/run/systemd/system/x", "");
+        machine.file("/boot/config-4.19.0", "CONFIG_MEMCG=y\n");
+        let facts = gather(&machine.view(Scripted::new()), None).unwrap();
+        assert_eq!(
+            (facts.hostname.as_str(), facts.cpus, facts.memory),
+            ("b1", 4, 2_048_000 << 10)
+        );
+        assert_eq!(facts.swap, ["/dev/sda2"]);
+        assert_eq!(facts.init, Init::Systemd);
+        assert_eq!(facts.tools, BTreeSet::from(["ip"]));
+        assert_eq!(facts.cgroups.version, CgroupVersion::V1);
+        assert_eq!(
+            facts.cgroups.controllers,
+            BTreeSet::from(["cpu".to_owned()])
+        );
+        assert_eq!(
+            facts.kernel.options,
+            Some(BTreeSet::from(["MEMCG".to_owned()]))
+        );
+        assert_eq!(facts.modules["br_netfilter"], Standing::NoModules);
+        assert!(facts.leftovers.is_empty() && facts.ports.is_empty() && facts.docker.is_none());
+        assert_eq!(facts.source_address, None);
+        assert!(facts.disks.images.total > 0);
+    }
+
+    #[test]
+    fn a_used_machine_is_described() {
+        let machine = bare();
+        machine
+            .file("/etc/kubernetes/admin.conf", "")
+            .file("/var/lib/etcd/member/x", "")
+            .file("/sys/fs/cgroup/cgroup.controllers", "cpu memory\n")
+            .file(
+                "/proc/net/tcp6",
+                "  sl  local_address\n   0: 00000000000000000000000000000000:192B 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1 1\n",
+            )
+            .program("docker");
+        let script = Scripted::new()
+            .on(
+                "docker info",
+                0,
+                r#"{"ServerVersion":"18.09.9","CgroupDriver":"cgroupfs","DockerRootDir":"/data"}"#,
+            )
+            .on(
+                "docker images",
+                0,
+                "sha256:1 busybox:1\nsha256:2 <none>:<none>",
+            );
+        let facts = gather(&machine.view(script), Some("127.0.0.1".parse().unwrap())).unwrap();
+        assert_eq!(
+            facts.leftovers,
+            ["/etc/kubernetes/admin.conf", "/var/lib/etcd/"]
+        );
+        assert_eq!(facts.cgroups.version, CgroupVersion::V2);
+        assert_eq!(facts.ports, BTreeSet::from([6443]));
+        assert_eq!(facts.image_names, ["busybox:1"]);
+        assert_eq!(facts.docker.unwrap().root, "/data");
+        assert_eq!(facts.source_address, Some("127.0.0.1".parse().unwrap()));
+    }
+
     #[test]
     fn lists_of_processors_are_counted() {
         assert_eq!(count_of_list("\t0-1"), Some(2));

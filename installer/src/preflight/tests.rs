@@ -85,6 +85,7 @@ fn good() -> Facts {
         leftovers: Vec::new(),
         modules: [("br_netfilter", Module::Loadable)].into(),
         docker: None,
+        image_names: Vec::new(),
         disks: Disks {
             programs: disk,
             plugins: disk,
@@ -147,8 +148,8 @@ fn each_thing_that_is_wrong_is_refused_by_its_row_alone() {
     );
     assert_eq!(with(|facts, _| facts.init = Init::Other), ["systemd"]);
     assert_eq!(
-        with(|facts, _| facts.kernel.release = "2.6.32-754.el6".to_owned()),
-        ["kernel", "kernel-features"]
+        with(|facts, _| facts.kernel.release = "2.6.32-71.el6".to_owned()),
+        ["kernel"]
     );
     assert_eq!(with(|facts, _| facts.cpus = 1), ["cpus"]);
     assert_eq!(
@@ -445,4 +446,44 @@ fn thresholds_are_read_as_the_kubelet_reads_them() {
     for text in ["", "%", "101%", "-1", "1Xi", "NaN%", "inf"] {
         assert!(text.parse::<Threshold>().is_err(), "{text}");
     }
+}
+
+#[test]
+fn only_what_is_not_there_is_counted() {
+    use crate::host::scripted::Scripted;
+    use crate::steps::testing::{Machine, Pot};
+    use bundle_spec::Sha256;
+
+    let pot = Pot::default()
+        .artifact("docker", &["docker", "dockerd"])
+        .artifact("kubelet", &["kubelet"])
+        .artifact("cni-plugins", &["bridge"])
+        .image("a:1", "{\"a\":1}", &[&[1; 100], &[2; 10]])
+        .image("b:1", "{\"b\":2}", &[&[1; 100], &[3; 1]])
+        .verified();
+    let manifest = pot.manifest();
+    let images = ["{\"a\":1}", "{\"b\":2}"].map(|config| Sha256::of(config.as_bytes()));
+    let machine = Machine::new();
+    let bare = to_write(&machine.view(Scripted::new()), manifest, &images, 5).unwrap();
+    let expected = ToWrite {
+        programs: "this is dockerthis is dockerdthis is kubelet".len() as u64,
+        plugins: "this is bridge".len() as u64,
+        // The shared layer once.
+        images: 111,
+        etcd: 5,
+    };
+    assert_eq!(bare, expected);
+    machine
+        .program("docker")
+        .program("kubelet")
+        .file("/opt/cni/bin/bridge", "");
+    let script = Scripted::new().on("docker images", 0, &format!("{} a:1\n", images[0]));
+    let used = to_write(&machine.view(script), manifest, &images, 0).unwrap();
+    let expected = ToWrite {
+        programs: "this is dockerd".len() as u64,
+        plugins: 0,
+        images: 101,
+        etcd: 0,
+    };
+    assert_eq!(used, expected);
 }

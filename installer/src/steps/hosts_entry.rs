@@ -214,6 +214,32 @@ mod tests {
     }
 
     #[test]
+    fn a_master_leads_the_name_to_its_final_address_and_leaves_other_lines() {
+        let machine = Machine::new();
+        machine.file(HOSTS, "10.0.0.3 api.tke.com # kpot\n");
+        let step = HostsEntry::finally("api.tke.com", "127.0.0.1".parse().unwrap());
+        let script = Scripted::new().once_each(
+            "getent",
+            [
+                (0, "10.0.0.3 STREAM api.tke.com"),
+                (0, "127.0.0.1 STREAM api.tke.com"),
+            ],
+        );
+        let (before, after) = machine.ensure(&step, script).unwrap();
+        assert_eq!(
+            before,
+            State::Pending("api.tke.com leads to 10.0.0.3".to_owned())
+        );
+        assert_eq!(after, State::Satisfied);
+        assert_eq!(
+            machine.text(HOSTS).unwrap(),
+            "127.0.0.1 api.tke.com # kpot\n"
+        );
+        machine.file(HOSTS, "10.0.0.8 api.tke.com\n");
+        assert_eq!(machine.check(&step, Scripted::new()), State::Satisfied);
+    }
+
+    #[test]
     fn a_resolver_that_cannot_be_asked_is_an_error() {
         let machine = Machine::new();
         machine.file(HOSTS, "");

@@ -15,7 +15,7 @@ mod pot_files;
 mod swap;
 mod sysctls;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod unit;
 
 pub use binaries::{CniPlugins, Crictl, DockerBinaries, KubernetesBinaries};
