@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -26,6 +26,9 @@ use anyhow::{Context, Result, anyhow, bail};
 const EVIDENCE_LINES: usize = 25;
 /// How often a command with a time limit is looked at.
 const POLL: Duration = Duration::from_millis(25);
+
+/// What a server gets to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
 
 static STARTED: OnceLock<Instant> = OnceLock::new();
 static LOGS: OnceLock<PathBuf> = OnceLock::new();
@@ -145,6 +148,13 @@ impl Sh {
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), None));
+        self
+    }
+
+    /// Takes over another command's changes to the environment.
+    #[must_use]
+    pub fn env_of(mut self, other: &Self) -> Self {
+        self.env.extend(other.env.iter().cloned());
         self
     }
 
@@ -344,7 +354,7 @@ fn quoted(word: &OsStr) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A server that this lab started. Stopped (SIGKILL) when dropped.
+/// A server that this lab started. Stopped when dropped.
 #[derive(Debug)]
 pub struct Daemon {
     what: String,
@@ -382,13 +392,22 @@ impl Daemon {
         self.child = None;
     }
 
-    /// Stops it and waits for its end.
+    /// Asks it to end (SIGTERM), makes it (SIGKILL) after five seconds, and waits.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended already; both calls then only tell so.
-            let _ = child.kill();
-            let _ = child.wait();
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        // It may have ended already; the calls then only tell so.
+        let _ = Sh::new("kill").arg(child.id().to_string()).outcome();
+        let begun = Instant::now();
+        while begun.elapsed() < GRACE {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(POLL);
         }
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
@@ -477,15 +496,19 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
                 .log("apt.log")
                 .run()
         };
-        // A list of packages from long ago names files that are gone; a fresh machine has none at all.
         install().or_else(|_| {
-            Sh::new("apt-get")
-                .args(["-o", "DPkg::Lock::Timeout=300", "update", "-q"])
-                .log("apt.log")
-                .run()?;
+            apt_update()?;
             install()
         })
     })
+}
+
+/// Fetches apt's lists of packages anew: a fresh machine has none, and old ones name files that are gone.
+pub fn apt_update() -> Result<()> {
+    Sh::new("apt-get")
+        .args(["-o", "DPkg::Lock::Timeout=300", "update", "-q"])
+        .log("apt.log")
+        .run()
 }
 
 fn is_installed(package: &str) -> bool {
@@ -603,6 +626,27 @@ pub fn create(path: &Path) -> Result<File> {
         make_dirs(dir)?;
     }
     File::create(path).with_context(|| format!("making {}", path.display()))
+}
+
+/// Makes a symbolic link, in place of an older file or link of that name.
+pub fn symlink(target: &Path, link: &Path) -> Result<()> {
+    if let Some(dir) = link.parent() {
+        make_dirs(dir)?;
+    }
+    remove(link)?;
+    std::os::unix::fs::symlink(target, link)
+        .with_context(|| format!("linking {} to {}", link.display(), target.display()))
+}
+
+/// Whether two names are of the same bytes on disk.
+pub fn same_file(one: &Path, other: &Path) -> bool {
+    let id = |path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    id(one).is_some_and(|one| id(other) == Some(one))
+}
+
+/// Whether something of this name is there, a dangling link included.
+pub fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// Makes a directory and those above it.

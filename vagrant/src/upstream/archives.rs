@@ -1,0 +1,119 @@
+//! The archives that upstreams publish beside Kubernetes: Docker's static one, the CNI plugins, crictl.
+//!
+//! Their layout is the originals'; their bytes depend on their content alone.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::sh::{self, Sh};
+use crate::upstream::debian;
+use crate::upstream::golang::{Cgo, NEWEST_GO, Workshop};
+use crate::upstream::image::{Folders, Tree, write_tgz};
+
+/// Debian packages of the libraries that Debian's dockerd and runc are linked with, besides those that they need
+/// themselves. Docker's own archive is static; the lab's comes from Debian, so its nodes must have these.
+pub const DOCKER_RUNTIME_LIBS: [&str; 3] = ["libdevmapper1.02.1", "libseccomp2", "libsystemd0"];
+
+/// What Docker's archive holds, and where Debian's packages have it.
+const DOCKER_FILES: [(&str, &str); 9] = [
+    ("containerd", "usr/bin/containerd"),
+    ("containerd-shim", "usr/bin/containerd-shim"),
+    ("containerd-shim-runc-v2", "usr/bin/containerd-shim-runc-v2"),
+    ("ctr", "usr/bin/ctr"),
+    ("docker", "usr/bin/docker"),
+    ("docker-init", "usr/bin/tini-static"),
+    ("docker-proxy", "usr/sbin/docker-proxy"),
+    ("dockerd", "usr/sbin/dockerd"),
+    ("runc", "usr/sbin/runc"),
+];
+const DOCKER_PACKAGES: [&str; 4] = ["containerd", "docker.io", "runc", "tini"];
+
+/// The source of the runc that stands before the real one where `CAP_SYS_RESOURCE` is missing.
+pub const RUNC_WRAPPER: &str = include_str!("runc-wrapper/main.go");
+/// `CAP_SYS_RESOURCE`'s bit in a capability mask: capability(7).
+const SYS_RESOURCE_BIT: u32 = 24;
+
+/// Whether the lab's nodes may have all capabilities of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// All of them.
+    Whole,
+    /// `CAP_SYS_RESOURCE` cannot be granted on this host.
+    NoSysResource,
+}
+
+impl Rights {
+    /// What this host can grant: its own bounding set.
+    pub fn of_this_host() -> Result<Self> {
+        let status = sh::read_text(Path::new("/proc/self/status"))?;
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapBnd:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .context("/proc/self/status shows no capability bounding set")?;
+        Ok(if mask >> SYS_RESOURCE_BIT & 1 == 1 {
+            Self::Whole
+        } else {
+            Self::NoSysResource
+        })
+    }
+}
+
+/// Makes `docker.tgz` in `out`, with `version` beside it: Debian's Docker in the layout of Docker's static archive.
+/// Without the right to grant `CAP_SYS_RESOURCE` its runc is the lab's, with the real one beside it as `runc.real`.
+pub fn docker(workshop: &Workshop, rights: Rights, out: &Path) -> Result<()> {
+    let debian = debian::unpack(&DOCKER_PACKAGES, &workshop.fresh_dir("docker")?)?;
+    let mut archive = Tree::default();
+    for (name, path) in DOCKER_FILES {
+        archive.file(&format!("docker/{name}"), &debian.file(path)?, 0o755);
+    }
+    if rights == Rights::NoSysResource {
+        archive.file("docker/runc.real", &debian.file("usr/sbin/runc")?, 0o755);
+        archive.file("docker/runc", &runc_wrapper(workshop)?, 0o755);
+    }
+    write_tgz(&archive, Folders::All, &out.join("docker.tgz"))?;
+    sh::write_atomic(
+        &out.join("version"),
+        debian.upstream_version("docker.io")?.as_bytes(),
+        0o644,
+    )
+}
+
+fn runc_wrapper(workshop: &Workshop) -> Result<std::path::PathBuf> {
+    let dir = workshop.fresh_dir("runc-wrapper")?;
+    sh::write_atomic(&dir.join("main.go"), RUNC_WRAPPER.as_bytes(), 0o644)?;
+    let go = workshop.go(NEWEST_GO, Cgo::Off)?.dir(&dir);
+    go.clone().args(["mod", "init", "lab/runc"]).run()?;
+    go.args([
+        "build",
+        "-trimpath",
+        "-ldflags",
+        "-s -w -buildid=",
+        "-o",
+        "runc",
+        ".",
+    ])
+    .run()?;
+    Ok(dir.join("runc"))
+}
+
+/// Packs all programs of a folder, side by side, as `archive` in `out`.
+pub fn programs(from: &Path, archive: &str, out: &Path) -> Result<()> {
+    let names = sh::names_in(from)?;
+    ensure!(!names.is_empty(), "{} holds no programs", from.display());
+    let mut tree = Tree::default();
+    for name in names {
+        tree.file(&name, &from.join(&name), 0o755);
+    }
+    write_tgz(&tree, Folders::Given, &out.join(archive))
+}
+
+/// The digest of a file as this sum program of coreutils (`sha1sum`, `sha256sum`, `sha512sum`) prints it, in hex.
+pub fn sum(program: &str, file: &Path) -> Result<String> {
+    let said = Sh::new(program).arg("--").arg(file).output()?;
+    let digest = said.trim_start_matches('\\').split_whitespace().next();
+    digest
+        .map(ToOwned::to_owned)
+        .with_context(|| format!("{program} printed no digest of {}", file.display()))
+}

@@ -1,0 +1,341 @@
+//! Upstream in the lab: real Kubernetes of several eras, built from released modules, and the servers that publish it.
+//!
+//! [`ensure`] builds what the cache has not got, [`serve`] publishes it on loopback. Results are kept below the lab's
+//! cache, each under a key of all that it was made of, and appear there whole or not at all: a lab that is killed
+//! starts again at the last thing that was done. What the product asks of an upstream is served as the originals do it;
+//! nothing here knows how the product works.
+
+mod archives;
+mod cli;
+mod debian;
+mod golang;
+mod image;
+mod images;
+mod kubernetes;
+mod mirror;
+mod network;
+
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+
+pub use archives::DOCKER_RUNTIME_LIBS;
+pub use cli::{Command, cli};
+pub use images::TEST_IMAGE;
+pub use mirror::{Mirror, REGISTRY, WEB, serve, stop_all};
+pub use network::{FLANNEL_IMAGE, POD_SUBNET};
+
+use crate::eras::{Checksum, Era, Eras, Version};
+use crate::sh::{self, Sh};
+use archives::Rights;
+use golang::Workshop;
+
+/// Where an era's upstream files are.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// The Kubernetes version.
+    pub version: Version,
+    /// The registry in the names of Kubernetes' images.
+    pub registry: String,
+    /// The folder with kubeadm, kubelet and kubectl; etcdctl and others are there as well.
+    pub bin: PathBuf,
+    /// All images, for `docker load`.
+    pub images_archive: PathBuf,
+    /// The whole names of the images in it.
+    pub images: Vec<String>,
+    /// Docker's static archive.
+    pub docker_archive: PathBuf,
+    /// Its version, as `20.10.24`.
+    pub docker_version: String,
+    /// Its SHA-256 in hex: `--pin docker=sha256:…`.
+    pub docker_sha256: String,
+    /// The archive of the CNI plugins.
+    pub cni_archive: PathBuf,
+    /// Its version, as `v1.7.1`.
+    pub cni_version: String,
+    /// crictl's archive and its version, as `v1.30.0`, where the era's kubeadm asks for it.
+    pub crictl: Option<(PathBuf, String)>,
+    checksums: Vec<Checksum>,
+    images_key: String,
+}
+
+impl Upstream {
+    /// The manifest of the pod network's `DaemonSet`.
+    pub fn pod_network_manifest(&self) -> Result<String> {
+        Ok(network::manifest(self.image(FLANNEL_IMAGE)?))
+    }
+
+    /// The images that a pot needs besides Kubernetes' own: the pod network's and the scenarios'.
+    pub fn extra_images(&self) -> Result<[&str; 2]> {
+        Ok([self.image(FLANNEL_IMAGE)?, self.image(TEST_IMAGE)?])
+    }
+
+    /// The whole name of the image for the scenarios' pods: a busybox.
+    pub fn test_image(&self) -> Result<&str> {
+        self.image(TEST_IMAGE)
+    }
+
+    fn image(&self, repository: &str) -> Result<&str> {
+        let found = self.images.iter().find(|name| {
+            name.strip_prefix(repository)
+                .is_some_and(|tag| tag.starts_with(':'))
+        });
+        found
+            .map(String::as_str)
+            .ok_or_else(|| anyhow!("{} has no image {repository}", self.version))
+    }
+}
+
+/// Builds what is missing of an era and says where everything is.
+pub fn ensure(cache: &Path, era: &Era) -> Result<Upstream> {
+    let eras = Eras::load()?;
+    let works = Works {
+        eras: &eras,
+        workshop: Workshop::new(cache),
+        store: cache.join("upstream"),
+    };
+    sh::make_dirs(&works.store)?;
+    let lock = sh::create(&works.store.join("lock"))?;
+    lock.lock().context("waiting for another lab that builds")?;
+    works.ensure(era)
+}
+
+/// The builder's view: data, tools, and the place for results.
+struct Works<'a> {
+    eras: &'a Eras,
+    workshop: Workshop,
+    store: PathBuf,
+}
+
+impl Works<'_> {
+    fn ensure(&self, era: &Era) -> Result<Upstream> {
+        let version = era.kubernetes;
+        let rights = Rights::of_this_host()?;
+        // Compiling keeps both cores busy; fetching, unpacking and linking the rest fill its gaps.
+        let (kubernetes, rest) = thread::scope(|scope| {
+            let rest = scope.spawn(|| -> Result<_> {
+                let coredns = self.part(&era.coredns.part)?;
+                let flannel = self.part("flannel")?;
+                let flannel_cni = self.part("flannel-cni")?;
+                Ok((
+                    coredns,
+                    flannel,
+                    flannel_cni,
+                    self.cni_archive()?,
+                    self.crictl(era)?,
+                    self.docker(rights)?,
+                ))
+            });
+            (
+                self.kubernetes(era),
+                rest.join()
+                    .unwrap_or_else(|_| Err(anyhow!("building the parts panicked"))),
+            )
+        });
+        let (kubernetes, (coredns, flannel, flannel_cni, cni, crictl, docker)) =
+            (kubernetes?, rest?);
+
+        let flannel_version = &self.eras.part("flannel")?.version;
+        let names = [&kubernetes, &coredns, &flannel, &flannel_cni].map(|path| file_name(path));
+        let images_key = self.key(&[
+            &"images",
+            &era.kubernetes,
+            &era.registry,
+            &era.coredns,
+            &flannel_version,
+            &names,
+        ]);
+        let images = self.made(&format!("images-{version}"), &images_key, |out| {
+            let programs = images::Programs {
+                kubernetes: &kubernetes,
+                coredns: &coredns,
+                flannel: &flannel,
+                flannel_cni: &flannel_cni,
+            };
+            sh::make_dirs(out)?;
+            images::make(&self.workshop, era, &programs, flannel_version, out)
+        })?;
+        self.tidy()?;
+
+        let docker_archive = docker.join("docker.tgz");
+        Ok(Upstream {
+            version,
+            registry: era.registry.clone(),
+            bin: kubernetes,
+            images_archive: images.join("images.tar"),
+            images: sh::read_text(&images.join("names"))?
+                .lines()
+                .map(ToOwned::to_owned)
+                .collect(),
+            docker_sha256: image::sha256_of(&docker_archive)?,
+            docker_archive,
+            docker_version: sh::read_text(&docker.join("version"))?,
+            cni_archive: cni.join(CNI_ARCHIVE),
+            cni_version: self.eras.part("cni-plugins")?.version.clone(),
+            crictl,
+            checksums: era.checksums.clone(),
+            images_key,
+        })
+    }
+
+    fn kubernetes(&self, era: &Era) -> Result<PathBuf> {
+        let replace = self.eras.replacements_of_era(era)?;
+        let key = self.key(&[
+            &"kubernetes",
+            &era.kubernetes,
+            &era.commit,
+            &era.go,
+            &era.staging,
+            &replace,
+            &era.edits,
+            &era.openapi,
+            &era.etcd,
+            &era.pause,
+        ]);
+        self.made(&format!("kubernetes-{}", era.kubernetes), &key, |out| {
+            sh::apt_install(&["gcc", "libc6-dev"])?;
+            kubernetes::build(&self.workshop, era, &replace, out)
+        })
+    }
+
+    fn part(&self, name: &str) -> Result<PathBuf> {
+        let part = self.eras.part(name)?;
+        let replace = self.eras.replacements_of_part(part)?;
+        let key = self.key(&[&"part", &part, &replace]);
+        self.made(name, &key, |out| {
+            self.workshop.build_part(name, part, &replace, out)
+        })
+    }
+
+    fn cni_archive(&self) -> Result<PathBuf> {
+        let programs = self.part("cni-plugins")?;
+        let key = self.key(&[&CNI_ARCHIVE, &file_name(&programs)]);
+        self.made("cni-archive", &key, |out| {
+            sh::make_dirs(out)?;
+            archives::programs(&programs, CNI_ARCHIVE, out)
+        })
+    }
+
+    fn crictl(&self, era: &Era) -> Result<Option<(PathBuf, String)>> {
+        let Some(part) = &era.crictl else {
+            return Ok(None);
+        };
+        let programs = self.part(part)?;
+        let key = self.key(&[&CRICTL_ARCHIVE, &file_name(&programs)]);
+        let made = self.made("crictl-archive", &key, |out| {
+            sh::make_dirs(out)?;
+            archives::programs(&programs, CRICTL_ARCHIVE, out)
+        })?;
+        Ok(Some((
+            made.join(CRICTL_ARCHIVE),
+            self.eras.part(part)?.version.clone(),
+        )))
+    }
+
+    fn docker(&self, rights: Rights) -> Result<PathBuf> {
+        let key = self.key(&[&"docker", &format!("{rights:?}"), &archives::RUNC_WRAPPER]);
+        self.made("docker", &key, |out| {
+            sh::make_dirs(out)?;
+            archives::docker(&self.workshop, rights, out)
+        })
+    }
+
+    /// The result of this name and key, made now if it is not there: beside its place, then renamed into it. Results of
+    /// the same name under other keys are of an older recipe, and go.
+    fn made(
+        &self,
+        name: &str,
+        key: &str,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let place = self.store.join(format!("{name}-{key}"));
+        if sh::exists(&place) {
+            return Ok(place);
+        }
+        sh::step(&format!("making {name}"), || {
+            let part = self.store.join(format!("{name}-{key}.part"));
+            sh::remove(&part)?;
+            make(&part)?;
+            sh::rename(&part, &place)
+        })?;
+        for other in sh::names_in(&self.store)? {
+            let old = other
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('-'));
+            if old.is_some_and(|old| is_key(old.trim_end_matches(".part")) && old != key) {
+                sh::remove(&self.store.join(other))?;
+            }
+        }
+        Ok(place)
+    }
+
+    /// A short digest of everything that a result is made of, the recipe's own revision included.
+    fn key(&self, inputs: &[&dyn Input]) -> String {
+        let mut text = format!("recipe {}\n", self.eras.recipe);
+        for input in inputs {
+            text.push_str(&input.text());
+            text.push('\n');
+        }
+        image::sha256(text.as_bytes())[..KEY_LENGTH].to_owned()
+    }
+
+    /// Removes trees and build caches, and the downloads as well once every era that this host can run is built.
+    fn tidy(&self) -> Result<()> {
+        if !sh::exists(self.workshop.scratch()) {
+            return Ok(());
+        }
+        let size = Sh::new("du")
+            .args(["-sh", "--"])
+            .arg(self.workshop.scratch())
+            .output()?;
+        sh::say(format_args!(
+            "removing {} of trees and build caches",
+            size.split_whitespace().next().unwrap_or("?")
+        ));
+        self.workshop.throw_away_builds()?;
+        let built = sh::names_in(&self.store)?;
+        let all = self
+            .eras
+            .all()
+            .iter()
+            .filter(|era| era.runs_here())
+            .all(|era| {
+                let name = format!("images-{}-", era.kubernetes);
+                built
+                    .iter()
+                    .any(|built| built.strip_prefix(&name).is_some_and(is_key))
+            });
+        if all {
+            self.workshop.throw_away_downloads()?;
+        }
+        Ok(())
+    }
+}
+
+const CNI_ARCHIVE: &str = "cni-plugins.tgz";
+const CRICTL_ARCHIVE: &str = "crictl.tar.gz";
+const KEY_LENGTH: usize = 16;
+
+fn is_key(text: &str) -> bool {
+    text.len() == KEY_LENGTH && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Something that a result depends on.
+trait Input {
+    fn text(&self) -> String;
+}
+
+impl<T: serde::Serialize> Input for T {
+    fn text(&self) -> String {
+        // Strings and plain structures cannot fail to become JSON; if one did, a changed debug text still tells it apart.
+        serde_json::to_string(self).unwrap_or_else(|err| err.to_string())
+    }
+}
