@@ -248,11 +248,11 @@ fn cpus(host: &HostView) -> Result<usize> {
 }
 
 /// How many numbers a list such as `0-3,8` names.
-fn count_of_list(list: &str) -> Option<usize> {
-    list.trim().split(',').try_fold(0, |sum, part| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
-        Some(sum + (last + 1).checked_sub(first)?)
+fn count_of_list(text: &str) -> Option<usize> {
+    text.trim().split(',').try_fold(0, |sum, part| {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        let (low, high) = (low.parse::<usize>().ok()?, high.parse::<usize>().ok()?);
+        Some(sum + (high + 1).checked_sub(low)?)
     })
 }
 

@@ -71,30 +71,29 @@ pub fn system_verification_proved(facts: &Facts) -> Result<(), String> {
         .into_iter()
         .map(|name| format!("cgroup controller {name}"))
         .collect();
-    match &facts.kernel.options {
-        Some(options) => missing.extend(
+    let seen = &facts.kernel.functions;
+    if let Some(options) = &facts.kernel.options {
+        missing.extend(
             OPTIONS
                 .iter()
                 .filter(|names| !names.iter().any(|name| options.contains(*name)))
                 .map(|names| format!("CONFIG_{}", names[0])),
-        ),
-        None => {
-            let seen = &facts.kernel.functions;
-            missing.extend(
-                ["ipc", "mnt", "net", "pid", "uts"]
-                    .into_iter()
-                    .filter(|kind| !seen.namespaces.contains(*kind))
-                    .map(|kind| format!("namespaces of kind {kind}")),
-            );
-            missing.extend(
-                ["xt_REDIRECT", "xt_comment"]
-                    .into_iter()
-                    .filter(|module| !seen.modules.contains(module))
-                    .map(|module| format!("netfilter's {module}")),
-            );
-        }
+        );
+    } else {
+        missing.extend(
+            ["ipc", "mnt", "net", "pid", "uts"]
+                .into_iter()
+                .filter(|kind| !seen.namespaces.contains(*kind))
+                .map(|kind| format!("namespaces of kind {kind}")),
+        );
+        missing.extend(
+            ["xt_REDIRECT", "xt_comment"]
+                .into_iter()
+                .filter(|module| !seen.modules.contains(module))
+                .map(|module| format!("netfilter's {module}")),
+        );
     }
-    if !facts.kernel.functions.modules.contains("overlay") {
+    if !seen.modules.contains("overlay") {
         missing.push("the overlay file system".to_owned());
     }
     if missing.is_empty() {

@@ -1,9 +1,7 @@
 //! The kernel modules of a node are loaded, now and after a reboot.
 //!
-//! Only br_netfilter is needed without fail: kubeadm refuses a machine without its sysctls. The others serve kube-proxy, which does without ip_vs in its default mode
-//! and without iptable_nat on kernels that have only nftables; where they cannot be had, the step says so and goes on.
-
-use std::time::Duration;
+//! Only `br_netfilter` is needed without fail: kubeadm refuses a machine without its sysctls. The others serve kube-proxy, which does without `ip_vs` in its default mode
+//! and without `iptable_nat` on kernels that have only nftables; where they cannot be had, the step says so and goes on.
 
 use anyhow::Result;
 
@@ -99,7 +97,7 @@ impl Step for KernelModules {
         let standings = look(world.host.view())?;
         for (name, standing) in &standings {
             if *standing == Standing::Loadable {
-                let cmd = Cmd::new("modprobe", [*name]).timeout(Duration::from_secs(60));
+                let cmd = Cmd::new("modprobe", [*name]);
                 let change = Change::Module {
                     name: (*name).to_owned(),
                 };

@@ -21,7 +21,7 @@ const MARK: &str = "# kpot-install took this out: ";
 const FSTAB: &str = "/etc/fstab";
 
 /// Reading a few gigabytes back from a slow disk.
-const SWAPOFF_LIMIT: Duration = Duration::from_secs(1200);
+const SWAPOFF_LIMIT: Duration = Duration::from_mins(20);
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -64,7 +64,7 @@ enum Standing {
     Different(String),
     ReadOnly(String),
     Absent,
-    /// Absent until the module br_netfilter is loaded, which can be done.
+    /// Absent until the module `br_netfilter` is loaded, which can be done.
     WithModule,
 }
 
@@ -103,7 +103,7 @@ impl Step for Sysctls {
                 }
                 (Standing::WithModule, _) => pending.push(format!("{key} comes with br_netfilter")),
                 (Standing::Absent, Weight::Needed) => {
-                    states.push(needed(key, "does not exist here"))
+                    states.push(needed(key, "does not exist here"));
                 }
                 (Standing::ReadOnly(now), Weight::Needed) => {
                     states.push(needed(key, &format!("is {now} and cannot be changed here")));

@@ -173,10 +173,12 @@ pub(crate) fn systemd(script: Scripted, units: &Units) -> Scripted {
                     "LoadState={load}\nActiveState={active}\nUnitFileState={enabled}\nFragmentPath=\nNeedDaemonReload=no\n"
                 )
             }
-            ["list-unit-files", ..] => units
-                .iter()
-                .map(|(name, (_, enabled))| format!("{name} {enabled} enabled\n"))
-                .collect(),
+            ["list-unit-files", ..] => {
+                let line = |(name, unit): (&String, &(String, String))| {
+                    format!("{name} {} enabled", unit.1)
+                };
+                units.iter().map(line).collect::<Vec<_>>().join("\n")
+            }
             [verb, name] => {
                 let unit = units
                     .entry((*name).to_owned())

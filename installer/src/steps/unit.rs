@@ -11,7 +11,7 @@ use crate::journal::Change;
 use crate::step::State;
 
 /// How long a unit may take to start or stop; above what the units themselves allow.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// What systemd says about a unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

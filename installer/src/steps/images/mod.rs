@@ -23,7 +23,7 @@ use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 
 /// A gigabyte of images on a slow disk, many times over.
-const LOAD_LIMIT: Duration = Duration::from_secs(3600);
+const LOAD_LIMIT: Duration = Duration::from_hours(1);
 
 /// An image and the names that it must have here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -62,9 +62,11 @@ fn docker(store: &Store, archive: &Arc<Mutex<Vec<u8>>>) -> Scripted {
         let mut stdout = String::new();
         match args.as_slice() {
             ["images", ..] => {
-                for (id, name) in store.iter() {
-                    stdout += &format!("{id} {name}\n");
-                }
+                let lines: Vec<String> = store
+                    .iter()
+                    .map(|(id, name)| format!("{id} {name}"))
+                    .collect();
+                stdout = lines.join("\n");
             }
             ["tag", id, name] => store.push(((*id).to_owned(), familiar(name))),
             ["load", "--quiet"] => {
