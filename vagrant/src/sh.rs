@@ -24,6 +24,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 /// Lines of a failed command's log that its error repeats.
 const EVIDENCE_LINES: usize = 25;
+/// How the names of directories begin that are being removed.
+const TRASH: &str = ".trash-";
 /// How often a command with a time limit is looked at.
 const POLL: Duration = Duration::from_millis(25);
 
@@ -671,6 +673,34 @@ pub fn names_in(dir: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Takes a directory out of the way at once and removes it in the background: a build's tree has so many files that
+/// waiting for it takes as long as compiling some of them. What a killed lab leaves of it goes with the next one.
+pub fn discard(dir: &Path) -> Result<()> {
+    if !exists(dir) {
+        return Ok(());
+    }
+    let above = dir
+        .parent()
+        .ok_or_else(|| anyhow!("{} has no directory", dir.display()))?;
+    let trash = tempfile::Builder::new()
+        .prefix(TRASH)
+        .tempdir_in(above)
+        .with_context(|| format!("making a directory in {}", above.display()))?
+        .keep();
+    rename(dir, &trash.join("trash"))?;
+    let trashes: Vec<PathBuf> = names_in(above)?
+        .iter()
+        .filter(|name| name.starts_with(TRASH))
+        .map(|name| above.join(name))
+        .collect();
+    Sh::new("rm")
+        .args(["-rf", "--"])
+        .args(trashes)
+        .spawn()?
+        .detach();
+    Ok(())
 }
 
 /// Removes a file, a link or a whole directory. What is not there is removed already.

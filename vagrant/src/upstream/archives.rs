@@ -11,10 +11,6 @@ use crate::upstream::debian;
 use crate::upstream::golang::{Cgo, NEWEST_GO, Workshop};
 use crate::upstream::image::{Folders, Tree, write_tgz};
 
-/// Debian packages of the libraries that Debian's dockerd and runc are linked with, besides those that they need
-/// themselves. Docker's own archive is static; the lab's comes from Debian, so its nodes must have these.
-pub const DOCKER_RUNTIME_LIBS: [&str; 3] = ["libdevmapper1.02.1", "libseccomp2", "libsystemd0"];
-
 /// What Docker's archive holds, and where Debian's packages have it.
 const DOCKER_FILES: [(&str, &str); 9] = [
     ("containerd", "usr/bin/containerd"),
@@ -116,4 +112,22 @@ pub fn sum(program: &str, file: &Path) -> Result<String> {
     digest
         .map(ToOwned::to_owned)
         .with_context(|| format!("{program} printed no digest of {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    /// Docker's own archive is static; the lab's comes from Debian, whose dockerd and runc are linked with libraries of
+    /// these packages (and those that they depend on).
+    #[test]
+    fn nodes_have_the_libraries_of_debians_docker() {
+        let packages = include_str!("../../node/packages");
+        for library in ["libdevmapper1.02.1", "libseccomp2", "libsystemd0"] {
+            assert!(
+                packages
+                    .split_whitespace()
+                    .any(|package| package == library),
+                "{library}"
+            );
+        }
+    }
 }

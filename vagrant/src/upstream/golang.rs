@@ -71,12 +71,12 @@ impl Workshop {
 
     /// Removes trees and build caches; toolchains and module downloads stay.
     pub fn throw_away_builds(&self) -> Result<()> {
-        sh::remove(&self.scratch)
+        sh::discard(&self.scratch)
     }
 
     /// Removes toolchains and module downloads.
     pub fn throw_away_downloads(&self) -> Result<()> {
-        sh::remove(&self.downloads)
+        sh::discard(&self.downloads)
     }
 
     /// A `go` command of this toolchain, which is fetched first if need be.
@@ -110,7 +110,7 @@ impl Workshop {
 
     /// The root of a toolchain. Toolchains are modules too (`golang.org/toolchain`), so any Go fetches any other: one
     /// on PATH where there is one, else Debian's.
-    fn toolchain(&self, toolchain: &str) -> Result<PathBuf> {
+    pub fn toolchain(&self, toolchain: &str) -> Result<PathBuf> {
         let version = format!("v0.0.1-{toolchain}.linux-amd64");
         let root = self
             .downloads
@@ -219,7 +219,7 @@ impl Workshop {
             );
         }
         sh::rename(&built, out)?;
-        sh::remove(&tree)
+        sh::discard(&tree)
     }
 }
 

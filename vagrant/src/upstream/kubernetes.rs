@@ -30,6 +30,10 @@ pub const COMMITTED: &str = "committed";
 
 const MODULE: &str = "k8s.io/kubernetes";
 
+/// The same for everything in a tree, so that what two builds share is compiled once. Names and users are looked up by
+/// Go itself.
+const BUILD: [&str; 4] = ["build", "-trimpath", "-tags", "netgo,osusergo"];
+
 /// Builds an era's programs into the new directory `out`.
 pub fn build(workshop: &Workshop, era: &Era, replace: &Replacements, out: &Path) -> Result<()> {
     let version = era.kubernetes;
@@ -69,15 +73,8 @@ pub fn build(workshop: &Workshop, era: &Era, replace: &Replacements, out: &Path)
         &format!("Kubernetes {version}: compiling nine programs"),
         || {
             go.clone()
-                .args([
-                    "build",
-                    "-trimpath",
-                    "-tags",
-                    "netgo,osusergo",
-                    "-ldflags",
-                    &stamps(era, &module)?,
-                    "-o",
-                ])
+                .args(BUILD)
+                .args(["-ldflags", &stamps(era, &module)?, "-o"])
                 .arg(format!("{}/", built.display()))
                 .args(packages())
                 .dir(&tree)
@@ -99,7 +96,7 @@ pub fn build(workshop: &Workshop, era: &Era, replace: &Replacements, out: &Path)
 
     check(era, &built)?;
     sh::rename(&built, out)?;
-    sh::remove(&tree)
+    sh::discard(&tree)
 }
 
 /// Gives go.mod staging modules that exist outside of Kubernetes' own repository.
@@ -180,7 +177,8 @@ fn staging_folders(tree: &Path) -> Result<Vec<String>> {
 /// Writes `pkg/generated/openapi/zz_generated.openapi.go`, which Kubernetes' own builds generate and its releases up to
 /// 1.2x leave out. The apiserver compiles without it and dies with "cannot find model definition".
 ///
-/// The generator of that time knows no modules: it wants a GOPATH, which the vendored tree becomes by one link.
+/// The generator of that time knows no modules: it wants a GOPATH, which the vendored tree becomes by one link. Built
+/// without paths, it has to be told where Go is.
 fn generate_openapi(
     workshop: &Workshop,
     go: &Sh,
@@ -192,7 +190,8 @@ fn generate_openapi(
     let gopath = workshop.fresh_dir(&format!("{name}.gopath"))?;
     let generator = gopath.join("openapi-gen");
     go.clone()
-        .args(["build", "-o"])
+        .args(BUILD)
+        .arg("-o")
         .arg(&generator)
         .arg("k8s.io/kube-openapi/cmd/openapi-gen")
         .dir(tree)
@@ -220,22 +219,27 @@ fn generate_openapi(
     // By PWD it believes to be inside the GOPATH, where it looks for vendored packages; the working directory alone is
     // the link's target.
     let package = "k8s.io/kubernetes/pkg/generated/openapi";
-    go_path_settings(Sh::new(&generator), go, &gopath)
-        .args([
-            "-i",
-            &tagged.join(","),
-            "-p",
-            package,
-            "-O",
-            "zz_generated.openapi",
-            "-h",
-            "/dev/null",
-            "-r",
-            "/dev/null",
-        ])
-        .env("PWD", &inside)
-        .dir(&inside)
-        .run()?;
+    go_path_settings(
+        Sh::new(&generator),
+        go,
+        &workshop.toolchain(&era.go)?,
+        &gopath,
+    )
+    .args([
+        "-i",
+        &tagged.join(","),
+        "-p",
+        package,
+        "-O",
+        "zz_generated.openapi",
+        "-h",
+        "/dev/null",
+        "-r",
+        "/dev/null",
+    ])
+    .env("PWD", &inside)
+    .dir(&inside)
+    .run()?;
 
     let generated = tree.join("pkg/generated/openapi/zz_generated.openapi.go");
     let text = sh::read_text(&generated)?.replace("k8s.io/kubernetes/vendor/k8s.io/", "k8s.io/");
@@ -244,10 +248,11 @@ fn generate_openapi(
     sh::remove(&tree.join("vendor"))
 }
 
-fn go_path_settings(generator: Sh, go: &Sh, gopath: &Path) -> Sh {
+fn go_path_settings(generator: Sh, go: &Sh, goroot: &Path, gopath: &Path) -> Sh {
     generator
         .env_of(go)
         .env("GO111MODULE", "off")
+        .env("GOROOT", goroot)
         .env("GOPATH", gopath)
         .env("GOFLAGS", "")
 }

@@ -51,11 +51,6 @@ impl Mirror {
             .collect()
     }
 
-    /// Stops the servers that this lab started.
-    pub fn stop(self) {
-        drop(self);
-    }
-
     /// Leaves the servers running when this lab ends; [`stop_all`] stops them.
     pub fn leave_running(self) {
         for server in self.servers {
@@ -99,7 +94,7 @@ impl Place {
 
 /// Publishes what these eras have, starts the servers where they do not run, and pushes images that are not there yet.
 pub fn serve(cache: &Path, upstreams: &[&Upstream]) -> Result<Mirror> {
-    sh::apt_install(&["docker-registry", "nginx-light", "skopeo"])?;
+    sh::apt_install(&["docker-registry", "nginx", "skopeo"])?;
     let place = Place::of(cache);
     for upstream in upstreams {
         publish(&place, upstream).with_context(|| format!("publishing {}", upstream.version))?;

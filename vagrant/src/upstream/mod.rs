@@ -20,14 +20,13 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
-pub use archives::DOCKER_RUNTIME_LIBS;
 pub use cli::{Command, cli};
 pub use images::TEST_IMAGE;
-pub use mirror::{Mirror, REGISTRY, WEB, serve, stop_all};
+pub use mirror::{Mirror, serve, stop_all};
 pub use network::{FLANNEL_IMAGE, POD_SUBNET};
 
 use crate::eras::{Checksum, Era, Eras, Version};
-use crate::sh::{self, Sh};
+use crate::sh;
 use archives::Rights;
 use golang::Workshop;
 
@@ -285,14 +284,6 @@ impl Works<'_> {
         if !sh::exists(self.workshop.scratch()) {
             return Ok(());
         }
-        let size = Sh::new("du")
-            .args(["-sh", "--"])
-            .arg(self.workshop.scratch())
-            .output()?;
-        sh::say(format_args!(
-            "removing {} of trees and build caches",
-            size.split_whitespace().next().unwrap_or("?")
-        ));
         self.workshop.throw_away_builds()?;
         let built = sh::names_in(&self.store)?;
         let all = self
