@@ -69,7 +69,7 @@ pub struct Build {
     /// A pot of the same name with a larger serial replaces this one
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub serial: u64,
-    /// How many cores to compress on; each takes some 30 MB of memory [default: all, at most 8]
+    /// How many cores to compress on; each takes some 45 MB of memory [default: all, at most 8]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// The file to write [default: kpot-VERSION-ARCH.pot]

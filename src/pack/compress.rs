@@ -16,7 +16,7 @@ use crate::pack::spool::FromStart;
 use crate::progress::Task;
 
 /// zstd's level; docs/decisions/compression.md has the figures it was chosen by.
-pub const LEVEL: i32 = 9;
+pub const LEVEL: i32 = 11;
 
 /// zstd's window, as a power of two: what a reader must keep in memory.
 pub const WINDOW_LOG: u32 = 23;
