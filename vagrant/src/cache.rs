@@ -52,9 +52,4 @@ impl Cache {
     pub fn evidence(&self) -> PathBuf {
         self.0.join("evidence")
     }
-
-    /// The logs of commands that the lab ran.
-    pub fn logs(&self) -> PathBuf {
-        self.0.join("logs")
-    }
 }

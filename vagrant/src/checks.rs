@@ -194,10 +194,14 @@ fn web_service() -> Value {
 }
 
 fn client_pod(node: &Node, image: &str) -> Value {
-    // DNS and the Service's rules follow within seconds, so each is asked again for a while.
-    let script = "patiently() { for try in $(seq 40); do \"$@\" && return; sleep 1; done; exit 1; }
+    // DNS and the Service's rules follow within seconds, so each is asked again for a while. nslookup and nc, because
+    // Debian's static busybox crashes in wget, where it would load parts of glibc.
+    let script = r#"patiently() { for try in $(seq 40); do "$@" && return; sleep 1; done; exit 1; }
+        ask() { printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 2 "$1" 80 | grep answers; }
         patiently nslookup kubernetes.default.svc.cluster.local
-        patiently wget -q -T 2 -O - http://lab-web.default.svc.cluster.local/";
+        patiently nslookup lab-web.default.svc.cluster.local >/tmp/web
+        address=$(sed -n 's/^Address: *\([0-9.]*\)$/\1/p' /tmp/web | tail -n 1)
+        patiently ask "$address""#;
     let mut pod = pod("lab-client", node, image, script);
     pod["spec"]["restartPolicy"] = json!("Never");
     pod

@@ -10,6 +10,7 @@ use crate::lab::{Bare, Lab};
 use crate::machine::Cgroup;
 use crate::materials::Materials;
 use crate::node::Node;
+use crate::scenario::WhatRuns;
 use crate::sh::{self, Sh, step};
 use crate::workbench::{self, Workbench};
 use crate::{demo, image, machine, scenario, suite, upstream};
@@ -95,7 +96,7 @@ pub fn run() -> Result<Ended> {
         Command::Scenario { name, era } => {
             let scenarios = scenario::named(&name)?;
             let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
-            let mut bench = workbench.bench(&lab, 0)?;
+            let mut bench = workbench.bench(&lab, 0, WhatRuns::MayServe)?;
             let counts = scenario::play(&mut bench, scenarios);
             println!("{} passed, {} failed", counts.passed, counts.failed);
             Ok(if counts.failed == 0 { Ended::Well } else { Ended::WithFailures })

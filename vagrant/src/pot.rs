@@ -80,9 +80,14 @@ impl Kpot {
     pub fn build(&self, cache: &Cache, version: Version, arguments: &[String]) -> Result<Pot> {
         let (key, public_key) = self.keygen(&cache.pots(), &format!("{version}.key"))?;
         let file = cache.pots().join(format!("{version}.pot"));
-        let build = self.sh().args(["build", "--k8s", &version.to_string()]).args(arguments);
-        build.arg("--sign-key").arg(&key).arg("-o").arg(&file).run()?;
+        self.build_with(&key, version, arguments, &file)?;
         Ok(Pot { file, key, public_key })
+    }
+
+    /// Builds and signs a pot with a key that is there.
+    pub fn build_with(&self, key: &Path, version: Version, arguments: &[String], file: &Path) -> Result<()> {
+        let build = self.sh().args(["build", "--k8s", &version.to_string()]).args(arguments);
+        build.arg("--sign-key").arg(key).arg("-o").arg(file).run()
     }
 }
 

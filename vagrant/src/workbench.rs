@@ -1,6 +1,7 @@
 //! What every use of the lab needs before the first scenario: this machine, the node image, upstream of some eras and its
 //! servers, the product compiled, and a pot of each era. As much of it as can be is done at the same time.
 
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -10,8 +11,8 @@ use crate::eras::{Eras, Version};
 use crate::lab::Lab;
 use crate::materials::{Materials, lab_arguments};
 use crate::pot::{Kpot, Pot};
-use crate::scenario::Bench;
-use crate::sh::{self, step};
+use crate::scenario::{Bench, WhatRuns};
+use crate::sh::{self, Sh, step};
 use crate::upstream::{self, Mirror, Upstream};
 use crate::{image, machine};
 
@@ -33,9 +34,9 @@ const PACKAGES: &[&str] = &[
 
 /// Installs what the lab needs, starts Docker, and makes the node image.
 pub fn prepare_machine(cache: &Cache) -> Result<()> {
-    let user = sh::Sh::new("id").arg("-u").output()?;
+    let user = Sh::new("id").arg("-u").output()?;
     ensure!(user == "0", "the lab runs as root: it installs packages, starts Docker and makes machines");
-    let release = sh::read_text(std::path::Path::new("/etc/os-release")).context("is this Debian?")?;
+    let release = sh::read_text(Path::new("/etc/os-release")).context("is this Debian?")?;
     ensure!(
         release.lines().any(|line| line == "VERSION_CODENAME=bookworm"),
         "the lab is made for Debian 12 (bookworm): its Vagrant, Docker and servers are Debian's"
@@ -45,12 +46,20 @@ pub fn prepare_machine(cache: &Cache) -> Result<()> {
     image::ensure(cache)
 }
 
-/// All of it, for some eras.
+/// All of it, for some eras. The servers run as long as this value lives.
 pub struct Workbench {
     cache: Cache,
     kpot: Kpot,
-    eras: Vec<(Version, Materials, Pot)>,
-    mirror: Mirror,
+    eras: Vec<Prepared>,
+    _mirror: Mirror,
+}
+
+/// What is ready for one era.
+struct Prepared {
+    version: Version,
+    materials: Materials,
+    arguments: Vec<String>,
+    pot: Pot,
 }
 
 impl Workbench {
@@ -60,7 +69,8 @@ impl Workbench {
         let (kpot, upstreams) = thread::scope(|scope| {
             // Downloads and links leave a core free here and there, which is what compiling kpot takes.
             let kpot = scope.spawn(|| step("compiling kpot with the installer inside", Kpot::compile));
-            let upstreams: Result<Vec<Upstream>> = versions.iter().map(|version| upstream_of(cache, *version)).collect();
+            let upstreams: Result<Vec<Upstream>> =
+                versions.iter().map(|version| upstream_of(cache, *version)).collect();
             (kpot.join().unwrap_or_else(|_| Err(anyhow!("compiling kpot panicked"))), upstreams)
         });
         let (kpot, upstreams) = (kpot?, upstreams?);
@@ -70,23 +80,17 @@ impl Workbench {
         let mut eras = Vec::new();
         for upstream in upstreams {
             let version = upstream.version;
-            let pot = step(&format!("kpot build --k8s {version}"), || {
-                kpot.build(cache, version, &lab_arguments(&upstream, &mirror)?)
-            })?;
-            eras.push((version, Materials::of_lab(&upstream)?, pot));
+            let arguments = lab_arguments(&upstream, &mirror)?;
+            let pot = step(&format!("kpot build --k8s {version}"), || kpot.build(cache, version, &arguments))?;
+            eras.push(Prepared { version, materials: Materials::of_lab(&upstream)?, arguments, pot });
         }
-        Ok(Self { cache: cache.clone(), kpot, eras, mirror })
+        Ok(Self { cache: cache.clone(), kpot, eras, _mirror: mirror })
     }
 
     /// A bench for one of the eras, in the order in which they were given.
-    pub fn bench(&self, lab: &Lab, index: usize) -> Result<Bench> {
-        let (version, materials, pot) = self.eras.get(index).context("no such era on the workbench")?;
-        Ok(Bench::new(self.cache.clone(), lab.clone(), materials.clone(), self.kpot.clone(), pot.clone(), *version))
-    }
-
-    /// The servers.
-    pub fn mirror(&self) -> &Mirror {
-        &self.mirror
+    pub fn bench(&self, lab: &Lab, index: usize, what_runs: WhatRuns) -> Result<Bench> {
+        let era = self.eras.get(index).context("no such era on the workbench")?;
+        Ok(Bench::new(self.cache.clone(), lab.clone(), era.materials.clone(), era.pot.clone(), era.version, what_runs))
     }
 
     /// The builder.
@@ -94,9 +98,17 @@ impl Workbench {
         &self.kpot
     }
 
-    /// The pots.
-    pub fn pots(&self) -> impl Iterator<Item = &Pot> {
-        self.eras.iter().map(|(_, _, pot)| pot)
+    /// The pot of every era.
+    pub fn pots(&self) -> impl Iterator<Item = (&Version, &Pot)> {
+        self.eras.iter().map(|era| (&era.version, &era.pot))
+    }
+
+    /// Another file with the pot of an era, built again with the same key.
+    pub fn build_again(&self, version: Version) -> Result<PathBuf> {
+        let era = self.eras.iter().find(|era| era.version == version).context("no such era on the workbench")?;
+        let file = self.cache.pots().join(format!("{version}-again.pot"));
+        self.kpot.build_with(&era.pot.key, version, &era.arguments, &file)?;
+        Ok(file)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Written as JSON documents, which YAML readers take. It holds what plain `kubeadm init` needs on this kind of machine
 //! and nothing that makes the product's work easier.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::eras::Version;
@@ -10,7 +11,7 @@ use crate::upstream::POD_SUBNET;
 
 
 /// What distinguishes one cluster of the lab from another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSpec {
     /// The version of everything in it.
     pub version: Version,

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use config::ClusterSpec;
@@ -24,6 +25,16 @@ use crate::wait;
 const KUBEADM_LIMIT: Duration = Duration::from_secs(600);
 /// How long nodes and DNS may take until they are ready.
 const READY_LIMIT: Duration = Duration::from_secs(240);
+
+/// Where the first master keeps what the lab made it as.
+const NOTE: &str = "/root/lab-cluster.json";
+
+/// What a cluster was made as.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    spec: ClusterSpec,
+    masters: usize,
+}
 
 /// A running cluster, asked through its first master.
 #[derive(Debug, Clone)]
@@ -55,7 +66,24 @@ impl Cluster {
         }
         step("waiting for nodes, pod network and DNS", || cluster.wait_ready(masters.len()))?;
         cluster.revoke()?;
+        m1.write(NOTE, &serde_json::to_string(&cluster.note(masters.len()))?, 0o600)?;
         Ok(cluster)
+    }
+
+    /// The cluster that an earlier lab made of these machines, if it is whole: the same kind, as many masters, all Ready,
+    /// and nobody else in it.
+    pub fn found(spec: ClusterSpec, masters: &[Node]) -> Option<Self> {
+        let cluster = Self { spec, m1: masters.first()?.clone() };
+        let note = cluster.m1.output(&format!("cat {NOTE}")).ok()?;
+        (serde_json::from_str::<Note>(&note).ok()? == cluster.note(masters.len())).then_some(())?;
+        let nodes = cluster.kubectl_json(&["get", "nodes"]).ok()?;
+        let nodes = nodes["items"].as_array()?;
+        let members = cluster.etcdctl(&["member", "list"]).ok()?.lines().count();
+        (nodes.len() == masters.len() && nodes.iter().all(is_ready) && members == masters.len()).then_some(cluster)
+    }
+
+    fn note(&self, masters: usize) -> Note {
+        Note { spec: self.spec.clone(), masters }
     }
 
     /// What it is.

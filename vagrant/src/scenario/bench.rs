@@ -15,8 +15,8 @@ use crate::eras::Version;
 use crate::lab::{Bare, Lab};
 use crate::materials::Materials;
 use crate::node::Node;
-use crate::pot::{Kpot, Pot};
-use crate::sh::step;
+use crate::pot::Pot;
+use crate::sh::{self, step};
 use crate::ssh_trust;
 use crate::wait;
 
@@ -28,11 +28,20 @@ pub struct Bench {
     cache: Cache,
     lab: Lab,
     materials: Materials,
-    kpot: Kpot,
     pot: Pot,
     version: Version,
     cluster: Option<(Cluster, Vec<Node>)>,
     backup: Backup,
+    what_runs: WhatRuns,
+}
+
+/// What to do with machines that ran before this lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhatRuns {
+    /// A cluster of the right kind among them is taken.
+    MayServe,
+    /// They go.
+    Stranger,
 }
 
 /// What is known of the backup machine.
@@ -46,8 +55,8 @@ enum Backup {
 
 impl Bench {
     /// A bench with nothing up yet.
-    pub fn new(cache: Cache, lab: Lab, materials: Materials, kpot: Kpot, pot: Pot, version: Version) -> Self {
-        Self { cache, lab, materials, kpot, pot, version, cluster: None, backup: Backup::Unknown }
+    pub fn new(cache: Cache, lab: Lab, materials: Materials, pot: Pot, version: Version, what_runs: WhatRuns) -> Self {
+        Self { cache, lab, materials, pot, version, cluster: None, backup: Backup::Unknown, what_runs }
     }
 
     /// Where the lab keeps things.
@@ -68,11 +77,6 @@ impl Bench {
     /// The image for pods: a busybox that is in the pot.
     pub fn test_image(&self) -> &str {
         &self.materials.test_image
-    }
-
-    /// The builder.
-    pub fn kpot(&self) -> &Kpot {
-        &self.kpot
     }
 
     /// The era's pot.
@@ -102,18 +106,20 @@ impl Bench {
         nodes
     }
 
-    /// Takes over a cluster that somebody else made.
-    pub fn adopt(&mut self, cluster: Cluster, masters: Vec<Node>) {
-        self.cluster = Some((cluster, masters));
-    }
-
     /// Makes the wanted cluster, unless it is the one that is up.
     pub fn cluster_of(&mut self, spec: ClusterSpec, masters: usize) -> Result<()> {
         if self.cluster.as_ref().is_some_and(|(is, nodes)| *is.spec() == spec && nodes.len() == masters) {
             return Ok(());
         }
-        self.distrust();
         let nodes: Vec<Node> = [self.lab.m1(), self.lab.m2(), self.lab.m3()].into_iter().take(masters).collect();
+        if std::mem::replace(&mut self.what_runs, WhatRuns::Stranger) == WhatRuns::MayServe
+            && let Some(cluster) = Cluster::found(spec.clone(), &nodes)
+        {
+            sh::say("taking the cluster that runs");
+            self.cluster = Some((cluster, nodes));
+            return Ok(());
+        }
+        self.distrust();
         step("bringing the masters up", || {
             self.lab.destroy(&[&self.lab.m1(), &self.lab.m2(), &self.lab.m3()])?;
             self.lab.up(&nodes.iter().collect::<Vec<_>>(), Bare::Full)

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
-pub use bench::Bench;
+pub use bench::{Bench, WhatRuns};
 
 use crate::cluster::ClusterSpec;
 use crate::eras::Version;

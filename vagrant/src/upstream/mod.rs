@@ -18,7 +18,7 @@ mod network;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 pub use cli::{Command, cli};
 pub use images::TEST_IMAGE;
@@ -89,11 +89,17 @@ impl Upstream {
 /// Builds what is missing of an era and says where everything is.
 pub fn ensure(cache: &Path, era: &Era) -> Result<Upstream> {
     let eras = Eras::load()?;
-    let works = Works {
+    let works = |missing| Works {
         eras: &eras,
         workshop: Workshop::new(cache),
         store: cache.join("upstream"),
+        missing,
     };
+    // What is there can be used while another lab builds something else.
+    if let Ok(found) = works(Missing::IsAnError).ensure(era) {
+        return Ok(found);
+    }
+    let works = works(Missing::IsMade);
     sh::make_dirs(&works.store)?;
     let lock = sh::create(&works.store.join("lock"))?;
     lock.lock().context("waiting for another lab that builds")?;
@@ -105,6 +111,14 @@ struct Works<'a> {
     eras: &'a Eras,
     workshop: Workshop,
     store: PathBuf,
+    missing: Missing,
+}
+
+/// What to do about a result that the cache has not got.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    IsAnError,
+    IsMade,
 }
 
 impl Works<'_> {
@@ -155,7 +169,9 @@ impl Works<'_> {
             sh::make_dirs(out)?;
             images::make(&self.workshop, era, &programs, flannel_version, out)
         })?;
-        self.tidy()?;
+        if self.missing == Missing::IsMade {
+            self.tidy()?;
+        }
 
         let docker_archive = docker.join("docker.tgz");
         Ok(Upstream {
@@ -252,6 +268,11 @@ impl Works<'_> {
         if sh::exists(&place) {
             return Ok(place);
         }
+        ensure!(
+            self.missing == Missing::IsMade,
+            "{} is not there",
+            place.display()
+        );
         sh::step(&format!("making {name}"), || {
             let part = self.store.join(format!("{name}-{key}.part"));
             sh::remove(&part)?;
