@@ -16,19 +16,12 @@ pub struct Unpacked {
 
 /// Fetches these packages in the version that apt would install, and unpacks them below `dir`.
 pub fn unpack(packages: &[&str], dir: &Path) -> Result<Unpacked> {
-    let unpacked = Unpacked {
-        debs: dir.join("debs"),
-        root: dir.join("root"),
-    };
+    let unpacked = Unpacked::at(dir);
     sh::make_dirs(&unpacked.debs)?;
     sh::make_dirs(&unpacked.root)?;
     let fetch = || {
-        Sh::new("apt-get")
-            .args(["download", "-q"])
-            .args(packages)
-            .dir(&unpacked.debs)
-            .log("apt.log")
-            .run()
+        let apt = Sh::new("apt-get").args(["download", "-q"]).args(packages);
+        apt.dir(&unpacked.debs).log("apt.log").run()
     };
     // A fresh machine has no lists of packages yet, and old lists name files that are gone.
     fetch().or_else(|_| {
@@ -46,6 +39,14 @@ pub fn unpack(packages: &[&str], dir: &Path) -> Result<Unpacked> {
 }
 
 impl Unpacked {
+    /// What [`unpack`] put below `dir`.
+    pub fn at(dir: &Path) -> Self {
+        Self {
+            debs: dir.join("debs"),
+            root: dir.join("root"),
+        }
+    }
+
     /// The upstream part of a package's version: 20.10.24 of 20.10.24+dfsg1-1+deb12u1.
     pub fn upstream_version(&self, package: &str) -> Result<String> {
         let prefix = format!("{package}_");

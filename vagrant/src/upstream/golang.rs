@@ -295,3 +295,46 @@ pub fn apply(edits: &[Edit], tree: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(json: &str) -> Edit {
+        serde_json::from_str(json).expect("an edit")
+    }
+
+    #[test]
+    fn edits_change_what_they_name_and_nothing_else() {
+        let tree = tempfile::tempdir().expect("a temporary directory");
+        let file = tree.path().join("main.go");
+        sh::write_atomic(&file, b"import (\n\ta\n\tb\n)\nf(1, 2)\n", 0o644).expect("writable");
+        let edits = [
+            edit(r#"{ "file": "main.go", "drop_lines_with": "\tb", "because": "it is gone" }"#),
+            edit(
+                r#"{ "file": "main.go", "text": ", 2)", "becomes": ")", "because": "one argument less" }"#,
+            ),
+        ];
+        apply(&edits, tree.path()).expect("both find something");
+        assert_eq!(
+            sh::read_text(&file).expect("readable"),
+            "import (\n\ta\n)\nf(1)\n"
+        );
+        let again = apply(&edits, tree.path())
+            .expect_err("nothing is left to change")
+            .to_string();
+        assert!(again.contains("main.go holds nothing to change"), "{again}");
+    }
+
+    #[test]
+    fn stamps_are_linker_flags_in_a_fixed_order() {
+        let stamp = BTreeMap::from([
+            ("b.Version".to_owned(), "2".to_owned()),
+            ("a.Version".to_owned(), "1".to_owned()),
+        ]);
+        assert_eq!(
+            linker_flags(&stamp),
+            "-s -w -buildid= -X a.Version=1 -X b.Version=2"
+        );
+    }
+}

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::eras::Era;
 use crate::sh::{self, Sh};
-use crate::upstream::debian;
+use crate::upstream::debian::Unpacked;
 use crate::upstream::golang::Workshop;
 use crate::upstream::image::{Image, Layer, Start, Tree, write_archive};
 use crate::upstream::kubernetes::{COMMITTED, IMAGE_PROGRAMS};
@@ -17,7 +17,7 @@ pub const TEST_IMAGE: &str = "kpot.lab/busybox";
 
 const BUSYBOX: &str = "busybox-static";
 /// kube-proxy and flannel call iptables and conntrack: these, and all libraries that they need.
-const NETFILTER: [&str; 11] = [
+pub const NETFILTER: [&str; 11] = [
     "conntrack",
     "iptables",
     "libc6",
@@ -44,6 +44,8 @@ const IPTABLES_NAMES: [&str; 6] = [
 /// Programs that go into images.
 #[derive(Debug)]
 pub struct Programs<'a> {
+    /// Where the packages [`NETFILTER`] are unpacked.
+    pub debian: &'a Path,
     /// What the era's Kubernetes build made.
     pub kubernetes: &'a Path,
     /// The folder of `coredns`.
@@ -64,7 +66,7 @@ pub fn make(
 ) -> Result<()> {
     let dir = workshop.fresh_dir(&format!("images-{}", era.kubernetes))?;
     let created = sh::read_text(&programs.kubernetes.join(COMMITTED))?;
-    let debian = debian::unpack(&NETFILTER, &dir.join("debian"))?;
+    let debian = Unpacked::at(programs.debian);
     let busybox = debian.file("bin/busybox")?;
     let kit = Kit {
         dir: &dir,
@@ -135,6 +137,11 @@ pub fn make(
     )?);
     expect_names(era, programs.kubernetes, &images)?;
 
+    // These are of no era: made for several, they must be the same.
+    let kit = Kit {
+        created: "1970-01-01T00:00:00Z",
+        ..kit
+    };
     let own = kit.layer(|tree| {
         tree.file("opt/bin/flanneld", &programs.flannel.join("flannel"), 0o755);
         tree.file("flannel", &programs.flannel_cni.join("flannel"), 0o755);

@@ -119,6 +119,15 @@ pub fn stop_all(cache: &Path) -> Result<()> {
         for pid in running_with(&config)? {
             Sh::new("kill").arg(pid.to_string()).run()?;
         }
+        let begun = Instant::now();
+        while !running_with(&config)?.is_empty() {
+            ensure!(
+                begun.elapsed() < START_LIMIT,
+                "the server with {} does not end",
+                config.display()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
     }
     Ok(())
 }
@@ -304,10 +313,10 @@ fn running_with(config: &Path) -> Result<Vec<u32>> {
 }
 
 /// Pushes an era's images, each as a manifest list, as Kubernetes' own registry has them. Once done, a note beside the
-/// registry's data says so.
+/// registry's data says which.
 fn push(place: &Place, upstream: &Upstream) -> Result<()> {
-    let note = place.root.join("pushed").join(&upstream.images_key);
-    if sh::exists(&note) {
+    let note = place.root.join("pushed").join(upstream.version.to_string());
+    if sh::exists(&note) && sh::read_text(&note)? == upstream.images_key {
         return Ok(());
     }
     sh::step(
@@ -324,7 +333,7 @@ fn push(place: &Place, upstream: &Upstream) -> Result<()> {
             pushes.try_for_each(|pushed| pushed)
         },
     )?;
-    sh::write_atomic(&note, b"", 0o644)
+    sh::write_atomic(&note, upstream.images_key.as_bytes(), 0o644)
 }
 
 fn push_image(upstream: &Upstream, name: &str) -> Result<()> {

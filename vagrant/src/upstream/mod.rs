@@ -121,36 +121,41 @@ enum Missing {
     IsMade,
 }
 
+/// The folders of an era's results besides Kubernetes.
+struct Rest {
+    docker: PathBuf,
+    debian: PathBuf,
+    coredns: PathBuf,
+    flannel: PathBuf,
+    flannel_cni: PathBuf,
+    cni: PathBuf,
+    crictl: Option<(PathBuf, String)>,
+}
+
 impl Works<'_> {
     fn ensure(&self, era: &Era) -> Result<Upstream> {
         let version = era.kubernetes;
-        let rights = Rights::of_this_host()?;
         // Compiling keeps both cores busy; fetching, unpacking and linking the rest fill its gaps.
         let (kubernetes, rest) = thread::scope(|scope| {
-            let rest = scope.spawn(|| -> Result<_> {
-                let coredns = self.part(&era.coredns.part)?;
-                let flannel = self.part("flannel")?;
-                let flannel_cni = self.part("flannel-cni")?;
-                Ok((
-                    coredns,
-                    flannel,
-                    flannel_cni,
-                    self.cni_archive()?,
-                    self.crictl(era)?,
-                    self.docker(rights)?,
-                ))
-            });
+            let rest = scope.spawn(|| self.rest(era));
+            let kubernetes = self.kubernetes(era);
             (
-                self.kubernetes(era),
+                kubernetes,
                 rest.join()
                     .unwrap_or_else(|_| Err(anyhow!("building the parts panicked"))),
             )
         });
-        let (kubernetes, (coredns, flannel, flannel_cni, cni, crictl, docker)) =
-            (kubernetes?, rest?);
+        let (kubernetes, rest) = (kubernetes?, rest?);
 
         let flannel_version = &self.eras.part("flannel")?.version;
-        let names = [&kubernetes, &coredns, &flannel, &flannel_cni].map(|path| file_name(path));
+        let names = [
+            &kubernetes,
+            &rest.coredns,
+            &rest.flannel,
+            &rest.flannel_cni,
+            &rest.debian,
+        ]
+        .map(|path| file_name(path));
         let images_key = self.key(&[
             &"images",
             &era.kubernetes,
@@ -162,9 +167,10 @@ impl Works<'_> {
         let images = self.made(&format!("images-{version}"), &images_key, |out| {
             let programs = images::Programs {
                 kubernetes: &kubernetes,
-                coredns: &coredns,
-                flannel: &flannel,
-                flannel_cni: &flannel_cni,
+                coredns: &rest.coredns,
+                flannel: &rest.flannel,
+                flannel_cni: &rest.flannel_cni,
+                debian: &rest.debian,
             };
             sh::make_dirs(out)?;
             images::make(&self.workshop, era, &programs, flannel_version, out)
@@ -173,7 +179,7 @@ impl Works<'_> {
             self.tidy()?;
         }
 
-        let docker_archive = docker.join("docker.tgz");
+        let docker_archive = rest.docker.join("docker.tgz");
         Ok(Upstream {
             version,
             registry: era.registry.clone(),
@@ -185,12 +191,32 @@ impl Works<'_> {
                 .collect(),
             docker_sha256: image::sha256_of(&docker_archive)?,
             docker_archive,
-            docker_version: sh::read_text(&docker.join("version"))?,
-            cni_archive: cni.join(CNI_ARCHIVE),
+            docker_version: sh::read_text(&rest.docker.join("version"))?,
+            cni_archive: rest.cni.join(CNI_ARCHIVE),
             cni_version: self.eras.part("cni-plugins")?.version.clone(),
-            crictl,
+            crictl: rest.crictl,
             checksums: era.checksums.clone(),
             images_key,
+        })
+    }
+
+    /// Everything but Kubernetes; what waits for the network rather than for a core comes first.
+    fn rest(&self, era: &Era) -> Result<Rest> {
+        Ok(Rest {
+            docker: self.docker(Rights::of_this_host()?)?,
+            debian: self.debian()?,
+            coredns: self.part(&era.coredns.part)?,
+            flannel: self.part("flannel")?,
+            flannel_cni: self.part("flannel-cni")?,
+            cni: self.cni_archive()?,
+            crictl: self.crictl(era)?,
+        })
+    }
+
+    fn debian(&self) -> Result<PathBuf> {
+        let key = self.key(&[&images::NETFILTER]);
+        self.made("debian", &key, |out| {
+            debian::unpack(&images::NETFILTER, out).map(drop)
         })
     }
 
