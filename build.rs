@@ -9,6 +9,7 @@
 )]
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -52,10 +53,21 @@ fn main() {
         }
         None => build(),
     };
-    match installer {
-        Ok(path) => println!("cargo::rustc-env=KPOT_EMBEDDED_AMD64={}", path.display()),
-        Err(message) => println!("cargo::error={message}"),
+    if let Err(message) = installer.and_then(|path| embed(&path)) {
+        println!("cargo::error={message}");
     }
+}
+
+/// Puts the installer where `src/installers.rs` looks for it: by name below `OUT_DIR`, so that a target directory may be moved or copied.
+fn embed(installer: &Path) -> Result<(), String> {
+    let place = Path::new(&variable("OUT_DIR")?).join("installer-amd64");
+    fs::copy(installer, &place).map(drop).map_err(|cause| {
+        format!(
+            "cannot copy {} to {}: {cause}",
+            installer.display(),
+            place.display()
+        )
+    })
 }
 
 fn build() -> Result<PathBuf, String> {

@@ -4,7 +4,7 @@
 
 use bundle_spec::{Arch, Sha256};
 
-const AMD64: &[u8] = include_bytes!(env!("KPOT_EMBEDDED_AMD64"));
+const AMD64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/installer-amd64"));
 
 /// The installer for `arch`; `None` where this `kpot` was built without one.
 pub fn for_arch(arch: Arch) -> Option<&'static [u8]> {
