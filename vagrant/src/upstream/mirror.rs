@@ -37,14 +37,15 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The running servers. They stop when this is dropped, if this lab started them.
 #[derive(Debug)]
 pub struct Mirror {
-    servers: Vec<Server>,
+    web: Server,
+    registry: Server,
 }
 
 impl Mirror {
     /// What to pass to `kpot build` so that it fetches everything here: `--mirror`, `HOST=URL`, and so on.
     pub fn kpot_arguments(&self) -> Vec<String> {
-        let web = WEB_HOSTS.map(|host| format!("{host}=http://{WEB}/{host}"));
-        let images = IMAGE_HOSTS.map(|host| format!("{host}=http://{REGISTRY}"));
+        let web = WEB_HOSTS.map(|host| format!("{host}=http://{}/{host}", self.web.address));
+        let images = IMAGE_HOSTS.map(|host| format!("{host}=http://{}", self.registry.address));
         web.into_iter()
             .chain(images)
             .flat_map(|mirror| ["--mirror".to_owned(), mirror])
@@ -53,18 +54,18 @@ impl Mirror {
 
     /// Leaves the servers running when this lab ends; [`stop_all`] stops them.
     pub fn leave_running(self) {
-        for server in self.servers {
-            if let Server::Ours(daemon) = server {
-                daemon.detach();
-            }
-        }
+        [self.web, self.registry]
+            .into_iter()
+            .filter_map(|server| server.ours)
+            .for_each(Daemon::detach);
     }
 }
 
 #[derive(Debug)]
-enum Server {
-    Ours(Daemon),
-    RanBefore,
+struct Server {
+    address: &'static str,
+    /// `None` where it ran before.
+    ours: Option<Daemon>,
 }
 
 /// Where the mirror has its files.
@@ -100,11 +101,10 @@ pub fn serve(cache: &Path, upstreams: &[&Upstream]) -> Result<Mirror> {
         publish(&place, upstream).with_context(|| format!("publishing {}", upstream.version))?;
     }
     publish_latest(&place)?;
-    let mut mirror = Mirror {
-        servers: Vec::new(),
+    let mirror = Mirror {
+        web: start_nginx(&place)?,
+        registry: start_registry(&place)?,
     };
-    mirror.servers.push(start_nginx(&place)?);
-    mirror.servers.push(start_registry(&place)?);
     for upstream in upstreams {
         push(&place, upstream)
             .with_context(|| format!("pushing the images of {}", upstream.version))?;
@@ -261,10 +261,13 @@ fn start_registry(place: &Place) -> Result<Server> {
 }
 
 /// Starts a server on this configuration, unless one runs on it already.
-fn start(path: &Path, config: &str, server: &Sh, address: &str) -> Result<Server> {
+fn start(path: &Path, config: &str, server: &Sh, address: &'static str) -> Result<Server> {
     if !running_with(path)?.is_empty() {
         wait_for(address, None)?;
-        return Ok(Server::RanBefore);
+        return Ok(Server {
+            address,
+            ours: None,
+        });
     }
     if connect(address).is_ok() {
         bail!(
@@ -274,7 +277,10 @@ fn start(path: &Path, config: &str, server: &Sh, address: &str) -> Result<Server
     sh::write_atomic(path, config.as_bytes(), 0o644)?;
     let mut daemon = server.spawn()?;
     wait_for(address, Some(&mut daemon))?;
-    Ok(Server::Ours(daemon))
+    Ok(Server {
+        address,
+        ours: Some(daemon),
+    })
 }
 
 fn wait_for(address: &str, mut daemon: Option<&mut Daemon>) -> Result<()> {
@@ -444,8 +450,13 @@ mod tests {
 
     #[test]
     fn kpot_gets_a_mirror_for_every_host() {
+        let server = |address| Server {
+            address,
+            ours: None,
+        };
         let mirror = Mirror {
-            servers: Vec::new(),
+            web: server(WEB),
+            registry: server(REGISTRY),
         };
         let arguments = mirror.kpot_arguments();
         assert!(arguments.contains(&"dl.k8s.io=http://127.0.0.1:18080/dl.k8s.io".to_owned()));
