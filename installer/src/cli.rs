@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
@@ -166,7 +166,6 @@ pub fn main() -> Result<()> {
             let target =
                 Target { host: healthy, user: ssh.ssh_user, port: ssh.ssh_port, identity: ssh.identity, host_key: ssh.host_key, password };
             workflow::join_master(&run, JoinMaster { target, node_name, advertise_address, insecure_registries: insecure_registry }, local)
-                .with_context(|| "join-master did not finish")
         }
     }
 }

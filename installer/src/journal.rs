@@ -91,6 +91,11 @@ pub enum Change {
         /// What it was before.
         before: Before,
     },
+    /// A file with a secret of a join is overwritten and removed; its content is not kept.
+    Erased {
+        /// Its path.
+        path: String,
+    },
     /// A folder is created.
     Directory {
         /// Its path.

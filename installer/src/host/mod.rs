@@ -338,6 +338,22 @@ impl<'a> Host<'a> {
         fs::remove_file(self.view.locate(path)).with_context(|| format!("cannot remove {path}"))
     }
 
+    /// Overwrites and removes a file that holds a secret. Nothing is saved; a file that is not there is fine.
+    pub fn erase(&self, path: &str) -> Result<()> {
+        let Some(facts) = self.view.facts(path)? else { return Ok(()) };
+        self.journal.intent(Change::Erased { path: path.to_owned() })?;
+        let place = self.view.locate(path);
+        let erased = || -> io::Result<()> {
+            if facts.kind == Kind::File {
+                let mut file = OpenOptions::new().write(true).open(&place)?;
+                io::copy(&mut io::repeat(0).take(facts.size), &mut file)?;
+                file.sync_all()?;
+            }
+            fs::remove_file(&place)
+        };
+        erased().with_context(|| format!("cannot erase {path}"))
+    }
+
     /// Removes a folder and all that is in it; the journal holds `change` first. Nothing is saved: only for what this program's own run brought about.
     pub fn remove_tree(&self, path: &str, change: Change) -> Result<()> {
         if !self.view.exists(path)? {
