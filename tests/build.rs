@@ -197,13 +197,17 @@ fn an_index_is_resolved_to_the_pots_architecture() {
     upstream.put_manifest(
         "etcd",
         "by-digest",
-        serde_json::to_vec(&image.manifest).unwrap(),
+        &serde_json::to_vec(&image.manifest).unwrap(),
     );
-    let digest = upstream.put_manifest("etcd", "3.4.13-0", serde_json::to_vec(&index).unwrap());
+    let digest = upstream.put_manifest("etcd", "3.4.13-0", &serde_json::to_vec(&index).unwrap());
     let built = desk.build(&upstream, "x.pot", &[]);
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     // By tag and digest: the same, checked against the digest.
-    upstream.put_manifest("x/etcd", "v1", serde_json::to_vec(&image.manifest).unwrap());
+    upstream.put_manifest(
+        "x/etcd",
+        "v1",
+        &serde_json::to_vec(&image.manifest).unwrap(),
+    );
     upstream.push("x/etcd", "v1", &image);
     let pinned = format!("{}/x/etcd:v1@{digest}", upstream.server.address());
     let refused = desk.build(&upstream, "y.pot", &["--image", &pinned]);
@@ -278,11 +282,14 @@ fn keygen_makes_a_pair_once() {
     let told = stdout(&made);
     assert!(told.contains("fingerprint: SHA256:"), "{told}");
     let private = desk.path("config/kpot/signing_key");
-    let mode =
+    let permissions =
         |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&private), 0o600);
-    assert_eq!(mode(&desk.path("config/kpot/signing_key.pub")), 0o644);
-    assert_eq!(mode(&desk.path("config/kpot")), 0o700);
+    assert_eq!(permissions(&private), 0o600);
+    assert_eq!(
+        permissions(&desk.path("config/kpot/signing_key.pub")),
+        0o644
+    );
+    assert_eq!(permissions(&desk.path("config/kpot")), 0o700);
     let text = std::fs::read_to_string(&private).unwrap();
     assert!(
         !told.contains(text.lines().nth(1).unwrap()),

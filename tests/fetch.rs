@@ -167,7 +167,7 @@ fn a_stop_ends_the_retries() {
     let server = server(vec![Answer::Status(500)]);
     let stop = Stop::default();
     let policy = Policy {
-        pause: Duration::from_secs(60),
+        pause: Duration::from_mins(1),
         ..POLICY
     };
     let client = Client::new(Mirrors::default(), policy, stop.clone()).unwrap();

@@ -34,7 +34,7 @@ fn refused(upstream: &Upstream, more: &[&str], status: i32, words: &[&str]) {
 /// The same for the image `etcd`, whose manifest is `manifest`.
 fn manifest_refused(manifest: &serde_json::Value, words: &[&str]) {
     let upstream = Upstream::new("v1.20.2");
-    upstream.put_manifest("etcd", "3.4.13-0", serde_json::to_vec(manifest).unwrap());
+    upstream.put_manifest("etcd", "3.4.13-0", &serde_json::to_vec(manifest).unwrap());
     let mut all = vec!["k8s.gcr.io/etcd:3.4.13-0", "/v2/etcd/manifests/"];
     all.extend(words);
     refused(&upstream, &[], 1, &all);
@@ -314,12 +314,12 @@ fn an_index_within_an_index_is_refused() {
     upstream.put_manifest(
         "etcd",
         "inner",
-        serde_json::to_vec(&nesting.manifest).unwrap(),
+        &serde_json::to_vec(&nesting.manifest).unwrap(),
     );
     upstream.put_manifest(
         "etcd",
         "3.4.13-0",
-        serde_json::to_vec(&nesting.index(&platform)).unwrap(),
+        &serde_json::to_vec(&nesting.index(&platform)).unwrap(),
     );
     refused(&upstream, &[], 1, &["index within an index"]);
 }

@@ -59,7 +59,7 @@ impl Upstream {
         );
         let plugins = archive("./", &["bridge", "host-local", "loopback", "portmap"]);
         let name = "cni-plugins-linux-amd64-v1.7.1.tgz";
-        let path = upstream.plugins();
+        let path = Self::plugins();
         upstream.put(
             &format!("{path}.sha256"),
             format!("{}  {name}\n", Sha256::of(&plugins).hex()).into_bytes(),
@@ -90,7 +90,7 @@ impl Upstream {
     }
 
     /// The path of the CNI plugins.
-    pub fn plugins(&self) -> String {
+    fn plugins() -> String {
         "/github.com/containernetworking/plugins/releases/download/v1.7.1/cni-plugins-linux-amd64-v1.7.1.tgz".to_owned()
     }
 
@@ -105,7 +105,7 @@ impl Upstream {
     /// Puts an image into the registry.
     pub fn push(&self, repository: &str, tag: &str, image: &FakeImage) {
         let manifest = serde_json::to_vec(&image.manifest).unwrap();
-        self.put_manifest(repository, tag, manifest);
+        self.put_manifest(repository, tag, &manifest);
         let config = serde_json::to_vec(&image.config).unwrap();
         for blob in image.layers.iter().chain([&config]) {
             self.put(
@@ -116,13 +116,13 @@ impl Upstream {
     }
 
     /// Puts a manifest or an index into the registry, by tag and by digest.
-    pub fn put_manifest(&self, repository: &str, tag: &str, manifest: Vec<u8>) -> Sha256 {
-        let digest = Sha256::of(&manifest);
+    pub fn put_manifest(&self, repository: &str, tag: &str, manifest: &[u8]) -> Sha256 {
+        let digest = Sha256::of(manifest);
         for reference in [tag.to_owned(), digest.to_string()] {
             let answer = Answer::With(
                 "Docker-Content-Digest",
                 digest.to_string(),
-                manifest.clone(),
+                manifest.to_vec(),
             );
             self.server.set(
                 &format!("/v2/{repository}/manifests/{reference}"),
