@@ -122,17 +122,34 @@ pub fn main() -> Result<()> {
     }
     let cli = Cli::parse();
     let (common, format) = match &cli.command {
-        Command::Verify(common) | Command::Preflight(common) | Command::InitEnv { common, .. } | Command::JoinMaster { common, .. } => {
-            (common, if common.json { Format::Json } else { Format::Text })
-        }
+        Command::Verify(common)
+        | Command::Preflight(common)
+        | Command::InitEnv { common, .. }
+        | Command::JoinMaster { common, .. } => (
+            common,
+            if common.json {
+                Format::Json
+            } else {
+                Format::Text
+            },
+        ),
     };
     let console = Console::new(format);
     let path = trust::find_pot(common.pot.clone())?;
-    let trusted = TrustOptions { signers: common.signers.clone(), signer: common.signer.clone() };
+    let trusted = TrustOptions {
+        signers: common.signers.clone(),
+        signer: common.signer.clone(),
+    };
     let pot = Arc::new(trust::open_verified(&path, &trusted, &console)?);
     let signer = pot.signer();
     let local = Arc::new(Local);
-    let mut run = Run { pot: pot.clone(), host: HostView::new("/", local.clone()), console: &console, dry_run: false, yes: false };
+    let mut run = Run {
+        pot: pot.clone(),
+        host: HostView::new("/", local.clone()),
+        console: &console,
+        dry_run: false,
+        yes: false,
+    };
     match cli.command {
         Command::Verify(_) => {
             let manifest = pot.manifest();
@@ -140,7 +157,11 @@ pub fn main() -> Result<()> {
                 "{}: whole, and signed by {}{}\n{}: Kubernetes {}, {}",
                 path.display(),
                 signer.fingerprint,
-                signer.principal.as_deref().map(|name| format!(" ({name})")).unwrap_or_default(),
+                signer
+                    .principal
+                    .as_deref()
+                    .map(|name| format!(" ({name})"))
+                    .unwrap_or_default(),
                 manifest.name,
                 manifest.kubernetes,
                 manifest.arch
@@ -156,16 +177,57 @@ pub fn main() -> Result<()> {
             }))
         }
         Command::Preflight(_) => workflow::preflight(&run),
-        Command::InitEnv { changing, cgroup_driver, insecure_registry, .. } => {
+        Command::InitEnv {
+            changing,
+            cgroup_driver,
+            insecure_registry,
+            ..
+        } => {
             (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
-            workflow::init_env(&run, InitEnv { cgroup_driver, insecure_registries: insecure_registry })
+            workflow::init_env(
+                &run,
+                InitEnv {
+                    cgroup_driver,
+                    insecure_registries: insecure_registry,
+                },
+            )
         }
-        Command::JoinMaster { changing, ssh, healthy, node_name, advertise_address, insecure_registry, .. } => {
+        Command::JoinMaster {
+            changing,
+            ssh,
+            healthy,
+            node_name,
+            advertise_address,
+            insecure_registry,
+            ..
+        } => {
             (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
-            let password = if ssh.ask_pass { Some(crate::password::ask(&format!("Password of {}@{healthy}", ssh.ssh_user))?) } else { None };
-            let target =
-                Target { host: healthy, user: ssh.ssh_user, port: ssh.ssh_port, identity: ssh.identity, host_key: ssh.host_key, password };
-            workflow::join_master(&run, JoinMaster { target, node_name, advertise_address, insecure_registries: insecure_registry }, local)
+            let password = if ssh.ask_pass {
+                Some(crate::password::ask(&format!(
+                    "Password of {}@{healthy}",
+                    ssh.ssh_user
+                ))?)
+            } else {
+                None
+            };
+            let target = Target {
+                host: healthy,
+                user: ssh.ssh_user,
+                port: ssh.ssh_port,
+                identity: ssh.identity,
+                host_key: ssh.host_key,
+                password,
+            };
+            workflow::join_master(
+                &run,
+                JoinMaster {
+                    target,
+                    node_name,
+                    advertise_address,
+                    insecure_registries: insecure_registry,
+                },
+                local,
+            )
         }
     }
 }

@@ -71,7 +71,10 @@ impl Console {
 
     /// How every step of this run ended, for the JSON document.
     pub fn steps(&self) -> Vec<serde_json::Value> {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.steps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Asks whether to go on; `no` is the answer of everybody who is not there.
@@ -116,7 +119,11 @@ impl Console {
                 Outcome::Refused => "REFUSED",
             };
             self.result(&format!("{outcome:7}  {}", finding.what))?;
-            for more in [&finding.reason, &finding.remedy].into_iter().filter(|text| !text.is_empty()).flat_map(|text| text.lines()) {
+            for more in [&finding.reason, &finding.remedy]
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .flat_map(|text| text.lines())
+            {
                 self.result(&format!("{:7}    {more}", ""))?;
             }
         }
@@ -182,6 +189,10 @@ impl Progress<'_> {
         };
         self.console.say(&format!("{restart}{}: {end}", self.line));
         let seconds = self.began.elapsed().as_secs_f64();
-        self.console.steps.lock().unwrap_or_else(PoisonError::into_inner).push(serde_json::json!({ "step": self.what, "outcome": end, "seconds": seconds }));
+        self.console
+            .steps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(serde_json::json!({ "step": self.what, "outcome": end, "seconds": seconds }));
     }
 }

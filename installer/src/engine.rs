@@ -91,6 +91,7 @@ pub fn run(
     console: &Console,
 ) -> Result<()> {
     for (index, step) in steps.iter().enumerate() {
+        world.host.stop().check()?;
         let progress = console.step(index + 1, steps.len(), &step.summary());
         match ensure(step.as_ref(), world, journal) {
             Ok(state) => progress.done(&state),
@@ -173,7 +174,10 @@ mod tests {
 
         fn check(&self, view: View<'_>) -> Result<State> {
             Ok(match self.way {
-                Way::IsInTheWay => State::Conflict { reason: "in the way".to_owned(), remedy: "move it".to_owned() },
+                Way::IsInTheWay => State::Conflict {
+                    reason: "in the way".to_owned(),
+                    remedy: "move it".to_owned(),
+                },
                 Way::IsNotPossible => State::Unsettable("no such kernel".to_owned()),
                 _ if view.host.exists(&format!("/{}", self.id))? => State::Satisfied,
                 _ => State::Pending("not yet".to_owned()),
@@ -192,24 +196,46 @@ mod tests {
 
     fn steps(ways: &[(&'static str, Way)]) -> (Steps, Rc<Cell<u32>>) {
         let applied = Rc::new(Cell::new(0));
-        let step = |&(id, way): &(&'static str, Way)| Box::new(FileStep { id, way, applied: applied.clone() }) as Box<dyn Step>;
+        let step = |&(id, way): &(&'static str, Way)| {
+            Box::new(FileStep {
+                id,
+                way,
+                applied: applied.clone(),
+            }) as Box<dyn Step>
+        };
         (ways.iter().map(step).collect(), applied)
     }
 
     fn attempt(root: &Path, steps: &Steps) -> Result<()> {
         let journal = Journal::new(root.join("state"));
         let host = Host::new(HostView::new(root, Arc::new(Scripted::new())), &journal);
-        run(steps, World { host: &host, cluster: None }, &journal, &Console::new(Format::Text))
+        run(
+            steps,
+            World {
+                host: &host,
+                cluster: None,
+            },
+            &journal,
+            &Console::new(Format::Text),
+        )
     }
 
     fn events(root: &Path) -> Vec<Event> {
-        Journal::read(&root.join("state")).unwrap().into_iter().map(|Entry { event, .. }| event).collect()
+        Journal::read(&root.join("state"))
+            .unwrap()
+            .into_iter()
+            .map(|Entry { event, .. }| event)
+            .collect()
     }
 
     #[test]
     fn a_second_run_changes_nothing_and_writes_nothing() {
         let root = tempfile::tempdir().unwrap();
-        let (steps, applied) = steps(&[("a", Way::Works), ("b", Way::Works), ("c", Way::IsNotPossible)]);
+        let (steps, applied) = steps(&[
+            ("a", Way::Works),
+            ("b", Way::Works),
+            ("c", Way::IsNotPossible),
+        ]);
         attempt(root.path(), &steps).unwrap();
         assert_eq!(applied.get(), 2);
         let before = events(root.path());
@@ -232,13 +258,32 @@ mod tests {
         for broken in 0..4 {
             let root = tempfile::tempdir().unwrap();
             let names = ["a", "b", "c", "d"];
-            let ways: Vec<_> = names.iter().enumerate().map(|(index, name)| (*name, if index == broken { Way::Fails } else { Way::Works })).collect();
+            let ways: Vec<_> = names
+                .iter()
+                .enumerate()
+                .map(|(index, name)| {
+                    (
+                        *name,
+                        if index == broken {
+                            Way::Fails
+                        } else {
+                            Way::Works
+                        },
+                    )
+                })
+                .collect();
             let error = attempt(root.path(), &steps(&ways).0).unwrap_err();
             assert!(format!("{error:#}").contains("it broke"), "{error:#}");
-            assert!(matches!(events(root.path()).last(), Some(Event::Failed { step, .. }) if step == names[broken]));
+            assert!(
+                matches!(events(root.path()).last(), Some(Event::Failed { step, .. }) if step == names[broken])
+            );
             let (whole, applied) = steps(&names.map(|name| (name, Way::Works)));
             attempt(root.path(), &whole).unwrap();
-            assert_eq!(applied.get() as usize, 4 - broken, "only what was missing is done");
+            assert_eq!(
+                applied.get() as usize,
+                4 - broken,
+                "only what was missing is done"
+            );
         }
     }
 
@@ -246,7 +291,10 @@ mod tests {
     fn a_step_that_says_it_did_and_did_not_is_a_failure() {
         let root = tempfile::tempdir().unwrap();
         let error = attempt(root.path(), &steps(&[("a", Way::DoesNothing)]).0).unwrap_err();
-        assert!(format!("{error:#}").contains("and yet: not yet"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("and yet: not yet"),
+            "{error:#}"
+        );
     }
 
     #[test]
@@ -254,11 +302,29 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (steps, applied) = steps(&[("a", Way::IsInTheWay), ("b", Way::Works)]);
         let view = HostView::new(root.path(), Arc::new(Scripted::new()));
-        let plan = Plan::of(&steps, View { host: &view, cluster: None }).unwrap();
-        assert_eq!(plan.conflicts().map(|row| row.remedy.as_str()).collect::<Vec<_>>(), ["move it"]);
+        let plan = Plan::of(
+            &steps,
+            View {
+                host: &view,
+                cluster: None,
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            plan.conflicts()
+                .map(|row| row.remedy.as_str())
+                .collect::<Vec<_>>(),
+            ["move it"]
+        );
         assert!(!plan.is_done());
         assert!(attempt(root.path(), &steps).is_err());
         assert_eq!(applied.get(), 0);
-        assert!(root.path().read_dir().unwrap().all(|entry| entry.unwrap().file_name() == "state"), "planning wrote nothing");
+        assert!(
+            root.path()
+                .read_dir()
+                .unwrap()
+                .all(|entry| entry.unwrap().file_name() == "state"),
+            "planning wrote nothing"
+        );
     }
 }

@@ -23,7 +23,10 @@ pub fn status(error: &anyhow::Error) -> u8 {
         if cause.is::<Usage>() {
             return 2;
         }
-        if cause.downcast_ref::<bundle_spec::Error>().is_some_and(bundle_spec::Error::is_untrusted) {
+        if cause
+            .downcast_ref::<bundle_spec::Error>()
+            .is_some_and(bundle_spec::Error::is_untrusted)
+        {
             return 4;
         }
     }
@@ -32,7 +35,9 @@ pub fn status(error: &anyhow::Error) -> u8 {
 
 /// Ends with the number for `result`, after its message.
 pub fn code(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
     eprintln!("kpot-install: {error:#}");
     ExitCode::from(status(&error))
 }
@@ -45,7 +50,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_end_has_its_number_however_deep_it_lies() {
-        let wrapped = |error: anyhow::Error| status(&Err::<(), _>(error).context("outer").unwrap_err());
+        let wrapped =
+            |error: anyhow::Error| status(&Err::<(), _>(error).context("outer").unwrap_err());
         assert_eq!(wrapped(NotEligible("x".to_owned()).into()), 3);
         assert_eq!(wrapped(Usage("x".to_owned()).into()), 2);
         assert_eq!(wrapped(bundle_spec::Error::Unsigned.into()), 4);

@@ -264,8 +264,8 @@ impl Journal {
     /// Every readable line of the journal in `dir`, oldest first; none where there is no journal. A line that a power cut tore apart is left out.
     pub fn read(dir: &Path) -> Result<Vec<Entry>> {
         let path = dir.join("journal.jsonl");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(cause) => {
                 return Err(cause).with_context(|| format!("cannot read {}", path.display()));

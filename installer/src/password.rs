@@ -24,7 +24,10 @@ pub fn ask(question: &str) -> Result<Secret> {
         let _ = writeln!(io::stderr().lock());
         read.context("cannot read the password")?;
     } else {
-        stdin.lock().read_line(&mut line).context("cannot read the password from standard input")?;
+        stdin
+            .lock()
+            .read_line(&mut line)
+            .context("cannot read the password from standard input")?;
     }
     let password = line.trim_end_matches(['\r', '\n']);
     ensure!(!password.is_empty(), "no password was given");

@@ -15,11 +15,17 @@ use crate::joining::join::KubeadmJoin;
 use crate::joining::revoke::RevokeCredentials;
 use crate::joining::voting::Voting;
 use crate::steps::{
-    CniPlugins, Crictl, DockerBinaries, DockerConfig, DockerService, HostsEntry, ImageWanted, Images, KernelModules, KubeletService, KubernetesBinaries, SwapOff, Sysctls,
+    CniPlugins, Crictl, DockerBinaries, DockerConfig, DockerService, HostsEntry, ImageWanted,
+    Images, KernelModules, KubeletService, KubernetesBinaries, SwapOff, Sysctls,
 };
 
 /// What a node needs before it can join anything; nothing here touches a cluster.
-pub fn environment(pot: &Arc<VerifiedPot>, driver: CgroupDriver, insecure: &[String], images: Vec<ImageWanted>) -> Result<Steps> {
+pub fn environment(
+    pot: &Arc<VerifiedPot>,
+    driver: CgroupDriver,
+    insecure: &[String],
+    images: Vec<ImageWanted>,
+) -> Result<Steps> {
     let mut steps: Steps = vec![
         Box::new(KernelModules::new()),
         Box::new(Sysctls::new()),
@@ -39,12 +45,21 @@ pub fn environment(pot: &Arc<VerifiedPot>, driver: CgroupDriver, insecure: &[Str
 }
 
 /// What has to be right on this machine before the join, and is known only from the cluster.
-pub fn before_join(joining: &Joining, endpoint: &EndpointName) -> Steps {
+pub fn before_join(endpoint: &EndpointName) -> Steps {
     let mut steps: Steps = Vec::new();
-    if let EndpointName::Name { name, bridge, acceptable, .. } = endpoint {
-        steps.push(Box::new(HostsEntry::new(name.clone(), *bridge, acceptable.clone())));
+    if let EndpointName::Name {
+        name,
+        bridge,
+        acceptable,
+        ..
+    } = endpoint
+    {
+        steps.push(Box::new(HostsEntry::new(
+            name.clone(),
+            *bridge,
+            acceptable.clone(),
+        )));
     }
-    steps.push(Box::new(ExtraFiles::new(joining.cluster.extra_paths.clone())));
     steps
 }
 
@@ -52,6 +67,7 @@ pub fn before_join(joining: &Joining, endpoint: &EndpointName) -> Steps {
 pub fn join(joining: &Joining, interrupted: bool) -> Steps {
     vec![
         Box::new(ClearInterruptedJoin::new(joining.clone(), interrupted)),
+        Box::new(ExtraFiles::new(joining.cluster.extra_paths.clone())),
         Box::new(KubeadmJoin::new(joining.clone())),
         Box::new(Voting::new(joining.clone())),
         Box::new(RevokeCredentials::new(joining.clone())),

@@ -1,6 +1,9 @@
 //! Finding the pot, and trusting it: by a list of signers or by a key's fingerprint, both from outside the pot.
 
-#![allow(clippy::disallowed_methods, reason = "reads the pot's surroundings and the list of trusted signers, before there is any state")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the pot's surroundings and the list of trusted signers, before there is any state"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,8 +47,12 @@ fn beside(folder: &Path) -> Result<PathBuf> {
         return Ok(folder.to_owned());
     }
     let mut pots = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
+        let path = entry
+            .with_context(|| format!("cannot list {}", folder.display()))?
+            .path();
         if path.extension().is_some_and(|extension| extension == "pot") && path.is_file() {
             pots.push(path);
         }
@@ -53,48 +60,88 @@ fn beside(folder: &Path) -> Result<PathBuf> {
     pots.sort();
     match pots.as_slice() {
         [pot] => Ok(pot.clone()),
-        [] => bail!(Usage(format!("there is no pot in {}: name it with --pot FILE, or unpack it and run the kpot-install in it", folder.display()))),
+        [] => bail!(Usage(format!(
+            "there is no pot in {}: name it with --pot FILE, or unpack it and run the kpot-install in it",
+            folder.display()
+        ))),
         several => {
-            let names: Vec<String> = several.iter().map(|pot| pot.display().to_string()).collect();
-            bail!(Usage(format!("there are {} pots in {}: name one with --pot: {}", names.len(), folder.display(), names.join(", "))))
+            let names: Vec<String> = several
+                .iter()
+                .map(|pot| pot.display().to_string())
+                .collect();
+            bail!(Usage(format!(
+                "there are {} pots in {}: name one with --pot: {}",
+                names.len(),
+                folder.display(),
+                names.join(", ")
+            )))
         }
     }
 }
 
 /// Opens the pot and checks its signature and every byte of it.
 pub fn open_verified(path: &Path, trust: &TrustOptions, console: &Console) -> Result<VerifiedPot> {
-    let pot = UnverifiedPot::open(path).with_context(|| format!("cannot use the pot {}", path.display()))?;
+    let pot = UnverifiedPot::open(path)
+        .with_context(|| format!("cannot use the pot {}", path.display()))?;
     let trusted = match (&trust.signer, &trust.signers) {
-        (Some(fingerprint), _) => Trust::from_fingerprint(fingerprint).map_err(|cause| Usage(format!("--signer: {cause}")))?,
+        (Some(fingerprint), _) => Trust::from_fingerprint(fingerprint)
+            .map_err(|cause| Usage(format!("--signer: {cause}")))?,
         (None, Some(file)) => {
-            let text = fs::read_to_string(file).with_context(|| format!("cannot read the trusted signers in {}", file.display()))?;
-            Trust::from_allowed_signers(&text, SystemTime::now()).with_context(|| format!("cannot use the trusted signers in {}", file.display()))?
+            let text = fs::read_to_string(file).map_err(|cause| {
+                Usage(format!(
+                    "cannot read the trusted signers in {}: {cause}",
+                    file.display()
+                ))
+            })?;
+            Trust::from_allowed_signers(&text, SystemTime::now())
+                .with_context(|| format!("cannot use the trusted signers in {}", file.display()))?
         }
         (None, None) => match fs::read_to_string(TRUSTED_SIGNERS) {
-            Ok(text) => Trust::from_allowed_signers(&text, SystemTime::now()).with_context(|| format!("cannot use the trusted signers in {TRUSTED_SIGNERS}"))?,
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Trust::from_allowed_signers("", SystemTime::now())?,
-            Err(cause) => return Err(cause).with_context(|| format!("cannot read the trusted signers in {TRUSTED_SIGNERS}")),
+            Ok(text) => Trust::from_allowed_signers(&text, SystemTime::now())
+                .with_context(|| format!("cannot use the trusted signers in {TRUSTED_SIGNERS}"))?,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                Trust::from_allowed_signers("", SystemTime::now())?
+            }
+            Err(cause) => {
+                return Err(cause).with_context(|| {
+                    format!("cannot read the trusted signers in {TRUSTED_SIGNERS}")
+                });
+            }
         },
     };
     let shown = Mutex::new(Instant::now());
     let progress = |progress: Progress| {
-        let mut last = shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = shown
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.elapsed() >= Duration::from_secs(2) {
             *last = Instant::now();
-            console.say(&format!("verifying: {} of {} MiB", progress.done >> 20, progress.total >> 20));
+            console.say(&format!(
+                "verifying: {} of {} MiB",
+                progress.done >> 20,
+                progress.total >> 20
+            ));
         }
     };
     match pot.verify(&trusted, &progress) {
         Ok(pot) => Ok(pot),
         Err(refusal) => {
             let advice = match &refusal {
-                bundle_spec::Error::UntrustedSigner { fingerprint, public_key } => format!(
+                bundle_spec::Error::UntrustedSigner {
+                    fingerprint,
+                    public_key,
+                } => format!(
                     "Compare that fingerprint with the one that the pot's builder gave you on another way. If it is the same, trust it:\n  install -d -m 755 /etc/kpot && echo 'kpot namespaces=\"kpot\" {public_key}' >> {TRUSTED_SIGNERS}\nor for this run only: --signer {fingerprint}"
                 ),
-                bundle_spec::Error::Unsigned => "Build it again with a key (kpot keygen, then kpot build)".to_owned(),
+                bundle_spec::Error::Unsigned => {
+                    "Build it again with a key (kpot keygen, then kpot build)".to_owned()
+                }
                 _ => "Do not use this pot: fetch it again from where it was built".to_owned(),
             };
-            Err(anyhow::Error::new(refusal).context(format!("the pot {} is refused.\n{advice}\nReason", path.display())))
+            Err(anyhow::Error::new(refusal).context(format!(
+                "the pot {} is refused.\n{advice}\nReason",
+                path.display()
+            )))
         }
     }
 }
@@ -115,6 +162,10 @@ mod tests {
         for name in ["manifest.json", "SHA256SUMS"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(beside(folder.path()).unwrap(), folder.path(), "an unpacked pot comes first");
+        assert_eq!(
+            beside(folder.path()).unwrap(),
+            folder.path(),
+            "an unpacked pot comes first"
+        );
     }
 }

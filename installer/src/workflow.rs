@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::VerifiedPot;
@@ -28,9 +29,10 @@ use crate::joining::endpoint::{self, EndpointName};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::revoke::RevokeCredentials;
 use crate::joining::{self, Joining, Standing};
-use crate::journal::{Event, Journal, STATE_DIR};
+use crate::journal::{Change, Event, Journal, STATE_DIR};
 use crate::plans;
 use crate::preflight::{self, Finding, KubeletThresholds, Needs, Purpose, Report};
+use crate::signals::Stop;
 use crate::step::{Step, View, World};
 use crate::steps::{HostsEntry, ImageWanted};
 
@@ -74,10 +76,36 @@ pub fn preflight(run: &Run<'_>) -> Result<()> {
     let needs = needs(run, Purpose::Master, hostname()?)?;
     let report = preflight::run(&facts, &needs);
     run.console.findings(&report)?;
-    run.console.document(&json!({ "outcome": if report.is_good() { "good" } else { "refused" }, "checks": report }))?;
+    run.console.document(
+        &json!({ "outcome": if report.is_good() { "good" } else { "refused" }, "checks": report }),
+    )?;
     let refused = report.refusals().count();
-    ensure!(refused == 0, NotEligible(format!("this machine cannot become a master yet: {refused} of these checks refuse it")));
+    ensure!(
+        refused == 0,
+        NotEligible(format!(
+            "this machine cannot become a master yet: {refused} of these checks refuse it"
+        ))
+    );
     Ok(())
+}
+
+/// The longest that a kubeadm which outlived a killed run is waited for; its own limits add up to less.
+const OUTLIVING: Duration = Duration::from_secs(600);
+
+/// A member of etcd at an address that is not this machine's would never start, and would count all the same.
+fn own_address(facts: &Facts, address: &str) -> Option<Refusal> {
+    let own: Vec<String> = facts
+        .interfaces
+        .iter()
+        .map(|interface| interface.address.to_string())
+        .collect();
+    (!own.iter().any(|own| own == address)).then(|| Refusal {
+        cause: format!(
+            "{address} is not an address of this machine, which has {}",
+            own.join(", ")
+        ),
+        remedy: "Give one of those with --advertise-address".to_owned(),
+    })
 }
 
 /// What this machine is checked for, where no cluster says more.
@@ -87,6 +115,7 @@ fn needs(run: &Run<'_>, purpose: Purpose, node_name: String) -> Result<Needs> {
     Ok(Needs {
         purpose,
         standing: preflight::Standing::Bare,
+        network: preflight::Network::Pods,
         kubernetes: manifest.kubernetes,
         arch: manifest.arch,
         node_name,
@@ -107,15 +136,41 @@ pub fn init_env(run: &Run<'_>, options: InitEnv) -> Result<()> {
     let report = preflight::run(&facts, &needs);
     refuse(run, &report_refusals(&report))?;
     warn(run, &report_warnings(&report));
-    let images = manifest.images.iter().map(|image| ImageWanted { id: image.id, names: image.names.clone() }).collect();
-    let steps = plans::environment(&run.pot, options.cgroup_driver, &options.insecure_registries, images)?;
-    let view = View { host: &run.host, cluster: None };
+    let images = manifest
+        .images
+        .iter()
+        .map(|image| ImageWanted {
+            id: image.id,
+            names: image.names.clone(),
+        })
+        .collect();
+    let steps = plans::environment(
+        &run.pot,
+        options.cgroup_driver,
+        &options.insecure_registries,
+        images,
+    )?;
+    let view = View {
+        host: &run.host,
+        cluster: None,
+    };
     let plan = Plan::of(&steps, view)?;
-    let Some(session) = Session::begin(run, "init-env", &plan, None)? else { return Ok(()) };
-    let host = Host::new(run.host.clone(), &session.journal);
-    let outcome = engine::run(&steps, World { host: &host, cluster: None }, &session.journal, run.console);
+    let Some(session) = Session::begin(run, "init-env", &plan, None)? else {
+        return Ok(());
+    };
+    let host = Host::new(run.host.clone(), &session.journal).until(Stop::listen()?);
+    let outcome = engine::run(
+        &steps,
+        World {
+            host: &host,
+            cluster: None,
+        },
+        &session.journal,
+        run.console,
+    );
     session.end(run, outcome, &json!({}))?;
-    run.console.result("This machine is ready to join: ./kpot-install join-master --healthy ADDRESS")
+    run.console
+        .result("This machine is ready to join: ./kpot-install join-master --healthy ADDRESS")
 }
 
 /// Makes this machine one more master of a running cluster.
@@ -123,12 +178,16 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
     let manifest = run.pot.manifest();
     let state = Path::new(STATE_DIR);
     root_only()?;
-    run.console.say(&format!("connecting to {}@{} …", options.target.user, options.target.host));
+    run.console.say(&format!(
+        "connecting to {}@{} …",
+        options.target.user, options.target.host
+    ));
     let address_given = options.target.host.clone();
     let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local, options.target)?);
     let view = ClusterView::new(ssh, address_given);
 
-    run.console.say("asking the cluster and looking at this machine …");
+    run.console
+        .say("asking the cluster and looking at this machine …");
     let hostname = hostname()?;
     let cluster = Rc::new(ClusterFacts::gather(&view).map_err(not_eligible)?);
     let healthy = endpoint::healthy_address(&cluster)?;
@@ -144,7 +203,10 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
 
     let journal = Journal::read(state)?;
     let Some(generation) = Generation::of(manifest.kubernetes) else {
-        bail!(NotEligible(format!("Kubernetes {} is older than what this program knows (v1.13)", manifest.kubernetes)));
+        bail!(NotEligible(format!(
+            "Kubernetes {} is older than what this program knows (v1.13)",
+            manifest.kubernetes
+        )));
     };
     let driver: CgroupDriver = cluster.cgroup_driver.parse().map_err(anyhow::Error::msg)?;
     let joining = Joining {
@@ -156,11 +218,21 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
         ignored_checks: preflight::kernel::ignored_checks(manifest.kubernetes, &facts),
         state: state.to_owned(),
     };
-    let look = View { host: &run.host, cluster: Some(&view) };
+    let look = View {
+        host: &run.host,
+        cluster: Some(&view),
+    };
     let interrupted = joining::was_interrupted(&journal, &joining.node, &joining.address);
     if interrupted {
         run.console.say("a join of this machine was interrupted; waiting for its kubeadm to end, should it still run …");
-        await_outliving(&joining.kubeadm_log(), std::time::Duration::from_secs(600)).context("cannot tell whether the interrupted kubeadm still runs")?;
+        let patience = if run.dry_run {
+            Duration::ZERO
+        } else {
+            OUTLIVING
+        };
+        let ended = await_outliving(&joining.kubeadm_log(), patience)
+            .context("cannot tell whether the interrupted kubeadm still runs")?;
+        ensure!(ended, NotEligible("the kubeadm of an interrupted run is still at work on this machine; see: ps -ef | grep kubeadm".to_owned()));
     }
     let past = match joining.standing(look)? {
         Standing::Whole => Past::Joined,
@@ -168,14 +240,25 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
         _ => Past::Stranger,
     };
 
+    let network = PodNetwork::of(
+        &cluster.daemon_sets,
+        &labels_of_master(&joining.node, manifest.arch),
+    );
     let mut needs = needs(run, Purpose::Master, joining.node.clone())?;
     needs.standing = match past {
         Past::Stranger => preflight::Standing::Bare,
         Past::Interrupted => preflight::Standing::Interrupted,
         Past::Joined => preflight::Standing::Joined,
     };
+    needs.network = match (network.given_by.is_empty(), cluster.healthy_has_cni) {
+        (true, true) => preflight::Network::People,
+        _ => preflight::Network::Pods,
+    };
     needs.api_port = cluster.apiserver_port;
-    needs.thresholds = KubeletThresholds::new(cluster.kubelet.image_gc_high_threshold_percent, &cluster.kubelet.eviction_hard)?;
+    needs.thresholds = KubeletThresholds::new(
+        cluster.kubelet.image_gc_high_threshold_percent,
+        &cluster.kubelet.eviction_hard,
+    )?;
     let report = preflight::run(&facts, &needs);
     let mut all = report_refusals(&report);
     let here = Here {
@@ -183,15 +266,25 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
         address: &joining.address,
         manifest,
         images: images_here(&facts),
-        network: PodNetwork::of(&cluster.daemon_sets, &labels_of_master(&joining.node, manifest.arch)),
+        has_cni: !run.host.list("/etc/cni/net.d")?.is_empty(),
+        network,
         past,
         uploaded: joining::uploaded_since(&journal),
     };
     let (judged, warnings) = refusals::judge(&cluster, &here);
-    let endpoint = EndpointName::decide(&cluster.endpoint, &endpoint::resolve_here(&run.host, &cluster.endpoint)?, healthy);
-    let holder = Holder { identity: format!("{}/{}", joining.node, joining.address), clock_skew: cluster.clock_skew };
+    let endpoint = EndpointName::decide(
+        &cluster.endpoint,
+        &endpoint::resolve_here(&run.host, &cluster.endpoint)?,
+        healthy,
+    );
+    let holder = Holder {
+        identity: format!("{}/{}", joining.node, joining.address),
+        clock_skew: cluster.clock_skew,
+    };
     if past != Past::Joined {
         all.extend(endpoint::reach(&cluster, &endpoint));
+        all.extend(endpoint::reach_members(&cluster, &joining.discovery));
+        all.extend(own_address(&facts, &joining.address));
         if let Some((other, left)) = lease::held_by_other(&view, &holder)? {
             all.push(Refusal {
                 cause: format!("{other} is changing the masters of this cluster right now (Lease kube-system/{})", lease::NAME),
@@ -211,7 +304,7 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
     warn(run, &warnings);
 
     let environment = plans::environment(&run.pot, driver, &options.insecure_registries, images)?;
-    let before = plans::before_join(&joining, &endpoint);
+    let before = plans::before_join(&endpoint);
     let join = plans::join(&joining, interrupted);
     let after = after_join(&endpoint);
     let mut plan = Plan::default();
@@ -228,20 +321,36 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
     let Some(session) = Session::begin(run, "join-master", &plan, Some(&joining))? else {
         if past == Past::Joined && interrupted && !run.dry_run {
             // The join that the journal thinks interrupted came to its end without us.
-            Journal::new(state).record(Event::End { outcome: "done".to_owned() })?;
+            Journal::new(state).record(Event::End {
+                outcome: "done".to_owned(),
+            })?;
         }
         return Ok(());
     };
-    let host = Host::new(run.host.clone(), &session.journal);
+    let host = Host::new(run.host.clone(), &session.journal).until(Stop::listen()?);
     let changing = Cluster::new(view.clone());
-    let world = World { host: &host, cluster: Some(&changing) };
+    let world = World {
+        host: &host,
+        cluster: Some(&changing),
+    };
     let outcome = (|| {
         engine::run(&environment, world, &session.journal, run.console)?;
         engine::run(&before, world, &session.journal, run.console)?;
-        on_cluster(run, &session, world, &join, &joining, &holder)?;
+        let recheck = || {
+            let now = ClusterFacts::gather(&view)?;
+            refuse(
+                run,
+                &refusals::judge(&now, &here).0.err().unwrap_or_default(),
+            )
+        };
+        on_cluster(run, &session, world, &join, &joining, &holder, &recheck)?;
         engine::run(&after, world, &session.journal, run.console)
     })();
-    session.end(run, outcome, &json!({ "node": joining.node, "address": joining.address }))?;
+    session.end(
+        run,
+        outcome,
+        &json!({ "node": joining.node, "address": joining.address }),
+    )?;
     run.console.result(&format!(
         "{} is a master of the cluster now, at {}. Look at it: ssh {} kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes",
         joining.node,
@@ -251,13 +360,37 @@ pub fn join_master(run: &Run<'_>, options: JoinMaster, local: Arc<dyn Runner>) -
 }
 
 /// The part of a join that changes the cluster: under its lock, and with the credentials taken back whatever happens.
-fn on_cluster(run: &Run<'_>, session: &Session, world: World<'_>, steps: &Steps, joining: &Joining, holder: &Holder) -> Result<()> {
+///
+/// `recheck` is what refuses, asked again: minutes may have passed since the plan, and only under the lock nobody else of ours can come in between.
+fn on_cluster(
+    run: &Run<'_>,
+    session: &Session,
+    world: World<'_>,
+    steps: &Steps,
+    joining: &Joining,
+    holder: &Holder,
+    recheck: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     if Plan::of(steps, world.view())?.is_done() {
         return Ok(());
     }
     let cluster = world.cluster.context("this workflow has no cluster")?;
-    session.journal.record(Event::Step { step: "cluster-lock".to_owned() })?;
+    session.journal.record(Event::Step {
+        step: "cluster-lock".to_owned(),
+    })?;
     let lock = Lock::take(cluster, holder).map_err(not_eligible)?;
+    if let Err(refused) = recheck() {
+        lock.release()?;
+        return Err(refused);
+    }
+    // From here on what appears on this machine and under its name in the cluster is this join's, and a later run may clear it.
+    session.journal.record(Event::Intent {
+        step: joining::join::ID.to_owned(),
+        change: Change::Join {
+            node: joining.node.clone(),
+            address: joining.address.clone(),
+        },
+    })?;
     let outcome = engine::run(steps, world, &session.journal, run.console);
     if outcome.is_err() {
         let revoke = RevokeCredentials::new(joining.clone());
@@ -277,7 +410,11 @@ fn on_cluster(run: &Run<'_>, session: &Session, world: World<'_>, steps: &Steps,
 
 fn after_join(endpoint: &EndpointName) -> Steps {
     match endpoint {
-        EndpointName::Name { name, finally: Some(address), .. } => vec![Box::new(HostsEntry::finally(name.clone(), *address))],
+        EndpointName::Name {
+            name,
+            finally: Some(address),
+            ..
+        } => vec![Box::new(HostsEntry::finally(name.clone(), *address))],
         _ => Vec::new(),
     }
 }
@@ -291,7 +428,12 @@ struct Session {
 
 impl Session {
     /// Shows the plan; nothing where there is nothing to do, or where only the plan was asked for.
-    fn begin(run: &Run<'_>, workflow: &'static str, plan: &Plan, joining: Option<&Joining>) -> Result<Option<Self>> {
+    fn begin(
+        run: &Run<'_>,
+        workflow: &'static str,
+        plan: &Plan,
+        joining: Option<&Joining>,
+    ) -> Result<Option<Self>> {
         run.console.plan(plan)?;
         let document = |outcome: &str| {
             let mut document = json!({ "workflow": workflow, "outcome": outcome, "plan": plan });
@@ -301,10 +443,16 @@ impl Session {
             }
             document
         };
-        let conflicts: Vec<String> = plan.conflicts().map(|row| format!("{}: {}\n{}", row.step, row.why, row.remedy)).collect();
+        let conflicts: Vec<String> = plan
+            .conflicts()
+            .map(|row| format!("{}: {}\n{}", row.step, row.why, row.remedy))
+            .collect();
         if !conflicts.is_empty() {
             run.console.document(&document("refused"))?;
-            bail!(NotEligible(format!("nothing was changed; something is in the way:\n{}", conflicts.join("\n"))));
+            bail!(NotEligible(format!(
+                "nothing was changed; something is in the way:\n{}",
+                conflicts.join("\n")
+            )));
         }
         if plan.is_done() {
             run.console.result("nothing to do")?;
@@ -317,7 +465,10 @@ impl Session {
             return Ok(None);
         }
         if !run.yes && !run.console.confirm("Go on?")? {
-            bail!(Usage("nothing was changed: nobody said yes. Answer y on a terminal, or add --yes".to_owned()));
+            bail!(Usage(
+                "nothing was changed: nobody said yes. Answer y on a terminal, or add --yes"
+                    .to_owned()
+            ));
         }
         let lock = lock_state(Path::new(STATE_DIR))?;
         let journal = Journal::new(STATE_DIR);
@@ -326,13 +477,19 @@ impl Session {
             pot: run.pot.identity().to_string(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
-        Ok(Some(Self { journal, workflow, _lock: lock }))
+        Ok(Some(Self {
+            journal,
+            workflow,
+            _lock: lock,
+        }))
     }
 
     /// Writes the end into the journal and the JSON document.
     fn end(&self, run: &Run<'_>, outcome: Result<()>, more: &Value) -> Result<()> {
         let word = if outcome.is_ok() { "done" } else { "failed" };
-        let recorded = self.journal.record(Event::End { outcome: word.to_owned() });
+        let recorded = self.journal.record(Event::End {
+            outcome: word.to_owned(),
+        });
         if run.console.format() == Format::Json {
             let mut document = json!({ "workflow": self.workflow, "outcome": word, "steps": run.console.steps(), "seconds": run.console.elapsed().as_secs_f64() });
             if let (Some(document), Some(more)) = (document.as_object_mut(), more.as_object()) {
@@ -344,25 +501,47 @@ impl Session {
             run.console.document(&document)?;
         }
         outcome?;
-        run.console.say(&format!("{} done in {:.0} s", self.workflow, run.console.elapsed().as_secs_f64()));
+        run.console.say(&format!(
+            "{} done in {:.0} s",
+            self.workflow,
+            run.console.elapsed().as_secs_f64()
+        ));
         recorded
     }
 }
 
 /// One program at a time on this machine. The lock is the kernel's: it ends with the process, however that ends.
 fn lock_state(state: &Path) -> Result<File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(state).with_context(|| format!("cannot make the folder {}", state.display()))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .with_context(|| format!("cannot make the folder {}", state.display()))?;
     let path = state.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("another kpot-install is at work on this machine: wait for it ({} is locked)", path.display()),
-        Err(TryLockError::Error(cause)) => Err(cause).with_context(|| format!("cannot lock {}", path.display())),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another kpot-install is at work on this machine: wait for it ({} is locked)",
+            path.display()
+        ),
+        Err(TryLockError::Error(cause)) => {
+            Err(cause).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 
 fn root_only() -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), NotEligible("this must run as root: sudo ./kpot-install …".to_owned()));
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        NotEligible("this must run as root: sudo ./kpot-install …".to_owned())
+    );
     Ok(())
 }
 
@@ -372,12 +551,18 @@ fn not_eligible(cause: anyhow::Error) -> anyhow::Error {
 }
 
 fn report_refusals(report: &Report) -> Vec<Refusal> {
-    let refusal = |finding: &Finding| Refusal { cause: finding.reason.clone(), remedy: finding.remedy.clone() };
+    let refusal = |finding: &Finding| Refusal {
+        cause: finding.reason.clone(),
+        remedy: finding.remedy.clone(),
+    };
     report.refusals().map(refusal).collect()
 }
 
 fn report_warnings(report: &Report) -> Vec<String> {
-    report.warnings().map(|finding| format!("{}. {}", finding.reason, finding.remedy)).collect()
+    report
+        .warnings()
+        .map(|finding| format!("{}. {}", finding.reason, finding.remedy))
+        .collect()
 }
 
 fn hostname() -> Result<String> {
@@ -386,7 +571,11 @@ fn hostname() -> Result<String> {
 }
 
 fn images_here(facts: &Facts) -> Vec<String> {
-    facts.image_names.iter().map(|name| familiar(name)).collect()
+    facts
+        .image_names
+        .iter()
+        .map(|name| familiar(name))
+        .collect()
 }
 
 fn socket(address: IpAddr, port: u16) -> String {
@@ -404,8 +593,24 @@ fn refuse(run: &Run<'_>, refusals: &[Refusal]) -> Result<()> {
     if refusals.is_empty() {
         return Ok(());
     }
-    let causes: Vec<Value> = refusals.iter().map(|refusal| json!({ "cause": refusal.cause, "remedy": refusal.remedy })).collect();
-    run.console.document(&json!({ "outcome": "refused", "refusals": causes }))?;
-    let list: Vec<String> = refusals.iter().map(|refusal| format!("- {}\n  {}", refusal.cause, refusal.remedy.replace('\n', "\n  "))).collect();
-    bail!(NotEligible(format!("refused; nothing was changed:\n{}", list.join("\n"))))
+    let causes: Vec<Value> = refusals
+        .iter()
+        .map(|refusal| json!({ "cause": refusal.cause, "remedy": refusal.remedy }))
+        .collect();
+    run.console
+        .document(&json!({ "outcome": "refused", "refusals": causes }))?;
+    let list: Vec<String> = refusals
+        .iter()
+        .map(|refusal| {
+            format!(
+                "- {}\n  {}",
+                refusal.cause,
+                refusal.remedy.replace('\n', "\n  ")
+            )
+        })
+        .collect();
+    bail!(NotEligible(format!(
+        "refused; nothing was changed:\n{}",
+        list.join("\n")
+    )))
 }

@@ -22,13 +22,23 @@ use crate::host::command::{Cmd, Secret};
 /// How long a bootstrap token lives: a join takes a minute.
 const TOKEN_LIFE: &str = "15m";
 
+/// The longest that the upload of certificates may take; it takes some seconds.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// How kubeadm describes the token that it makes so that the Secret `kubeadm-certs` ends with it (constants.go of every version from 1.14 on).
+const PROXY_DESCRIPTION: &[u8] = b"Proxy for managing TTL for the kubeadm-certs secret";
+
 /// The largest difference between two clocks with which a join is allowed, in seconds: kubeadm's certificates and tokens are valid from "now".
 pub const CLOCK_TOLERANCE: u64 = 60;
 
 /// `sha256:…` of a certificate's SubjectPublicKeyInfo, for any type of key, as `--discovery-token-ca-cert-hash` wants it.
 pub fn ca_hash(pem: &[u8]) -> Result<String> {
     let certificate = Certificate::from_pem(pem).context("not a PEM certificate")?;
-    let key = certificate.tbs_certificate().subject_public_key_info().to_der().context("its public key cannot be encoded")?;
+    let key = certificate
+        .tbs_certificate()
+        .subject_public_key_info()
+        .to_der()
+        .context("its public key cannot be encoded")?;
     Ok(Sha256::of(&key).to_string())
 }
 
@@ -45,21 +55,47 @@ pub fn description(node: &str) -> String {
 
 /// Makes a bootstrap token for the join of `node`.
 pub fn create_token(cluster: &Cluster, node: &str) -> Result<Secret> {
-    let args = ["token", "create", "--ttl", TOKEN_LIFE, "--description", &description(node), "--kubeconfig", super::ADMIN_CONF];
-    let output = cluster.run(&Cmd::new("kubeadm", args)).context("cannot make a bootstrap token")?;
+    let args = [
+        "token",
+        "create",
+        "--ttl",
+        TOKEN_LIFE,
+        "--description",
+        &description(node),
+        "--kubeconfig",
+        super::ADMIN_CONF,
+    ];
+    let output = cluster
+        .run(&Cmd::new("kubeadm", args))
+        .context("cannot make a bootstrap token")?;
     let text = output.text();
-    let token = text.split_whitespace().find(|word| is_token(word)).context("kubeadm printed no bootstrap token")?;
+    let token = text
+        .split_whitespace()
+        .find(|word| is_token(word))
+        .context("kubeadm printed no bootstrap token")?;
     Ok(Secret::new(token))
 }
 
 fn is_token(word: &str) -> bool {
-    let good = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    word.split_once('.').is_some_and(|(id, secret)| good(id, 6) && good(secret, 16))
+    let good = |text: &str, length| {
+        text.len() == length
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    word.split_once('.')
+        .is_some_and(|(id, secret)| good(id, 6) && good(secret, 16))
 }
 
 /// Uploads the healthy master's shared certificates, sealed, into the Secret `kubeadm-certs`, and returns the key (64 hex digits). `config_text` is the cluster's own
 /// ClusterConfiguration: without it kubeadm asks the internet for a version and takes the default folder of certificates.
-pub fn upload_certs(cluster: &Cluster, generation: &Generation, config_text: &str, advertise: &str, cri_socket: &str) -> Result<Secret> {
+pub fn upload_certs(
+    cluster: &Cluster,
+    generation: &Generation,
+    config_text: &str,
+    advertise: &str,
+    cri_socket: &str,
+) -> Result<Secret> {
     let init = json!({
         "apiVersion": generation.api,
         "kind": "InitConfiguration",
@@ -68,11 +104,30 @@ pub fn upload_certs(cluster: &Cluster, generation: &Generation, config_text: &st
     });
     let config = format!("{}\n---\n{init}\n", config_text.trim_end());
     // The input of a command over ssh may be a socket, which cannot be opened by name; a pipe can.
-    let args = ["-c", "cat | \"$@\"", "sh", "kubeadm", "init", "phase", "upload-certs", generation.upload_flag, "--config", "/dev/stdin"];
-    let output = cluster.run(&Cmd::new("sh", args).stdin(config)).context("cannot upload the shared certificates")?;
+    let args = [
+        "-c",
+        "cat | \"$@\"",
+        "sh",
+        "kubeadm",
+        "init",
+        "phase",
+        "upload-certs",
+        generation.upload_flag,
+        "--config",
+        "/dev/stdin",
+    ];
+    let output = cluster
+        .run(&Cmd::new("sh", args).stdin(config).timeout(UPLOAD_LIMIT))
+        .context("cannot upload the shared certificates")?;
     let text = output.text();
-    let key = text.lines().rev().map(str::trim).find(|line| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    Ok(Secret::new(key.context("kubeadm printed no certificate key")?))
+    let key = text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    Ok(Secret::new(
+        key.context("kubeadm printed no certificate key")?,
+    ))
 }
 
 /// Fetches the sealed certificates and opens them: names below the folder of certificates (`ca.crt`, `etcd/ca.key`, …) and contents.
@@ -80,12 +135,29 @@ pub fn fetch_certs(view: &ClusterView, key: &Secret) -> Result<BTreeMap<String, 
     let secret: Data = view.get(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
     let mut files = BTreeMap::new();
     for (name, sealed) in secret.data {
-        let place = certificate_place(&name).with_context(|| format!("the Secret kubeadm-certs holds {name}, which no kubeadm is known to put there"))?;
-        let content = unseal(&decode_base64(&sealed)?, key).with_context(|| format!("cannot open {name} of the Secret kubeadm-certs"))?;
+        // kubeadm stores nothing for a file that the healthy master lacks.
+        if sealed.is_empty() {
+            continue;
+        }
+        let place = certificate_place(&name).with_context(|| {
+            format!("the Secret kubeadm-certs holds {name}, which no kubeadm is known to put there")
+        })?;
+        let content = unseal(&decode_base64(&sealed)?, key)
+            .with_context(|| format!("cannot open {name} of the Secret kubeadm-certs"))?;
         files.insert(place, content);
     }
-    for needed in ["ca.crt", "ca.key", "sa.pub", "sa.key", "front-proxy-ca.crt", "front-proxy-ca.key"] {
-        ensure!(files.contains_key(needed), "the Secret kubeadm-certs lacks {needed}: a cluster with an external CA must hand its certificates out by hand");
+    for needed in [
+        "ca.crt",
+        "ca.key",
+        "sa.pub",
+        "sa.key",
+        "front-proxy-ca.crt",
+        "front-proxy-ca.key",
+    ] {
+        ensure!(
+            files.contains_key(needed),
+            "the Secret kubeadm-certs lacks {needed}: a cluster with an external CA must hand its certificates out by hand"
+        );
     }
     Ok(files)
 }
@@ -93,7 +165,9 @@ pub fn fetch_certs(view: &ClusterView, key: &Secret) -> Result<BTreeMap<String, 
 /// kubeadm writes `etcd/ca.crt` as `etcd-ca.crt`: a key of a Secret has no slash. External etcd's client files have names of their own.
 fn certificate_place(name: &str) -> Option<String> {
     match name {
-        "ca.crt" | "ca.key" | "sa.pub" | "sa.key" | "front-proxy-ca.crt" | "front-proxy-ca.key" => Some(name.to_owned()),
+        "ca.crt" | "ca.key" | "sa.pub" | "sa.key" | "front-proxy-ca.crt" | "front-proxy-ca.key" => {
+            Some(name.to_owned())
+        }
         "etcd-ca.crt" | "etcd-ca.key" => Some(name.replacen('-', "/", 1)),
         "external-etcd-ca.crt" | "external-etcd.crt" | "external-etcd.key" => Some(name.to_owned()),
         _ => None,
@@ -104,45 +178,104 @@ fn certificate_place(name: &str) -> Option<String> {
 fn unseal(sealed: &[u8], key: &Secret) -> Result<Secret> {
     /// Bytes of a GCM nonce.
     const NONCE: usize = 12;
-    let key = Secret::new(decode_hex(key.expose_str()).context("the certificate key is not hexadecimal")?);
-    let key = Key::<Aes256Gcm>::try_from(key.expose()).map_err(|_| anyhow::anyhow!("the certificate key has not 32 bytes"))?;
+    let key = Secret::new(
+        decode_hex(key.expose_str()).context("the certificate key is not hexadecimal")?,
+    );
+    let key = Key::<Aes256Gcm>::try_from(key.expose())
+        .map_err(|_| anyhow::anyhow!("the certificate key has not 32 bytes"))?;
     let (nonce, body) = sealed.split_at_checked(NONCE).context("it is too short")?;
     let nonce = Nonce::try_from(nonce).map_err(|_| anyhow::anyhow!("it is too short"))?;
-    let content = Aes256Gcm::new(&key).decrypt(&nonce, body).map_err(|_| anyhow::anyhow!("it is not sealed with this key"))?;
+    let content = Aes256Gcm::new(&key)
+        .decrypt(&nonce, body)
+        .map_err(|_| anyhow::anyhow!("it is not sealed with this key"))?;
     Ok(Secret::new(content))
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|digit| digit.to_digit(16).and_then(|value| u8::try_from(value).ok())).collect::<Option<_>>()?;
-    digits.len().is_multiple_of(2).then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|digit| {
+            digit
+                .to_digit(16)
+                .and_then(|value| u8::try_from(value).ok())
+        })
+        .collect::<Option<_>>()?;
+    digits.len().is_multiple_of(2).then(|| {
+        digits
+            .chunks_exact(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect()
+    })
 }
 
 /// The credentials of a machine's joins that are still in the cluster, by the names of their Secrets.
-pub fn left_over(view: &ClusterView, node: &str, uploaded: Option<SystemTime>) -> Result<Vec<String>> {
-    let args = ["secrets", "--namespace", "kube-system", "--field-selector", "type=bootstrap.kubernetes.io/token"];
+pub fn left_over(
+    view: &ClusterView,
+    node: &str,
+    uploaded: Option<SystemTime>,
+) -> Result<Vec<String>> {
+    let args = [
+        "secrets",
+        "--namespace",
+        "kube-system",
+        "--field-selector",
+        "type=bootstrap.kubernetes.io/token",
+    ];
     let tokens: List<Data> = view.get(&args)?;
-    let ours = |token: &Data| token.data.get("description").and_then(|text| decode_base64(text).ok()).is_some_and(|text| text == description(node).as_bytes());
-    let mut names: Vec<String> = tokens.items.into_iter().filter(ours).map(|token| token.metadata.name).collect();
-    let certs: Option<Data> = view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
-    if let (Some(certs), Some(since)) = (certs, uploaded)
-        && is_since(&certs.metadata.creation_timestamp, since)
-    {
-        // The second token, which kubeadm makes so that the Secret ends with it.
-        names.extend(certs.metadata.owner_references.iter().filter(|owner| owner.kind == "Secret").map(|owner| owner.name.clone()));
-        names.push(certs.metadata.name);
-    }
+    let certs: Option<Data> =
+        view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
+    let is_ours = |made: &Data| {
+        uploaded.is_some_and(|since| is_since(&made.metadata.creation_timestamp, since))
+    };
+    let own_certs = certs.as_ref().filter(|certs| is_ours(certs));
+    // A Secret of somebody else keeps its token.
+    let foreign: Vec<&str> = match (&certs, own_certs) {
+        (Some(certs), None) => certs
+            .metadata
+            .owner_references
+            .iter()
+            .map(|owner| owner.name.as_str())
+            .collect(),
+        _ => Vec::new(),
+    };
+    let ours = |token: &&Data| {
+        let text = token
+            .data
+            .get("description")
+            .and_then(|text| decode_base64(text).ok())
+            .unwrap_or_default();
+        let proxy = text == PROXY_DESCRIPTION
+            && is_ours(token)
+            && !foreign.contains(&token.metadata.name.as_str());
+        text == description(node).as_bytes() || proxy
+    };
+    let mut names: Vec<String> = tokens
+        .items
+        .iter()
+        .filter(ours)
+        .map(|token| token.metadata.name.clone())
+        .collect();
+    names.extend(own_certs.map(|certs| certs.metadata.name.clone()));
     Ok(names)
 }
 
-/// Whether something made at `created` (RFC 3339, the cluster's clock) may be the result of what we began at `since` (our clock).
+/// Whether something made at `created` (RFC 3339, the cluster's clock) may be the result of what we began at `since` (our clock): not before it, and not so long after
+/// it that the command must have ended.
 pub fn is_since(created: &str, since: SystemTime) -> bool {
-    humantime::parse_rfc3339(created).is_ok_and(|created| created + Duration::from_secs(CLOCK_TOLERANCE) >= since)
+    let tolerance = Duration::from_secs(CLOCK_TOLERANCE);
+    humantime::parse_rfc3339(created).is_ok_and(|created| {
+        created + tolerance >= since && created <= since + UPLOAD_LIMIT + tolerance
+    })
 }
 
 /// Deletes Secrets by name.
 pub fn revoke(cluster: &Cluster, names: &[String]) -> Result<()> {
     for name in names {
-        cluster.delete(&["secret", name, "--namespace", "kube-system"]).with_context(|| format!("cannot revoke {name}; it ends by itself in at most 2 hours"))?;
+        cluster
+            .delete(&["secret", name, "--namespace", "kube-system"])
+            .with_context(|| {
+                format!("cannot revoke {name}; it ends by itself in at most 2 hours")
+            })?;
     }
     Ok(())
 }
@@ -156,18 +289,61 @@ mod tests {
     fn the_hash_is_openssls_for_rsa_and_for_ec() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
-        for kind in [&["rsa:2048"][..], &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]] {
-            let mut args = vec!["req", "-x509", "-nodes", "-subj", "/CN=kubernetes", "-newkey"];
+        for kind in [
+            &["rsa:2048"][..],
+            &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        ] {
+            let mut args = vec![
+                "req",
+                "-x509",
+                "-nodes",
+                "-subj",
+                "/CN=kubernetes",
+                "-newkey",
+            ];
             args.extend(kind);
-            let (key, certificate, public, der) = (path("key"), path("crt"), path("pub"), path("der"));
+            let (key, certificate, public, der) =
+                (path("key"), path("crt"), path("pub"), path("der"));
             args.extend(["-keyout", &key, "-out", &certificate]);
             Local.expect(&Cmd::new("openssl", args)).unwrap();
-            Local.expect(&Cmd::new("openssl", ["x509", "-in", &certificate, "-noout", "-pubkey", "-out", &public])).unwrap();
-            let text = Local.expect(&Cmd::new("openssl", ["x509", "-in", &certificate, "-noout", "-pubkey"])).unwrap();
-            Local.expect(&Cmd::new("openssl", ["pkey", "-pubin", "-outform", "der", "-out", &der]).stdin(text.stdout)).unwrap();
+            Local
+                .expect(&Cmd::new(
+                    "openssl",
+                    [
+                        "x509",
+                        "-in",
+                        &certificate,
+                        "-noout",
+                        "-pubkey",
+                        "-out",
+                        &public,
+                    ],
+                ))
+                .unwrap();
+            let text = Local
+                .expect(&Cmd::new(
+                    "openssl",
+                    ["x509", "-in", &certificate, "-noout", "-pubkey"],
+                ))
+                .unwrap();
+            Local
+                .expect(
+                    &Cmd::new(
+                        "openssl",
+                        ["pkey", "-pubin", "-outform", "der", "-out", &der],
+                    )
+                    .stdin(text.stdout),
+                )
+                .unwrap();
             let sum = Local.expect(&Cmd::new("sha256sum", [&der])).unwrap().text();
-            let pem = Local.expect(&Cmd::new("cat", [&certificate])).unwrap().stdout;
-            assert_eq!(ca_hash(&pem).unwrap(), format!("sha256:{}", sum.split(' ').next().unwrap()));
+            let pem = Local
+                .expect(&Cmd::new("cat", [&certificate]))
+                .unwrap()
+                .stdout;
+            assert_eq!(
+                ca_hash(&pem).unwrap(),
+                format!("sha256:{}", sum.split(' ').next().unwrap())
+            );
         }
         assert!(ca_hash(b"nonsense").is_err());
     }
@@ -175,32 +351,60 @@ mod tests {
     #[test]
     fn sealed_certificates_open_with_their_key_and_no_other() {
         let (key, other) = ("00".repeat(31) + "01", "00".repeat(32));
-        let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::try_from(&decode_hex(&key).unwrap()[..]).unwrap());
+        let cipher =
+            Aes256Gcm::new(&Key::<Aes256Gcm>::try_from(&decode_hex(&key).unwrap()[..]).unwrap());
         let nonce = [7; 12];
         let mut sealed = nonce.to_vec();
         sealed.extend(cipher.encrypt(&Nonce::from(nonce), &b"PEM"[..]).unwrap());
-        assert_eq!(unseal(&sealed, &Secret::new(key.clone())).unwrap().expose(), b"PEM");
+        assert_eq!(
+            unseal(&sealed, &Secret::new(key.clone())).unwrap().expose(),
+            b"PEM"
+        );
         assert!(unseal(&sealed, &Secret::new(other)).is_err());
         assert!(unseal(&sealed[..8], &Secret::new(key)).is_err());
     }
 
     #[test]
     fn names_in_the_secret_become_places_and_nothing_else_does() {
-        assert_eq!(certificate_place("etcd-ca.key").as_deref(), Some("etcd/ca.key"));
-        assert_eq!(certificate_place("front-proxy-ca.crt").as_deref(), Some("front-proxy-ca.crt"));
-        assert_eq!(certificate_place("../../../root/.ssh/authorized_keys"), None);
+        assert_eq!(
+            certificate_place("etcd-ca.key").as_deref(),
+            Some("etcd/ca.key")
+        );
+        assert_eq!(
+            certificate_place("front-proxy-ca.crt").as_deref(),
+            Some("front-proxy-ca.crt")
+        );
+        assert_eq!(
+            certificate_place("../../../root/.ssh/authorized_keys"),
+            None
+        );
     }
 
     #[test]
     fn tokens_are_told_from_other_words() {
         assert!(is_token("abcdef.0123456789abcdef"));
-        assert!(!is_token("abcdef.0123456789abcde") && !is_token("kubeadm.k8s.io") && !is_token("ABCDEF.0123456789abcdef"));
+        assert!(
+            !is_token("abcdef.0123456789abcde")
+                && !is_token("kubeadm.k8s.io")
+                && !is_token("ABCDEF.0123456789abcdef")
+        );
     }
 
     #[test]
     fn what_was_there_before_us_is_not_ours() {
         let began = humantime::parse_rfc3339("2026-01-01T12:00:00Z").unwrap();
-        assert!(is_since("2026-01-01T11:59:10Z", began), "within the clocks' tolerance");
+        assert!(
+            is_since("2026-01-01T11:59:10Z", began),
+            "within the clocks' tolerance"
+        );
         assert!(!is_since("2026-01-01T11:58:00Z", began));
+        assert!(
+            is_since("2026-01-01T12:01:30Z", began),
+            "an upload takes its time"
+        );
+        assert!(
+            !is_since("2026-01-01T12:30:00Z", began),
+            "long after the upload must have ended, it is somebody else's"
+        );
     }
 }

@@ -61,7 +61,11 @@ impl Member {
 
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.name.is_empty() { "(never started)" } else { &self.name };
+        let name = if self.name.is_empty() {
+            "(never started)"
+        } else {
+            &self.name
+        };
         write!(f, "{name} {} {}", self.id, self.peer_urls.join(","))
     }
 }
@@ -90,45 +94,110 @@ enum Container {
 impl Etcd {
     /// Finds the etcd container of the node `node`, whose runtime the cluster calls `runtime` (`docker://…`, `containerd://…`).
     pub fn find(view: &ClusterView, node: &str, runtime: &str) -> Result<Self> {
-        let pods: List<Pod> = view.get(&["pods", "--namespace", "kube-system", "--selector", "component=etcd"])?;
-        let pod = pods.items.iter().find(|pod| pod.spec.node_name == node).with_context(|| format!("no etcd pod runs on {node}"))?;
-        let server = pod.spec.containers.first().with_context(|| format!("the etcd pod of {node} has no container"))?;
+        let pods: List<Pod> = view.get(&[
+            "pods",
+            "--namespace",
+            "kube-system",
+            "--selector",
+            "component=etcd",
+        ])?;
+        let pod = pods
+            .items
+            .iter()
+            .find(|pod| pod.spec.node_name == node)
+            .with_context(|| format!("no etcd pod runs on {node}"))?;
+        let server = pod
+            .spec
+            .containers
+            .first()
+            .with_context(|| format!("the etcd pod of {node} has no container"))?;
         let words: Vec<&String> = server.command.iter().chain(&server.args).collect();
         let flag = |name: &str| {
-            let found = words.iter().find_map(|word| word.strip_prefix(&format!("--{name}=")));
-            found.map(str::to_owned).with_context(|| format!("the etcd of {node} runs without --{name}"))
+            let found = words
+                .iter()
+                .find_map(|word| word.strip_prefix(&format!("--{name}=")));
+            found
+                .map(str::to_owned)
+                .with_context(|| format!("the etcd of {node} runs without --{name}"))
         };
         let credentials = vec![
             format!("--cacert={}", flag("trusted-ca-file")?),
             format!("--cert={}", flag("cert-file")?),
             format!("--key={}", flag("key-file")?),
         ];
-        let labels = ["io.kubernetes.container.name=etcd", "io.kubernetes.pod.namespace=kube-system"];
+        let labels = [
+            "io.kubernetes.container.name=etcd",
+            "io.kubernetes.pod.namespace=kube-system",
+        ];
         let (program, args): (_, Vec<String>) = if runtime.starts_with("docker://") {
-            let filters = labels.iter().flat_map(|label| ["--filter".to_owned(), format!("label={label}")]);
-            ("docker", ["ps".to_owned(), "--quiet".to_owned(), "--no-trunc".to_owned()].into_iter().chain(filters).collect())
+            let filters = labels
+                .iter()
+                .flat_map(|label| ["--filter".to_owned(), format!("label={label}")]);
+            (
+                "docker",
+                [
+                    "ps".to_owned(),
+                    "--quiet".to_owned(),
+                    "--no-trunc".to_owned(),
+                ]
+                .into_iter()
+                .chain(filters)
+                .collect(),
+            )
         } else {
-            let filters = labels.iter().flat_map(|label| ["--label".to_owned(), (*label).to_owned()]);
-            ("crictl", ["ps".to_owned(), "--quiet".to_owned(), "--no-trunc".to_owned()].into_iter().chain(filters).collect())
+            let filters = labels
+                .iter()
+                .flat_map(|label| ["--label".to_owned(), (*label).to_owned()]);
+            (
+                "crictl",
+                [
+                    "ps".to_owned(),
+                    "--quiet".to_owned(),
+                    "--no-trunc".to_owned(),
+                ]
+                .into_iter()
+                .chain(filters)
+                .collect(),
+            )
         };
         let found = view.ask(&Cmd::new(program, args))?;
-        ensure!(found.ok(), "cannot list the containers of {node}: {}", found.evidence());
+        ensure!(
+            found.ok(),
+            "cannot list the containers of {node}: {}",
+            found.evidence()
+        );
         let Some(id) = found.text().lines().next().map(str::to_owned) else {
             bail!("etcd does not run on {node}. See there: {program} ps -a; journalctl -u kubelet");
         };
-        let container = if program == "docker" { Container::Docker(id) } else { Container::Cri(id) };
-        Ok(Self { container, credentials })
+        let container = if program == "docker" {
+            Container::Docker(id)
+        } else {
+            Container::Cri(id)
+        };
+        Ok(Self {
+            container,
+            credentials,
+        })
     }
 
     fn command(&self, endpoint: &str, args: &[&str]) -> Cmd {
-        let fixed = ["etcdctl", "--dial-timeout=3s", "--command-timeout=8s"].into_iter().map(str::to_owned);
-        let rest = [format!("--endpoints={endpoint}")].into_iter().chain(self.credentials.iter().cloned()).chain(args.iter().map(|&arg| arg.to_owned()));
+        let fixed = ["etcdctl", "--dial-timeout=3s", "--command-timeout=8s"]
+            .into_iter()
+            .map(str::to_owned);
+        let rest = [format!("--endpoints={endpoint}")]
+            .into_iter()
+            .chain(self.credentials.iter().cloned())
+            .chain(args.iter().map(|&arg| arg.to_owned()));
         let (program, exec) = match &self.container {
             // etcdctl before 3.4 speaks the old API unless told.
             Container::Docker(id) => ("docker", vec!["exec", "--env", "ETCDCTL_API=3", id]),
             Container::Cri(id) => ("crictl", vec!["exec", id]),
         };
-        Cmd::new(program, exec.into_iter().map(str::to_owned).chain(fixed).chain(rest)).timeout(Duration::from_secs(20))
+        Cmd::new(
+            program,
+            exec.into_iter().map(str::to_owned).chain(fixed).chain(rest),
+        )
+        .timeout(Duration::from_secs(20))
     }
 
     /// Every member, with its health.
@@ -149,8 +218,14 @@ impl Etcd {
             members: Vec<Member>,
         }
         let output = view.ask(&self.command(LOCAL, &["member", "list", "--write-out=json"]))?;
-        ensure!(output.ok(), "etcd on {} does not list its members; it may have lost its quorum: {}", view.address(), output.evidence());
-        let answer: Answer = serde_json::from_slice(&output.stdout).context("etcd's member list is not understood")?;
+        ensure!(
+            output.ok(),
+            "etcd on {} does not list its members; it may have lost its quorum: {}",
+            view.address(),
+            output.evidence()
+        );
+        let answer: Answer = serde_json::from_slice(&output.stdout)
+            .context("etcd's member list is not understood")?;
         Ok(answer.members)
     }
 
@@ -176,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_member_is_found_by_its_whole_address() {
-        let member: Member = serde_json::from_str(r#"{"ID":1,"peerURLs":["https://10.0.0.11:2380"]}"#).unwrap();
+        let member: Member =
+            serde_json::from_str(r#"{"ID":1,"peerURLs":["https://10.0.0.11:2380"]}"#).unwrap();
         assert!(member.is_at("10.0.0.11") && !member.is_at("10.0.0.1") && !member.votes());
         assert_eq!(host_of("https://[fd00::1]:2380"), "fd00::1");
     }

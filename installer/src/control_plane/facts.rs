@@ -10,7 +10,9 @@ use bundle_spec::KubeVersion;
 use serde::Deserialize;
 
 use super::etcd::{Etcd, Member};
-use super::kubeadm::{ClusterConfiguration, KubeletConfiguration, kubelet_config_map};
+use super::kubeadm::{
+    ClusterConfiguration, ClusterStatus, KubeletConfiguration, kubelet_config_map,
+};
 use super::objects::{DaemonSet, Data, List, Node, Pod};
 use super::{ADMIN_CONF, ClusterView, credentials};
 use crate::host::command::Cmd;
@@ -54,6 +56,8 @@ pub struct ClusterFacts {
     pub config: ClusterConfiguration,
     /// The same as it is stored, for handing back to kubeadm.
     pub config_text: String,
+    /// The masters that kubeadm's `ClusterStatus` knows (up to 1.21): it asks the etcd of every one of them at a join.
+    pub api_endpoints: Vec<String>,
     /// The kubelet's configuration of the cluster.
     pub kubelet: KubeletConfiguration,
     /// Where the cluster's apiservers are reached.
@@ -96,29 +100,62 @@ impl ClusterFacts {
         let hostname = view.ask(&Cmd::new("hostname", [""; 0]))?.text();
         let name = kubelet_name(view)?.unwrap_or_else(|| hostname.to_lowercase());
         let healthy = nodes.items.iter().find(|node| node.metadata.name == name);
-        let healthy = healthy.or_else(|| nodes.items.iter().find(|node| node.has_address(host))).cloned();
+        let healthy = healthy
+            .or_else(|| nodes.items.iter().find(|node| node.has_address(host)))
+            .cloned();
         let healthy = healthy.with_context(|| format!("{host} (called {name}) is not a node of the cluster that its own {ADMIN_CONF} names"))?;
-        ensure!(healthy.is_master(), "{host} is not a master of its cluster: node {} has no master label", healthy.metadata.name);
+        ensure!(
+            healthy.is_master(),
+            "{host} is not a master of its cluster: node {} has no master label",
+            healthy.metadata.name
+        );
 
-        let kubeadm_config: Data = view.get(&["configmap", "kubeadm-config", "--namespace", "kube-system"]).context("this cluster was not made with kubeadm")?;
-        let config_text = kubeadm_config.data.get("ClusterConfiguration").context("the ConfigMap kubeadm-config has no ClusterConfiguration")?.clone();
+        let kubeadm_config: Data = view
+            .get(&["configmap", "kubeadm-config", "--namespace", "kube-system"])
+            .context("this cluster was not made with kubeadm")?;
+        let config_text = kubeadm_config
+            .data
+            .get("ClusterConfiguration")
+            .context("the ConfigMap kubeadm-config has no ClusterConfiguration")?
+            .clone();
         let config = ClusterConfiguration::parse(&config_text)?;
+        let api_endpoints = ClusterStatus::names(kubeadm_config.data.get("ClusterStatus"))?;
         let kubelet = kubelet_configuration(view, version)?;
         let runtime = healthy.status.node_info.container_runtime_version.clone();
         let stacked = config.etcd.external.is_none();
-        let etcd = if stacked { Some(Etcd::find(view, &healthy.metadata.name, &runtime)?) } else { None };
-        let members = etcd.as_ref().map_or_else(|| Ok(Vec::new()), |etcd| etcd.members(view))?;
+        let etcd = if stacked {
+            Some(Etcd::find(view, &healthy.metadata.name, &runtime)?)
+        } else {
+            None
+        };
+        let members = etcd
+            .as_ref()
+            .map_or_else(|| Ok(Vec::new()), |etcd| etcd.members(view))?;
 
-        let masters: List<Pod> = view.get(&["pods", "--namespace", "kube-system", "--selector", "tier=control-plane"])?;
-        let own: Vec<&Pod> = masters.items.iter().filter(|pod| pod.spec.node_name == healthy.metadata.name).collect();
+        let masters: List<Pod> = view.get(&[
+            "pods",
+            "--namespace",
+            "kube-system",
+            "--selector",
+            "tier=control-plane",
+        ])?;
+        let own: Vec<&Pod> = masters
+            .items
+            .iter()
+            .filter(|pod| pod.spec.node_name == healthy.metadata.name)
+            .collect();
         let daemon_sets: List<DaemonSet> = view.get(&["daemonsets", "--all-namespaces"])?;
 
         let (ca_certificate, ca_hash, server) = authority(view, &config)?;
         let endpoint = endpoint(view, &server)?;
-        let certs: Option<Data> = view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
         let kubeadm = view.ask(&Cmd::new("kubeadm", ["version", "--output", "short"]))?;
         let mut missing_etcd_files = Vec::new();
-        for path in config.etcd.external.iter().flat_map(|external| [&external.ca_file, &external.cert_file, &external.key_file]) {
+        for path in config
+            .etcd
+            .external
+            .iter()
+            .flat_map(|external| [&external.ca_file, &external.cert_file, &external.key_file])
+        {
             if !path.is_empty() && !view.ask(&Cmd::new("test", ["-f", path]))?.ok() {
                 missing_etcd_files.push(path.clone());
             }
@@ -128,7 +165,12 @@ impl ClusterFacts {
             apiserver_port: apiserver_port(&own),
             extra_paths: extra_paths(&own, &config.certificates_dir),
             daemon_sets: daemon_sets.items,
-            healthy_has_cni: view.ask(&Cmd::new("ls", ["-A", "/etc/cni/net.d"]))?.text().lines().count() > 0,
+            healthy_has_cni: view
+                .ask(&Cmd::new("ls", ["-A", "/etc/cni/net.d"]))?
+                .text()
+                .lines()
+                .count()
+                > 0,
             cgroup_driver: cgroup_driver(view, &runtime, &kubelet)?,
             kubeadm: kubeadm.ok().then(|| kubeadm.text()),
             healthy,
@@ -137,6 +179,7 @@ impl ClusterFacts {
             members,
             config,
             config_text,
+            api_endpoints,
             kubelet,
             endpoint,
             ca_certificate,
@@ -144,7 +187,7 @@ impl ClusterFacts {
             runtime,
             missing_etcd_files,
             clock_skew,
-            uploaded_certs: certs.map(|secret| secret.metadata.creation_timestamp),
+            uploaded_certs: view.uploaded_certs()?,
         })
     }
 
@@ -155,17 +198,30 @@ impl ClusterFacts {
 
     /// The member of a node, by its name or its address.
     pub fn member(&self, node: &str, address: &str) -> Option<&Member> {
-        self.members.iter().find(|member| member.name == node || member.is_at(address))
+        self.members
+            .iter()
+            .find(|member| member.name == node || member.is_at(address))
     }
 }
 
 /// Half a round trip is taken off; what is left is the difference of the clocks.
 fn clock_skew(view: &ClusterView) -> Result<f64> {
-    let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).map(|time| time.as_secs_f64()).unwrap_or_default();
+    let seconds = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map(|time| time.as_secs_f64())
+            .unwrap_or_default()
+    };
     let before = seconds();
     let output = view.ask(&Cmd::new("date", ["+%s.%N"]).timeout(Duration::from_secs(15)))?;
     let after = seconds();
-    let there: f64 = output.text().parse().with_context(|| format!("{} does not tell the time: {}", view.address(), output.evidence()))?;
+    let there: f64 = output.text().parse().with_context(|| {
+        format!(
+            "{} does not tell the time: {}",
+            view.address(),
+            output.evidence()
+        )
+    })?;
     Ok(f64::midpoint(before, after) - there)
 }
 
@@ -190,39 +246,76 @@ fn server_version(view: &ClusterView) -> Result<KubeVersion> {
         );
     };
     // Builds of vendors carry a suffix (v1.14.3-tke.8): the release that they are built from decides.
-    let release = server.git_version.split(['-', '+']).next().unwrap_or_default();
-    release.parse().with_context(|| format!("the cluster's version {} is not understood", server.git_version))
+    let release = server
+        .git_version
+        .split(['-', '+'])
+        .next()
+        .unwrap_or_default();
+    release.parse().with_context(|| {
+        format!(
+            "the cluster's version {} is not understood",
+            server.git_version
+        )
+    })
 }
 
 /// The name in the kubelet's own client certificate's file, as kubeadm wrote it into the flags.
 fn kubelet_name(view: &ClusterView) -> Result<Option<String>> {
-    let flags = view.file("/var/lib/kubelet/kubeadm-flags.env")?.unwrap_or_default();
+    let flags = view
+        .file("/var/lib/kubelet/kubeadm-flags.env")?
+        .unwrap_or_default();
     let flags = String::from_utf8_lossy(&flags);
-    let name = flags.split([' ', '"', '\n']).find_map(|flag| flag.strip_prefix("--hostname-override="));
+    let name = flags
+        .split([' ', '"', '\n'])
+        .find_map(|flag| flag.strip_prefix("--hostname-override="));
     Ok(name.map(str::to_owned))
 }
 
 fn kubelet_configuration(view: &ClusterView, version: KubeVersion) -> Result<KubeletConfiguration> {
     let name = kubelet_config_map(version);
     let map: Option<Data> = view.find(&["configmap", &name, "--namespace", "kube-system"])?;
-    let Some(map) = map else { bail!("the cluster has no ConfigMap {name}, without which no kubelet can join") };
-    let text = map.data.get("kubelet").with_context(|| format!("the ConfigMap {name} has no kubelet configuration"))?;
+    let Some(map) = map else {
+        bail!("the cluster has no ConfigMap {name}, without which no kubelet can join")
+    };
+    let text = map
+        .data
+        .get("kubelet")
+        .with_context(|| format!("the ConfigMap {name} has no kubelet configuration"))?;
     serde_saphyr::from_str(text).with_context(|| format!("the ConfigMap {name} does not parse"))
 }
 
-fn cgroup_driver(view: &ClusterView, runtime: &str, kubelet: &KubeletConfiguration) -> Result<String> {
+fn cgroup_driver(
+    view: &ClusterView,
+    runtime: &str,
+    kubelet: &KubeletConfiguration,
+) -> Result<String> {
     if !runtime.starts_with("docker://") {
-        let driver = if kubelet.cgroup_driver.is_empty() { "cgroupfs" } else { &kubelet.cgroup_driver };
+        let driver = if kubelet.cgroup_driver.is_empty() {
+            "cgroupfs"
+        } else {
+            &kubelet.cgroup_driver
+        };
         return Ok(driver.to_owned());
     }
-    let output = view.ask(&Cmd::new("docker", ["info", "--format", "{{.CgroupDriver}}"]))?;
+    let output = view.ask(&Cmd::new(
+        "docker",
+        ["info", "--format", "{{.CgroupDriver}}"],
+    ))?;
     let driver = output.text();
-    ensure!(matches!(driver.as_str(), "cgroupfs" | "systemd"), "Docker on {} does not tell its cgroup driver: {}", view.address(), output.evidence());
+    ensure!(
+        matches!(driver.as_str(), "cgroupfs" | "systemd"),
+        "Docker on {} does not tell its cgroup driver: {}",
+        view.address(),
+        output.evidence()
+    );
     Ok(driver)
 }
 
 /// The CA certificate, its key's hash, and the server in cluster-info. The CA is read on both sides and must be the same one.
-fn authority(view: &ClusterView, config: &ClusterConfiguration) -> Result<(Vec<u8>, String, String)> {
+fn authority(
+    view: &ClusterView,
+    config: &ClusterConfiguration,
+) -> Result<(Vec<u8>, String, String)> {
     #[derive(Deserialize)]
     struct KubeConfig {
         clusters: Vec<Named>,
@@ -238,14 +331,28 @@ fn authority(view: &ClusterView, config: &ClusterConfiguration) -> Result<(Vec<u
         server: String,
     }
     let path = format!("{}/ca.crt", config.certificates_dir);
-    let certificate = view.file(&path)?.with_context(|| format!("{} has no CA certificate at {path}", view.address()))?;
-    let hash = credentials::ca_hash(&certificate).with_context(|| format!("cannot read {path} of {}", view.address()))?;
+    let certificate = view
+        .file(&path)?
+        .with_context(|| format!("{} has no CA certificate at {path}", view.address()))?;
+    let hash = credentials::ca_hash(&certificate)
+        .with_context(|| format!("cannot read {path} of {}", view.address()))?;
     let info: Data = view.get(&["configmap", "cluster-info", "--namespace", "kube-public"])?;
-    let text = info.data.get("kubeconfig").context("the ConfigMap cluster-info has no kubeconfig")?;
-    let kubeconfig: KubeConfig = serde_saphyr::from_str(text).context("the ConfigMap cluster-info does not parse")?;
-    let server = kubeconfig.clusters.into_iter().next().context("the ConfigMap cluster-info names no cluster")?.cluster;
-    let announced = credentials::decode_base64(&server.certificate_authority_data).context("the CA certificate in cluster-info is not base64")?;
-    let announced = credentials::ca_hash(&announced).context("cannot read the CA certificate in cluster-info")?;
+    let text = info
+        .data
+        .get("kubeconfig")
+        .context("the ConfigMap cluster-info has no kubeconfig")?;
+    let kubeconfig: KubeConfig =
+        serde_saphyr::from_str(text).context("the ConfigMap cluster-info does not parse")?;
+    let server = kubeconfig
+        .clusters
+        .into_iter()
+        .next()
+        .context("the ConfigMap cluster-info names no cluster")?
+        .cluster;
+    let announced = credentials::decode_base64(&server.certificate_authority_data)
+        .context("the CA certificate in cluster-info is not base64")?;
+    let announced = credentials::ca_hash(&announced)
+        .context("cannot read the CA certificate in cluster-info")?;
     ensure!(
         announced == hash,
         "the CA in cluster-info ({announced}) is not the one on {} ({hash}): a machine that joins could not trust the cluster. Repair the ConfigMap cluster-info in kube-public first",
@@ -256,26 +363,52 @@ fn authority(view: &ClusterView, config: &ClusterConfiguration) -> Result<(Vec<u
 
 fn endpoint(view: &ClusterView, server: &str) -> Result<Endpoint> {
     let unclear = || format!("the server in cluster-info is not understood: {server}");
-    let rest = server.strip_prefix("https://").with_context(unclear)?.trim_end_matches('/');
+    let rest = server
+        .strip_prefix("https://")
+        .with_context(unclear)?
+        .trim_end_matches('/');
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().with_context(unclear)?),
         _ => (rest, 443),
     };
-    let host = host.trim_matches(|bracket| bracket == '[' || bracket == ']').to_owned();
+    let host = host
+        .trim_matches(|bracket| bracket == '[' || bracket == ']')
+        .to_owned();
     let mut resolved_there = BTreeSet::new();
     if host.parse::<std::net::IpAddr>().is_err() {
-        let output = view.ask(&Cmd::new("getent", ["ahosts", &host]).timeout(Duration::from_secs(20)))?;
-        resolved_there = output.text().lines().filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect();
+        let output =
+            view.ask(&Cmd::new("getent", ["ahosts", &host]).timeout(Duration::from_secs(20)))?;
+        resolved_there = output
+            .text()
+            .lines()
+            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+            .collect();
     }
-    Ok(Endpoint { host, port, resolved_there: resolved_there.into_iter().collect() })
+    Ok(Endpoint {
+        host,
+        port,
+        resolved_there: resolved_there.into_iter().collect(),
+    })
 }
 
 fn arguments(pod: &Pod) -> impl Iterator<Item = &str> {
-    pod.spec.containers.iter().flat_map(|container| container.command.iter().chain(&container.args)).map(String::as_str)
+    pod.spec
+        .containers
+        .iter()
+        .flat_map(|container| container.command.iter().chain(&container.args))
+        .map(String::as_str)
 }
 
 fn apiserver_port(own: &[&Pod]) -> u16 {
-    own.iter().flat_map(|pod| arguments(pod)).find_map(|arg| arg.strip_prefix("--secure-port=")?.parse().ok().filter(|port| *port > 0 && *port != 10257 && *port != 10259)).unwrap_or(6443)
+    own.iter()
+        .flat_map(|pod| arguments(pod))
+        .find_map(|arg| {
+            arg.strip_prefix("--secure-port=")?
+                .parse()
+                .ok()
+                .filter(|port| *port > 0 && *port != 10257 && *port != 10259)
+        })
+        .unwrap_or(6443)
 }
 
 /// The paths that the control plane's pods use and that neither kubeadm nor the distribution puts there.
@@ -294,24 +427,57 @@ fn extra_paths(own: &[&Pod], certificates_dir: &str) -> Vec<ExtraPath> {
     ];
     let mut found = BTreeSet::new();
     for pod in own {
-        let component = pod.metadata.labels.get("component").map_or("", String::as_str);
+        let component = pod
+            .metadata
+            .labels
+            .get("component")
+            .map_or("", String::as_str);
         if component == "etcd" {
             continue;
         }
-        for path in pod.spec.volumes.iter().filter_map(|volume| volume.host_path.as_ref()) {
+        for path in pod
+            .spec
+            .volumes
+            .iter()
+            .filter_map(|volume| volume.host_path.as_ref())
+        {
             let path = path.path.trim_end_matches('/');
             if path != certificates_dir && !COMMON.contains(&path) {
-                found.insert(ExtraPath { path: path.to_owned(), named_by: format!("a volume of {component}") });
+                found.insert(ExtraPath {
+                    path: path.to_owned(),
+                    named_by: format!("a volume of {component}"),
+                });
             }
         }
-        let shared = ["ca.crt", "ca.key", "sa.pub", "sa.key", "front-proxy-ca.crt", "etcd/ca.crt", "etcd/healthcheck-client.crt"];
+        let shared = [
+            "ca.crt",
+            "ca.key",
+            "sa.pub",
+            "sa.key",
+            "front-proxy-ca.crt",
+            "etcd/ca.crt",
+            "etcd/healthcheck-client.crt",
+        ];
         let own_made = ["apiserver", "front-proxy-client"];
         for arg in arguments(pod) {
             // Only files among the certificates travel by name: other files reach the pod through a volume, and that is listed above.
-            let Some((flag, path)) = arg.split_once('=') else { continue };
-            let Some(name) = path.strip_prefix(certificates_dir).map(|name| name.trim_start_matches('/')) else { continue };
-            if !name.is_empty() && !shared.contains(&name) && !own_made.iter().any(|prefix| name.starts_with(prefix)) {
-                found.insert(ExtraPath { path: path.to_owned(), named_by: format!("{flag} of {component}") });
+            let Some((flag, path)) = arg.split_once('=') else {
+                continue;
+            };
+            let Some(name) = path
+                .strip_prefix(certificates_dir)
+                .map(|name| name.trim_start_matches('/'))
+            else {
+                continue;
+            };
+            if !name.is_empty()
+                && !shared.contains(&name)
+                && !own_made.iter().any(|prefix| name.starts_with(prefix))
+            {
+                found.insert(ExtraPath {
+                    path: path.to_owned(),
+                    named_by: format!("{flag} of {component}"),
+                });
             }
         }
     }

@@ -16,7 +16,15 @@ use crate::steps::ImageWanted;
 const CNI_CONFIG: &str = "/etc/cni";
 
 /// The images that kubeadm and the kubelet need on a master, by their names without repository.
-const CORE: [&str; 7] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "pause", "etcd", "coredns"];
+const CORE: [&str; 7] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+    "pause",
+    "etcd",
+    "coredns",
+];
 
 /// A name that the cluster uses and the pot does not satisfy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +39,17 @@ pub struct MissingImage {
 ///
 /// # Errors
 /// The names of the control plane that no image of the pot can stand for.
-pub fn name_after_cluster(manifest: &Manifest, config: &ClusterConfiguration, external_etcd: bool) -> Result<Vec<ImageWanted>, Vec<MissingImage>> {
+pub fn name_after_cluster(
+    manifest: &Manifest,
+    config: &ClusterConfiguration,
+    external_etcd: bool,
+) -> Result<Vec<ImageWanted>, Vec<MissingImage>> {
     let mut wanted: BTreeMap<Sha256, BTreeSet<String>> = BTreeMap::new();
     for image in &manifest.images {
-        wanted.entry(image.id).or_default().extend(image.names.iter().cloned());
+        wanted
+            .entry(image.id)
+            .or_default()
+            .extend(image.names.iter().cloned());
     }
     let mut missing = Vec::new();
     for component in CORE {
@@ -51,41 +66,90 @@ pub fn name_after_cluster(manifest: &Manifest, config: &ClusterConfiguration, ex
         };
         // CoreDNS is a Deployment that may run elsewhere, or may have been replaced: a new master does not need it.
         if component != "coredns" {
-            missing.push(MissingImage { name, needed_by: "kubeadm on every master of this cluster".to_owned() });
+            missing.push(MissingImage {
+                name,
+                needed_by: "kubeadm on every master of this cluster".to_owned(),
+            });
         }
     }
-    if missing.is_empty() { Ok(wanted.into_iter().map(|(id, names)| ImageWanted { id, names: names.into_iter().collect() }).collect()) } else { Err(missing) }
+    if missing.is_empty() {
+        Ok(wanted
+            .into_iter()
+            .map(|(id, names)| ImageWanted {
+                id,
+                names: names.into_iter().collect(),
+            })
+            .collect())
+    } else {
+        Err(missing)
+    }
 }
 
 /// The image of the pot for a component and the cluster's name for it; the name alone where the pot lacks that tag; nothing where it lacks the component.
-fn core_name<'m>(manifest: &'m Manifest, config: &ClusterConfiguration, component: &str) -> Result<Option<(&'m Image, String)>, String> {
+fn core_name<'m>(
+    manifest: &'m Manifest,
+    config: &ClusterConfiguration,
+    component: &str,
+) -> Result<Option<(&'m Image, String)>, String> {
     let local = config.etcd.local.clone().unwrap_or_default();
     let (repository, tag) = match component {
         "etcd" => (&local.image_repository, &local.image_tag),
         "coredns" => (&config.dns.image_repository, &config.dns.image_tag),
-        _ => (&config.image_repository, &String::new()),
+        // kubeadm's pause has a tag of its own; the others have the version that kubeadm's configuration records, which vendors give a suffix.
+        "pause" => (&config.image_repository, &String::new()),
+        _ => (
+            &config.image_repository,
+            &config.kubernetes_version.replace('+', "_"),
+        ),
     };
-    let own_repository = if repository.is_empty() { &config.image_repository } else { repository };
+    let own_repository = if repository.is_empty() {
+        &config.image_repository
+    } else {
+        repository
+    };
     let found = manifest.images.iter().find_map(|image| {
         image.names.iter().find_map(|name| {
             let (path, own_tag) = split_tag(name);
-            let place = ["k8s.gcr.io/", "registry.k8s.io/"].iter().find_map(|host| path.strip_prefix(host))?;
+            let place = ["k8s.gcr.io/", "registry.k8s.io/"]
+                .iter()
+                .find_map(|host| path.strip_prefix(host))?;
             (place.rsplit('/').next() == Some(component)).then_some((image, place, own_tag))
         })
     });
     let Some((image, place, own_tag)) = found else {
-        return if tag.is_empty() { Ok(None) } else { Err(format!("{own_repository}/{component}:{tag}")) };
+        return if tag.is_empty() {
+            Ok(None)
+        } else {
+            Err(format!("{own_repository}/{component}:{tag}"))
+        };
     };
     // kubeadm puts CoreDNS one folder deeper, from 1.21 on, but only in the projects' own registries.
-    let default = own_repository.is_empty() || own_repository == "k8s.gcr.io" || own_repository == "registry.k8s.io";
-    let path = if default && repository.is_empty() { place } else { component };
-    let host = if own_repository.is_empty() { split_host(&image.names[0]) } else { own_repository };
-    let name = format!("{host}/{path}:{}", if tag.is_empty() { own_tag } else { tag });
+    let default = own_repository.is_empty()
+        || own_repository == "k8s.gcr.io"
+        || own_repository == "registry.k8s.io";
+    let path = if default && repository.is_empty() {
+        place
+    } else {
+        component
+    };
+    let host = if own_repository.is_empty() {
+        split_host(&image.names[0])
+    } else {
+        own_repository
+    };
+    let name = format!(
+        "{host}/{path}:{}",
+        if tag.is_empty() { own_tag } else { tag }
+    );
     if tag.is_empty() || tag == own_tag {
         return Ok(Some((image, name)));
     }
     // An override asks for another build: only an image that was packed under just that name will do.
-    match manifest.images.iter().find(|image| image.names.contains(&name)) {
+    match manifest
+        .images
+        .iter()
+        .find(|image| image.names.contains(&name))
+    {
         Some(image) => Ok(Some((image, name))),
         None => Err(name),
     }
@@ -120,14 +184,25 @@ impl PodNetwork {
                 continue;
             }
             let name = format!("{}/{}", set.metadata.namespace, set.metadata.name);
-            let mut paths = pod.volumes.iter().filter_map(|volume| volume.host_path.as_ref());
-            let gives_cni = paths.any(|path| path.path == CNI_CONFIG || path.path.starts_with("/etc/cni/"));
+            let mut paths = pod
+                .volumes
+                .iter()
+                .filter_map(|volume| volume.host_path.as_ref());
+            let gives_cni =
+                paths.any(|path| path.path == CNI_CONFIG || path.path.starts_with("/etc/cni/"));
             if gives_cni {
                 network.given_by.push(name.clone());
             }
-            let list = if gives_cni || name == "kube-system/kube-proxy" { &mut network.images } else { &mut network.others };
+            let list = if gives_cni || name == "kube-system/kube-proxy" {
+                &mut network.images
+            } else {
+                &mut network.others
+            };
             let containers = pod.init_containers.iter().chain(&pod.containers);
-            list.extend(containers.map(|container| MissingImage { name: container.image.clone(), needed_by: format!("DaemonSet {name}") }));
+            list.extend(containers.map(|container| MissingImage {
+                name: container.image.clone(),
+                needed_by: format!("DaemonSet {name}"),
+            }));
         }
         network
     }
@@ -136,22 +211,35 @@ impl PodNetwork {
 /// Whether a DaemonSet's pod runs on a master with these labels. What cannot be told from the labels counts as "runs": a refusal that names an image is better than a node
 /// that never becomes ready.
 fn runs_on(pod: &PodSpec, labels: &BTreeMap<String, String>) -> bool {
-    let selected = pod.node_selector.iter().all(|(key, value)| labels.get(key).is_none_or(|own| own == value));
+    let selected = pod
+        .node_selector
+        .iter()
+        .all(|(key, value)| labels.get(key).is_none_or(|own| own == value));
     let tolerated = pod.tolerations.iter().any(|toleration| {
         let effect = toleration.effect.is_empty() || toleration.effect == "NoSchedule";
         let any = toleration.key.is_empty() && toleration.operator == "Exists";
-        effect && (any || toleration.key == "node-role.kubernetes.io/master" || toleration.key == "node-role.kubernetes.io/control-plane")
+        effect
+            && (any
+                || toleration.key == "node-role.kubernetes.io/master"
+                || toleration.key == "node-role.kubernetes.io/control-plane")
     });
-    let allowed = pod.affinity.node_affinity.required.as_ref().is_none_or(|required| {
-        required.node_selector_terms.iter().any(|term| {
-            term.match_expressions.iter().all(|rule| match (labels.get(&rule.key), rule.operator.as_str()) {
-                (Some(own), "In") => rule.values.contains(own),
-                (Some(own), "NotIn") => !rule.values.contains(own),
-                (Some(_), "DoesNotExist") => false,
-                _ => true,
+    let allowed = pod
+        .affinity
+        .node_affinity
+        .required
+        .as_ref()
+        .is_none_or(|required| {
+            required.node_selector_terms.iter().any(|term| {
+                term.match_expressions.iter().all(|rule| {
+                    match (labels.get(&rule.key), rule.operator.as_str()) {
+                        (Some(own), "In") => rule.values.contains(own),
+                        (Some(own), "NotIn") => !rule.values.contains(own),
+                        (Some(_), "DoesNotExist") => false,
+                        _ => true,
+                    }
+                })
             })
-        })
-    });
+        });
     selected && tolerated && allowed
 }
 
@@ -171,10 +259,20 @@ pub fn labels_of_master(node: &str, arch: bundle_spec::Arch) -> BTreeMap<String,
 
 /// How Docker lists a name: without Docker Hub's own host and folder, with a tag.
 pub fn familiar(name: &str) -> String {
-    let name = name.strip_prefix("docker.io/").or_else(|| name.strip_prefix("index.docker.io/")).unwrap_or(name);
+    let name = name
+        .strip_prefix("docker.io/")
+        .or_else(|| name.strip_prefix("index.docker.io/"))
+        .unwrap_or(name);
     let name = name.strip_prefix("library/").unwrap_or(name);
-    let tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':') || last.contains('@'));
-    if tagged { name.to_owned() } else { format!("{name}:latest") }
+    let tagged = name
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':') || last.contains('@'));
+    if tagged {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
 }
 
 #[cfg(test)]
@@ -188,9 +286,20 @@ mod tests {
     fn manifest(names: &[&str]) -> Manifest {
         let image = |name: &&str| {
             let id = Sha256::of(name.as_bytes());
-            Image { names: vec![(*name).to_owned()], id, config: id, layers: vec![] }
+            Image {
+                names: vec![(*name).to_owned()],
+                id,
+                config: id,
+                layers: vec![],
+            }
         };
-        let blob = |image: &Image| Blob { digest: image.id, size: 1, encoding: Encoding::Identity, unpacked_digest: image.id, unpacked_size: 1 };
+        let blob = |image: &Image| Blob {
+            digest: image.id,
+            size: 1,
+            encoding: Encoding::Identity,
+            unpacked_digest: image.id,
+            unpacked_size: 1,
+        };
         let images: Vec<Image> = names.iter().map(image).collect();
         Manifest {
             format: 1,
@@ -198,7 +307,10 @@ mod tests {
             serial: 1,
             kubernetes: KubeVersion::new(1, 14, 0),
             arch: Arch::Amd64,
-            runtime: Runtime { name: RuntimeName::Docker, version: "18.09.9".to_owned() },
+            runtime: Runtime {
+                name: RuntimeName::Docker,
+                version: "18.09.9".to_owned(),
+            },
             cni: "v0.7.5".to_owned(),
             built_by: "0".to_owned(),
             artifacts: vec![],
@@ -208,46 +320,96 @@ mod tests {
     }
 
     fn core(host: &str) -> Vec<String> {
-        CORE.iter().map(|component| format!("{host}/{component}:1")).collect()
+        CORE.iter()
+            .map(|component| format!("{host}/{component}:1"))
+            .collect()
     }
 
     fn names(wanted: &[ImageWanted]) -> BTreeSet<String> {
-        wanted.iter().flat_map(|image| image.names.iter().cloned()).collect()
+        wanted
+            .iter()
+            .flat_map(|image| image.names.iter().cloned())
+            .collect()
     }
 
     fn pot() -> Manifest {
         let names = core("k8s.gcr.io");
-        manifest(&names.iter().map(String::as_str).chain(["flannel:1"]).collect::<Vec<_>>())
+        manifest(
+            &names
+                .iter()
+                .map(String::as_str)
+                .chain(["flannel:1"])
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn the_default_repository_needs_no_other_names() {
-        let config = ClusterConfiguration { image_repository: "k8s.gcr.io".to_owned(), ..Default::default() };
+        let config = ClusterConfiguration {
+            image_repository: "k8s.gcr.io".to_owned(),
+            ..Default::default()
+        };
         let wanted = name_after_cluster(&pot(), &config, false).unwrap();
-        assert_eq!(names(&wanted), core("k8s.gcr.io").into_iter().chain(["flannel:1".to_owned()]).collect());
+        assert_eq!(
+            names(&wanted),
+            core("k8s.gcr.io")
+                .into_iter()
+                .chain(["flannel:1".to_owned()])
+                .collect()
+        );
     }
 
     #[test]
     fn a_repository_of_its_own_gives_every_core_image_a_second_name() {
-        let config = ClusterConfiguration { image_repository: "reg.example:5000/k8s".to_owned(), ..Default::default() };
+        let config = ClusterConfiguration {
+            image_repository: "reg.example:5000/k8s".to_owned(),
+            ..Default::default()
+        };
         let wanted = names(&name_after_cluster(&pot(), &config, false).unwrap());
-        for name in core("reg.example:5000/k8s").iter().chain(&core("k8s.gcr.io")) {
+        for name in core("reg.example:5000/k8s")
+            .iter()
+            .chain(&core("k8s.gcr.io"))
+        {
             assert!(wanted.contains(name), "{name}");
         }
-        assert!(!wanted.contains("reg.example:5000/k8s/flannel:1"), "only kubeadm's own images move");
+        assert!(
+            !wanted.contains("reg.example:5000/k8s/flannel:1"),
+            "only kubeadm's own images move"
+        );
     }
 
     #[test]
     fn an_etcd_tag_that_the_pot_lacks_is_named() {
-        let mut config = ClusterConfiguration { image_repository: "k8s.gcr.io".to_owned(), ..Default::default() };
-        config.etcd = EtcdSection { local: Some(LocalEtcd { image_tag: "9".to_owned(), ..Default::default() }), external: None };
+        let mut config = ClusterConfiguration {
+            image_repository: "k8s.gcr.io".to_owned(),
+            ..Default::default()
+        };
+        config.etcd = EtcdSection {
+            local: Some(LocalEtcd {
+                image_tag: "9".to_owned(),
+                ..Default::default()
+            }),
+            external: None,
+        };
         let missing = name_after_cluster(&pot(), &config, false).unwrap_err();
         assert_eq!(missing.len(), 1);
         assert_eq!(missing[0].name, "k8s.gcr.io/etcd:9");
-        assert!(name_after_cluster(&pot(), &config, true).is_ok(), "external etcd needs no image here");
+        assert!(
+            name_after_cluster(&pot(), &config, true).is_ok(),
+            "external etcd needs no image here"
+        );
         let names = core("k8s.gcr.io");
-        let with = manifest(&names.iter().map(String::as_str).chain(["k8s.gcr.io/etcd:9"]).collect::<Vec<_>>());
-        assert!(name_after_cluster(&with, &config, false).is_ok(), "packed with --image under just that name");
+        let with = manifest(
+            &names
+                .iter()
+                .map(String::as_str)
+                .chain(["k8s.gcr.io/etcd:9"])
+                .collect::<Vec<_>>(),
+        );
+        assert!(
+            name_after_cluster(&with, &config, false).is_ok(),
+            "packed with --image under just that name"
+        );
     }
 
     #[test]
@@ -255,9 +417,18 @@ mod tests {
         let mut all = core("k8s.gcr.io");
         all[6] = "k8s.gcr.io/coredns/coredns:v1.8.0".to_owned();
         let pot = manifest(&all.iter().map(String::as_str).collect::<Vec<_>>());
-        let config = |repository: &str| ClusterConfiguration { image_repository: repository.to_owned(), ..Default::default() };
-        assert!(names(&name_after_cluster(&pot, &config("registry.k8s.io"), false).unwrap()).contains("registry.k8s.io/coredns/coredns:v1.8.0"));
-        assert!(names(&name_after_cluster(&pot, &config("own"), false).unwrap()).contains("own/coredns:v1.8.0"));
+        let config = |repository: &str| ClusterConfiguration {
+            image_repository: repository.to_owned(),
+            ..Default::default()
+        };
+        assert!(
+            names(&name_after_cluster(&pot, &config("registry.k8s.io"), false).unwrap())
+                .contains("registry.k8s.io/coredns/coredns:v1.8.0")
+        );
+        assert!(
+            names(&name_after_cluster(&pot, &config("own"), false).unwrap())
+                .contains("own/coredns:v1.8.0")
+        );
     }
 
     fn daemon_set(json: &str) -> DaemonSet {
@@ -273,14 +444,20 @@ mod tests {
             daemon_set(
                 r#"{"metadata":{"name":"flannel-arm","namespace":"kube-system"},"spec":{"template":{"spec":{"tolerations":[{"operator":"Exists"}],"containers":[{"image":"arm:1"}],"volumes":[{"name":"c","hostPath":{"path":"/etc/cni/net.d"}}],"nodeSelector":{"kubernetes.io/arch":"arm64"}}}}}"#,
             ),
-            daemon_set(r#"{"metadata":{"name":"workers-only","namespace":"x"},"spec":{"template":{"spec":{"containers":[{"image":"worker:1"}]}}}}"#),
+            daemon_set(
+                r#"{"metadata":{"name":"workers-only","namespace":"x"},"spec":{"template":{"spec":{"containers":[{"image":"worker:1"}]}}}}"#,
+            ),
             daemon_set(
                 r#"{"metadata":{"name":"logs","namespace":"x"},"spec":{"template":{"spec":{"tolerations":[{"key":"node-role.kubernetes.io/master","effect":"NoSchedule"}],"containers":[{"image":"logs:1"}]}}}}"#,
             ),
         ];
         let network = PodNetwork::of(&sets, &labels_of_master("b1", Arch::Amd64));
         assert_eq!(network.given_by, ["kube-system/flannel"]);
-        let images = |list: &[MissingImage]| list.iter().map(|image| image.name.clone()).collect::<Vec<_>>();
+        let images = |list: &[MissingImage]| {
+            list.iter()
+                .map(|image| image.name.clone())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(images(&network.images), ["cni:1", "flannel:1"]);
         assert_eq!(images(&network.others), ["logs:1"]);
     }

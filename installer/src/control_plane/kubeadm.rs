@@ -84,7 +84,10 @@ const GENERATIONS: [Generation; 5] = [
 impl Generation {
     /// The generation of a version; nothing for versions before 1.13.
     pub fn of(version: KubeVersion) -> Option<Self> {
-        GENERATIONS.iter().rfind(|generation| version.major == 1 && generation.from_minor <= version.minor).copied()
+        GENERATIONS
+            .iter()
+            .rfind(|generation| version.major == 1 && generation.from_minor <= version.minor)
+            .copied()
     }
 }
 
@@ -95,12 +98,20 @@ pub fn refuses_unknown_kernels(version: KubeVersion) -> bool {
 
 /// The label that kubeadm of this version gives to a master, without a value.
 pub fn master_label(version: KubeVersion) -> &'static str {
-    if version.minor < 20 { "node-role.kubernetes.io/master" } else { "node-role.kubernetes.io/control-plane" }
+    if version.minor < 20 {
+        "node-role.kubernetes.io/master"
+    } else {
+        "node-role.kubernetes.io/control-plane"
+    }
 }
 
 /// The ConfigMap in kube-system that holds the cluster's kubelet configuration.
 pub fn kubelet_config_map(version: KubeVersion) -> String {
-    if version.minor < 24 { format!("kubelet-config-{}.{}", version.major, version.minor) } else { "kubelet-config".to_owned() }
+    if version.minor < 24 {
+        format!("kubelet-config-{}.{}", version.major, version.minor)
+    } else {
+        "kubelet-config".to_owned()
+    }
 }
 
 /// The CRI socket that kubeadm is given for the runtime in the pot.
@@ -173,11 +184,31 @@ pub struct ImageOverride {
 impl ClusterConfiguration {
     /// Reads the `ClusterConfiguration` of the ConfigMap `kubeadm-config`; fields that are not needed here are passed over.
     pub fn parse(yaml: &str) -> Result<Self> {
-        let mut config: Self = serde_saphyr::from_str(yaml).context("the cluster's kubeadm-config does not parse")?;
+        let mut config: Self =
+            serde_saphyr::from_str(yaml).context("the cluster's kubeadm-config does not parse")?;
         if config.certificates_dir.is_empty() {
             "/etc/kubernetes/pki".clone_into(&mut config.certificates_dir);
         }
         Ok(config)
+    }
+}
+
+/// kubeadm's `ClusterStatus`, which versions up to 1.21 keep beside the configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterStatus {
+    api_endpoints: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+impl ClusterStatus {
+    /// The names of the masters in it; none where there is no such record.
+    pub fn names(yaml: Option<&String>) -> Result<Vec<String>> {
+        let Some(yaml) = yaml else {
+            return Ok(Vec::new());
+        };
+        let status: Self =
+            serde_saphyr::from_str(yaml).context("the cluster's ClusterStatus does not parse")?;
+        Ok(status.api_endpoints.into_keys().collect())
     }
 }
 
@@ -213,12 +244,25 @@ mod tests {
         ];
         for (minors, api) in expected {
             for minor in minors {
-                assert_eq!(Generation::of(version(minor)).unwrap().api, format!("kubeadm.k8s.io/{api}"), "1.{minor}");
+                assert_eq!(
+                    Generation::of(version(minor)).unwrap().api,
+                    format!("kubeadm.k8s.io/{api}"),
+                    "1.{minor}"
+                );
             }
         }
-        assert_eq!(Generation::of(version(13)).unwrap().certificates, Certificates::Copied);
-        assert_eq!(Generation::of(version(14)).unwrap().certificates, Certificates::DecryptedHere);
-        assert_eq!(Generation::of(version(15)).unwrap().certificates, Certificates::KeyInConfig);
+        assert_eq!(
+            Generation::of(version(13)).unwrap().certificates,
+            Certificates::Copied
+        );
+        assert_eq!(
+            Generation::of(version(14)).unwrap().certificates,
+            Certificates::DecryptedHere
+        );
+        assert_eq!(
+            Generation::of(version(15)).unwrap().certificates,
+            Certificates::KeyInConfig
+        );
     }
 
     #[test]

@@ -56,7 +56,11 @@ pub struct Holder {
 impl Holder {
     fn now(&self) -> SystemTime {
         let shift = Duration::from_secs_f64(self.clock_skew.abs());
-        if self.clock_skew > 0.0 { SystemTime::now() - shift } else { SystemTime::now() + shift }
+        if self.clock_skew > 0.0 {
+            SystemTime::now() - shift
+        } else {
+            SystemTime::now() + shift
+        }
     }
 }
 
@@ -67,9 +71,13 @@ pub fn held_by_other(view: &ClusterView, holder: &Holder) -> Result<Option<(Stri
 }
 
 fn blocking(spec: &Spec, holder: &Holder) -> Option<(String, u64)> {
-    let other = spec.holder_identity.as_ref().filter(|other| !other.is_empty() && **other != holder.identity)?;
+    let other = spec
+        .holder_identity
+        .as_ref()
+        .filter(|other| !other.is_empty() && **other != holder.identity)?;
     let renewed = humantime::parse_rfc3339(spec.renew_time.as_deref()?).ok()?;
-    let expiry = renewed + Duration::from_secs(spec.lease_duration_seconds.unwrap_or(DURATION.as_secs()));
+    let expiry =
+        renewed + Duration::from_secs(spec.lease_duration_seconds.unwrap_or(DURATION.as_secs()));
     // Expired exactly where the difference is negative.
     let left = expiry.duration_since(holder.now()).ok()?;
     Some((other.clone(), left.as_secs() + 1))
@@ -91,7 +99,10 @@ impl Lock {
             }
             write(&renewing, &holder, None, Take::Keep)
         });
-        Ok(Self { stop: Some(stop), renewer: Some(renewer) })
+        Ok(Self {
+            stop: Some(stop),
+            renewer: Some(renewer),
+        })
     }
 
     /// Gives the lock back.
@@ -101,8 +112,13 @@ impl Lock {
 
     fn end(&mut self) -> Result<()> {
         drop(self.stop.take());
-        let Some(renewer) = self.renewer.take() else { return Ok(()) };
-        renewer.join().unwrap_or_else(|_| bail!("the renewal of the cluster's lock panicked")).context("cannot give back the cluster's lock; it expires by itself in a minute")
+        let Some(renewer) = self.renewer.take() else {
+            return Ok(());
+        };
+        renewer
+            .join()
+            .unwrap_or_else(|_| bail!("the renewal of the cluster's lock panicked"))
+            .context("cannot give back the cluster's lock; it expires by itself in a minute")
     }
 }
 
@@ -120,12 +136,22 @@ enum Take {
 }
 
 fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take) -> Result<()> {
-    let lease: Option<Lease> = cluster.view().find(&["lease", NAME, "--namespace", "kube-system"])?;
-    if let Some((other, left)) = lease.as_ref().and_then(|lease| blocking(&lease.spec, holder)) {
-        bail!("{other} is changing the masters of this cluster right now (Lease kube-system/{NAME}). Wait for it; its lock expires in {left} s unless renewed");
+    let lease: Option<Lease> =
+        cluster
+            .view()
+            .find(&["lease", NAME, "--namespace", "kube-system"])?;
+    if let Some((other, left)) = lease
+        .as_ref()
+        .and_then(|lease| blocking(&lease.spec, holder))
+    {
+        bail!(
+            "{other} is changing the masters of this cluster right now (Lease kube-system/{NAME}). Wait for it; its lock expires in {left} s unless renewed"
+        );
     }
     if take == Take::Keep {
-        let own = lease.as_ref().is_some_and(|lease| lease.spec.holder_identity.as_deref() == Some(&holder.identity));
+        let own = lease
+            .as_ref()
+            .is_some_and(|lease| lease.spec.holder_identity.as_deref() == Some(&holder.identity));
         ensure!(own, "the cluster's lock is no longer ours");
     }
     let now = humantime::format_rfc3339_micros(holder.now()).to_string();
@@ -146,7 +172,11 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
         }
     };
     let output = cluster.apply(verb, &object)?;
-    ensure!(output.ok(), "cannot take the cluster's lock: {}\nAnother machine may have taken it at the same moment: run this again", output.evidence());
+    ensure!(
+        output.ok(),
+        "cannot take the cluster's lock: {}\nAnother machine may have taken it at the same moment: run this again",
+        output.evidence()
+    );
     Ok(())
 }
 
@@ -154,7 +184,10 @@ impl Cluster {
     /// Whether Leases have their final API version: from 1.14 on.
     fn has_lease_v1(&self) -> Result<bool> {
         let output = self.view.ask(&super::kubectl(["api-versions"]))?;
-        Ok(output.text().lines().any(|line| line == "coordination.k8s.io/v1"))
+        Ok(output
+            .text()
+            .lines()
+            .any(|line| line == "coordination.k8s.io/v1"))
     }
 }
 
@@ -163,23 +196,59 @@ mod tests {
     use super::*;
 
     fn spec(holder: &str, age: u64) -> Spec {
-        let renewed = humantime::format_rfc3339_micros(SystemTime::now() - Duration::from_secs(age)).to_string();
-        Spec { holder_identity: Some(holder.to_owned()), lease_duration_seconds: Some(60), renew_time: Some(renewed) }
+        let renewed =
+            humantime::format_rfc3339_micros(SystemTime::now() - Duration::from_secs(age))
+                .to_string();
+        Spec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(60),
+            renew_time: Some(renewed),
+        }
     }
 
     #[test]
     fn a_lock_blocks_others_until_it_expires_and_never_its_own_machine() {
-        let me = Holder { identity: "b1/10.0.0.21".to_owned(), clock_skew: 0.0 };
-        assert!(blocking(&spec("b2/10.0.0.22", 5), &me).is_some_and(|(other, left)| other == "b2/10.0.0.22" && (50..=56).contains(&left)));
+        let me = Holder {
+            identity: "b1/10.0.0.21".to_owned(),
+            clock_skew: 0.0,
+        };
+        assert!(
+            blocking(&spec("b2/10.0.0.22", 5), &me)
+                .is_some_and(|(other, left)| other == "b2/10.0.0.22" && (50..=56).contains(&left))
+        );
         assert_eq!(blocking(&spec("b2/10.0.0.22", 61), &me), None);
         assert_eq!(blocking(&spec("b1/10.0.0.21", 5), &me), None);
-        assert_eq!(blocking(&Spec { holder_identity: None, ..spec("", 0) }, &me), None);
+        assert_eq!(
+            blocking(
+                &Spec {
+                    holder_identity: None,
+                    ..spec("", 0)
+                },
+                &me
+            ),
+            None
+        );
     }
 
     #[test]
     fn expiry_is_told_by_the_clusters_clock() {
-        let ahead = Holder { identity: "me".to_owned(), clock_skew: 50.0 };
-        assert!(blocking(&spec("other", 20), &ahead).is_some(), "a clock that is ahead must not expire a lock early");
-        assert_eq!(blocking(&spec("other", 30), &Holder { clock_skew: -40.0, ..ahead }), None);
+        let ahead = Holder {
+            identity: "me".to_owned(),
+            clock_skew: 50.0,
+        };
+        assert!(
+            blocking(&spec("other", 20), &ahead).is_some(),
+            "a clock that is ahead must not expire a lock early"
+        );
+        assert_eq!(
+            blocking(
+                &spec("other", 30),
+                &Holder {
+                    clock_skew: -40.0,
+                    ..ahead
+                }
+            ),
+            None
+        );
     }
 }

@@ -33,7 +33,10 @@ pub struct ClusterView {
 impl ClusterView {
     /// The cluster of the master that `runner` runs commands on and that the operator named `address`.
     pub fn new(runner: Arc<dyn Runner>, address: impl Into<String>) -> Self {
-        Self { runner, address: address.into() }
+        Self {
+            runner,
+            address: address.into(),
+        }
     }
 
     /// The healthy master's address, as the operator gave it.
@@ -43,17 +46,39 @@ impl ClusterView {
 
     /// Reads objects with `kubectl get … -o json`.
     pub fn get<T: DeserializeOwned>(&self, what: &[&str]) -> Result<T> {
-        let output = self.runner.expect(&kubectl(["get"].iter().chain(what).chain(&["-o", "json"]).copied()))?;
-        serde_json::from_slice(&output.stdout).with_context(|| format!("kubectl on {} gave JSON for {} that is not understood", self.address, what.join(" ")))
+        let output = self.runner.expect(&kubectl(
+            ["get"].iter().chain(what).chain(&["-o", "json"]).copied(),
+        ))?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "kubectl on {} gave JSON for {} that is not understood",
+                self.address,
+                what.join(" ")
+            )
+        })
     }
 
     /// The same; nothing where there is no such object.
     pub fn find<T: DeserializeOwned>(&self, what: &[&str]) -> Result<Option<T>> {
-        let output = self.runner.expect(&kubectl(["get"].iter().chain(what).chain(&["--ignore-not-found", "-o", "json"]).copied()))?;
+        let output = self.runner.expect(&kubectl(
+            ["get"]
+                .iter()
+                .chain(what)
+                .chain(&["--ignore-not-found", "-o", "json"])
+                .copied(),
+        ))?;
         if output.stdout.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
-        serde_json::from_slice(&output.stdout).map(Some).with_context(|| format!("kubectl on {} gave JSON for {} that is not understood", self.address, what.join(" ")))
+        serde_json::from_slice(&output.stdout)
+            .map(Some)
+            .with_context(|| {
+                format!(
+                    "kubectl on {} gave JSON for {} that is not understood",
+                    self.address,
+                    what.join(" ")
+                )
+            })
     }
 
     /// The content of a small file on the healthy master; nothing where there is none.
@@ -61,21 +86,57 @@ impl ClusterView {
         if !self.runner.run(&Cmd::new("test", ["-f", path]))?.ok() {
             return Ok(None);
         }
-        Ok(Some(self.runner.expect(&Cmd::new("cat", ["--", path]))?.stdout))
+        Ok(Some(
+            self.runner.expect(&Cmd::new("cat", ["--", path]))?.stdout,
+        ))
+    }
+
+    /// When the Secret `kubeadm-certs` was made (RFC 3339), where it exists.
+    pub fn uploaded_certs(&self) -> Result<Option<String>> {
+        let certs: Option<objects::Data> =
+            self.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
+        Ok(certs.map(|secret| secret.metadata.creation_timestamp))
     }
 
     /// The digest of a file on the healthy master.
     pub fn digest(&self, path: &str) -> Result<Sha256> {
-        let text = self.runner.expect(&Cmd::new("sha256sum", ["--", path]))?.text();
-        let hex = text.trim_start_matches('\\').split_whitespace().next().unwrap_or_default();
-        Sha256::from_hex(hex).with_context(|| format!("sha256sum on {} printed {text:?}", self.address))
+        let text = self
+            .runner
+            .expect(&Cmd::new("sha256sum", ["--", path]))?
+            .text();
+        let hex = text
+            .trim_start_matches('\\')
+            .split_whitespace()
+            .next()
+            .unwrap_or_default();
+        Sha256::from_hex(hex)
+            .with_context(|| format!("sha256sum on {} printed {text:?}", self.address))
     }
 
-    /// A path of the healthy master and, where it is a folder, the files and folders in it; files of up to 1 MiB only. Nothing where there is no such path.
+    /// A path of the healthy master and, where it is a folder, the files and folders in it; with their sizes. A link is followed where the path itself is one. Nothing where there is no such path.
     pub fn tree(&self, path: &str) -> Result<Vec<TreeEntry>> {
-        let args = [path, "(", "-type", "d", "-o", "-type", "f", "-size", "-1025k", ")", "-printf", "%y %m %p\\n"];
+        let args = [
+            "-H",
+            path,
+            "(",
+            "-type",
+            "d",
+            "-o",
+            "-type",
+            "f",
+            ")",
+            "-printf",
+            "%y %m %s %p\n",
+        ];
         let output = self.ask(&Cmd::new("find", args))?;
-        output.text().lines().map(|line| TreeEntry::parse(line).with_context(|| format!("find on {} printed {line:?}", self.address))).collect()
+        output
+            .text()
+            .lines()
+            .map(|line| {
+                TreeEntry::parse(line)
+                    .with_context(|| format!("find on {} printed {line:?}", self.address))
+            })
+            .collect()
     }
 
     /// Runs a command there that changes nothing. Private to this module and those below: what changes something goes through [`Cluster`].
@@ -91,16 +152,24 @@ pub struct TreeEntry {
     pub path: String,
     /// Its permission bits.
     pub mode: u32,
+    /// Bytes.
+    pub size: u64,
     /// Whether it is a folder.
     pub is_folder: bool,
 }
 
 impl TreeEntry {
-    /// Reads `TYPE MODE PATH`.
+    /// Reads `TYPE MODE SIZE PATH`.
     fn parse(line: &str) -> Option<Self> {
         let (kind, rest) = line.split_once(' ')?;
-        let (mode, path) = rest.split_once(' ')?;
-        Some(Self { path: path.to_owned(), mode: u32::from_str_radix(mode, 8).ok()?, is_folder: kind == "d" })
+        let (mode, rest) = rest.split_once(' ')?;
+        let (size, path) = rest.split_once(' ')?;
+        Some(Self {
+            path: path.to_owned(),
+            mode: u32::from_str_radix(mode, 8).ok()?,
+            size: size.parse().ok()?,
+            is_folder: kind == "d",
+        })
     }
 }
 
@@ -121,13 +190,25 @@ impl Cluster {
     }
 
     /// Gives `kubectl VERB -f -` an object to read. Objects may hold secrets: they go through standard input.
-    pub(crate) fn apply(&self, verb: &str, object: &serde_json::Value) -> Result<Output, CommandError> {
-        self.view.runner.run(&kubectl([verb, "-f", "-"]).stdin(object.to_string()))
+    pub(crate) fn apply(
+        &self,
+        verb: &str,
+        object: &serde_json::Value,
+    ) -> Result<Output, CommandError> {
+        self.view
+            .runner
+            .run(&kubectl([verb, "-f", "-"]).stdin(object.to_string()))
     }
 
     /// Deletes an object; one that is gone already is fine.
     pub fn delete(&self, what: &[&str]) -> Result<()> {
-        self.view.runner.expect(&kubectl(["delete"].iter().chain(what).chain(&["--ignore-not-found"]).copied()))?;
+        self.view.runner.expect(&kubectl(
+            ["delete"]
+                .iter()
+                .chain(what)
+                .chain(&["--ignore-not-found"])
+                .copied(),
+        ))?;
         Ok(())
     }
 

@@ -109,17 +109,28 @@ pub struct NodeInfo {
 impl Node {
     /// Whether its kubelet says that it is ready.
     pub fn is_ready(&self) -> bool {
-        self.status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
+        self.status
+            .conditions
+            .iter()
+            .any(|condition| condition.kind == "Ready" && condition.status == "True")
     }
 
     /// Whether it is a master, by either label.
     pub fn is_master(&self) -> bool {
-        ["node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane"].iter().any(|label| self.metadata.labels.contains_key(*label))
+        [
+            "node-role.kubernetes.io/master",
+            "node-role.kubernetes.io/control-plane",
+        ]
+        .iter()
+        .any(|label| self.metadata.labels.contains_key(*label))
     }
 
     /// Whether one of its addresses is `address`.
     pub fn has_address(&self, address: &str) -> bool {
-        self.status.addresses.iter().any(|own| own.address == address)
+        self.status
+            .addresses
+            .iter()
+            .any(|own| own.address == address)
     }
 }
 

@@ -260,10 +260,18 @@ impl Runner for Local {
     }
 
     fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError> {
-        let start_error = |source| CommandError::Start { command: cmd.to_string(), source };
+        let start_error = |source| CommandError::Start {
+            command: cmd.to_string(),
+            source,
+        };
         let mut command = Command::new(&cmd.program);
         let variables = cmd.env.iter().map(|(name, value)| (name, value));
-        command.args(&cmd.args).envs(variables).stdin(Stdio::piped()).process_group(0);
+        command
+            .args(&cmd.args)
+            .env("PATH", search_path())
+            .envs(variables)
+            .stdin(Stdio::piped())
+            .process_group(0);
         let log = match &cmd.life {
             Life::Ours => {
                 command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -340,9 +348,25 @@ impl Runner for Local {
     }
 }
 
+/// Where programs are found: the usual folders, then whatever the operator's shell has. A root shell by `su` has no /usr/sbin in it.
+pub fn search_path() -> String {
+    let own = std::env::var("PATH").unwrap_or_default();
+    let usual = super::PROGRAM_DIRS.join(":");
+    if own.is_empty() {
+        usual
+    } else {
+        format!("{usual}:{own}")
+    }
+}
+
 /// Opens a log that a command will print to, empty, and locks it: the lock belongs to the open file, so it lasts as long as the command (or anybody else) has it open.
 fn locked_log(path: &Path) -> io::Result<File> {
-    let log = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    let log = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     log.lock()?;
     log.set_len(0)?;
     Ok(log)
@@ -452,11 +476,16 @@ mod tests {
     fn a_command_that_outlives_us_prints_to_its_log_and_keeps_it_locked() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        let output = Local.run(&Cmd::new("sh", ["-c", "echo out; echo err >&2; exit 2"]).outlive(&log)).unwrap();
+        let output = Local
+            .run(&Cmd::new("sh", ["-c", "echo out; echo err >&2; exit 2"]).outlive(&log))
+            .unwrap();
         assert_eq!((output.status, output.text().as_str()), (2, "out\nerr"));
         assert!(await_outliving(&log, Duration::ZERO).unwrap());
         let held = locked_log(&log).unwrap();
-        assert!(!await_outliving(&log, Duration::ZERO).unwrap(), "somebody still has it open");
+        assert!(
+            !await_outliving(&log, Duration::ZERO).unwrap(),
+            "somebody still has it open"
+        );
         drop(held);
         assert!(await_outliving(&log, Duration::ZERO).unwrap());
         assert!(await_outliving(&folder.path().join("none"), Duration::ZERO).unwrap());

@@ -27,12 +27,13 @@ use nix::errno::Errno;
 use self::command::{Cmd, CommandError, Feed, Output, Runner};
 use self::probe::Probe;
 use crate::journal::{Before, Change, Journal};
+use crate::signals::Stop;
 
 /// The largest file that is read whole, in bytes; configuration is never larger.
 const READ_LIMIT: u64 = 16 << 20;
 
 /// Where programs are looked for, whatever PATH the operator's shell has.
-const PROGRAM_DIRS: [&str; 6] = [
+pub(crate) const PROGRAM_DIRS: [&str; 6] = [
     "/usr/local/sbin",
     "/usr/local/bin",
     "/usr/sbin",
@@ -249,12 +250,29 @@ impl HostView {
 pub struct Host<'a> {
     view: HostView,
     journal: &'a Journal,
+    stop: Stop,
 }
 
 impl<'a> Host<'a> {
     /// Changes what `view` sees and writes it to `journal`.
     pub fn new(view: HostView, journal: &'a Journal) -> Self {
-        Self { view, journal }
+        Self {
+            view,
+            journal,
+            stop: Stop::default(),
+        }
+    }
+
+    /// The same, for a run that ends at the next safe place when `stop` says so.
+    #[must_use]
+    pub fn until(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Whether somebody asked this run to end.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// The same, for looking only.
@@ -270,6 +288,17 @@ impl<'a> Host<'a> {
     /// Replaces a file by `content`, whole or not at all.
     pub fn write_file(&self, path: &str, content: &[u8], mode: u32) -> Result<()> {
         self.replace(path, mode, &mut |file| {
+            file.write_all(content).map_err(Into::into)
+        })
+    }
+
+    /// The same for a secret: what was there before is not kept, so that no copy of a key outlives it.
+    pub fn write_secret(&self, path: &str, content: &[u8], mode: u32) -> Result<()> {
+        self.journal.intent(Change::File {
+            path: path.to_owned(),
+            before: Before::Absent,
+        })?;
+        self.put(path, mode, &mut |file| {
             file.write_all(content).map_err(Into::into)
         })
     }
@@ -340,8 +369,12 @@ impl<'a> Host<'a> {
 
     /// Overwrites and removes a file that holds a secret. Nothing is saved; a file that is not there is fine.
     pub fn erase(&self, path: &str) -> Result<()> {
-        let Some(facts) = self.view.facts(path)? else { return Ok(()) };
-        self.journal.intent(Change::Erased { path: path.to_owned() })?;
+        let Some(facts) = self.view.facts(path)? else {
+            return Ok(());
+        };
+        self.journal.intent(Change::Erased {
+            path: path.to_owned(),
+        })?;
         let place = self.view.locate(path);
         let erased = || -> io::Result<()> {
             if facts.kind == Kind::File {
@@ -427,17 +460,27 @@ impl<'a> Host<'a> {
         mode: u32,
         fill: &mut dyn FnMut(&mut File) -> Result<()>,
     ) -> Result<()> {
+        let before = self.before(path)?;
+        self.journal.intent(Change::File {
+            path: path.to_owned(),
+            before,
+        })?;
+        self.put(path, mode, fill)
+    }
+
+    /// Puts a file in place, whole or not at all; the journal knows of it already.
+    fn put(
+        &self,
+        path: &str,
+        mode: u32,
+        fill: &mut dyn FnMut(&mut File) -> Result<()>,
+    ) -> Result<()> {
         let Some((folder, name)) = path.rsplit_once('/') else {
             bail!("{path} is not an absolute path")
         };
         if !folder.is_empty() {
             self.make_dir(folder, 0o755)?;
         }
-        let before = self.before(path)?;
-        self.journal.intent(Change::File {
-            path: path.to_owned(),
-            before,
-        })?;
         let target = self.view.locate(path);
         // The same name at every try: what a kill leaves behind, the next run takes away.
         let fresh = self.view.locate(&format!("{folder}/.{name}.kpot-new"));

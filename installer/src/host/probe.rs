@@ -98,7 +98,10 @@ impl Probe {
 
     /// The running kernel's configuration, where it carries one in itself.
     pub fn kernel_config() -> Self {
-        Self(Cmd::new("gzip", ["--decompress", "--stdout", "/proc/config.gz"]))
+        Self(Cmd::new(
+            "gzip",
+            ["--decompress", "--stdout", "/proc/config.gz"],
+        ))
     }
 
     /// This node's apiserver's health, asked with the administrator's own credentials on this machine. `server` is `https://ADDRESS:PORT`.

@@ -4,7 +4,10 @@
 //! or whose key changed, is refused. A password crosses to `ssh` through a socket in a private folder of a memory file system and to `sudo` through standard input,
 //! never through an argument, a variable or a file. A user other than root works through `sudo`.
 
-#![allow(clippy::disallowed_methods, reason = "this module owns the connection's private folder")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module owns the connection's private folder"
+)]
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read, Write};
@@ -71,7 +74,13 @@ impl Ssh {
     /// Each with its cause and the next command: unreachable, host key unknown or changed, authentication refused, no root there.
     pub fn connect(local: Arc<dyn Runner>, target: Target) -> Result<Self> {
         let folder = private_folder(Path::new(RUN_DIR))?;
-        let mut ssh = Self { local, target, folder, options: Vec::new(), elevation: Elevation::Root };
+        let mut ssh = Self {
+            local,
+            target,
+            folder,
+            options: Vec::new(),
+            elevation: Elevation::Root,
+        };
         ssh.options = ssh.options()?;
         ssh.open()?;
         ssh.elevation = ssh.elevation()?;
@@ -84,7 +93,11 @@ impl Ssh {
     }
 
     fn options(&self) -> Result<Vec<String>> {
-        let mut options: Vec<String> = vec!["-T".to_owned(), "-S".to_owned(), self.folder.join("cm").display().to_string()];
+        let mut options: Vec<String> = vec![
+            "-T".to_owned(),
+            "-S".to_owned(),
+            self.folder.join("cm").display().to_string(),
+        ];
         let mut set = |option: String| options.extend(["-o".to_owned(), option]);
         for fixed in [
             "StrictHostKeyChecking=yes",
@@ -109,7 +122,11 @@ impl Ssh {
             set(format!("Port={port}"));
         }
         if let Some(identity) = &self.target.identity {
-            ensure!(identity.is_file(), "there is no private key {}", identity.display());
+            ensure!(
+                identity.is_file(),
+                "there is no private key {}",
+                identity.display()
+            );
             set(format!("IdentityFile={}", identity.display()));
             set("IdentitiesOnly=yes".to_owned());
         }
@@ -131,16 +148,31 @@ impl Ssh {
         let scan = self.local.run(&Cmd::new("ssh-keyscan", args))?;
         let mut seen = Vec::new();
         for line in scan.text().lines().filter(|line| !line.starts_with('#')) {
-            let Some(key) = line.split_whitespace().nth(2).and_then(|text| Base64::decode_vec(text).ok()) else { continue };
-            let found = format!("SHA256:{}", Base64Unpadded::encode_string(Sha256::of(&key).as_bytes()));
+            let Some(key) = line
+                .split_whitespace()
+                .nth(2)
+                .and_then(|text| Base64::decode_vec(text).ok())
+            else {
+                continue;
+            };
+            let found = format!(
+                "SHA256:{}",
+                Base64Unpadded::encode_string(Sha256::of(&key).as_bytes())
+            );
             if found == *fingerprint {
                 let path = self.folder.join("known_hosts");
-                fs::write(&path, format!("{line}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+                fs::write(&path, format!("{line}\n"))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
                 return Ok(path);
             }
             seen.push(found);
         }
-        ensure!(!seen.is_empty(), "{} answers no ssh on port {}: is it up, and is the address right?", self.target.host, self.target.port.unwrap_or(22));
+        ensure!(
+            !seen.is_empty(),
+            "{} answers no ssh on port {}: is it up, and is the address right?",
+            self.target.host,
+            self.target.port.unwrap_or(22)
+        );
         bail!(
             "the host key of {} is not {fingerprint}, but one of {}.\nEither the fingerprint was read wrongly, or something else answers at that address. On the machine itself, compare: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
             self.target.host,
@@ -164,50 +196,90 @@ impl Ssh {
                 let socket = self.folder.join("askpass");
                 let own = std::env::current_exe().context("cannot find this program's own path")?;
                 // A session without a terminal and DISPLAY make ssh before 8.4 ask through the program; later ones obey the other variable.
-                cmd = Cmd::new("setsid", ["--wait".to_owned(), "ssh".to_owned()].into_iter().chain(cmd.args))
-                    .timeout(Duration::from_secs(45))
-                    .env("SSH_ASKPASS", own.display().to_string())
-                    .env("SSH_ASKPASS_REQUIRE", "force")
-                    .env("DISPLAY", ":0")
-                    .env(ASKPASS_VARIABLE, socket.display().to_string());
+                cmd = Cmd::new(
+                    "setsid",
+                    ["--wait".to_owned(), "ssh".to_owned()]
+                        .into_iter()
+                        .chain(cmd.args),
+                )
+                .timeout(Duration::from_secs(45))
+                .env("SSH_ASKPASS", own.display().to_string())
+                .env("SSH_ASKPASS_REQUIRE", "force")
+                .env("DISPLAY", ":0")
+                .env(ASKPASS_VARIABLE, socket.display().to_string());
                 Some(serve_password(&socket, password.clone())?)
             }
         };
         let output = self.local.run(&cmd)?;
-        if output.ok() { Ok(()) } else { Err(self.explain(&output.evidence())) }
+        if output.ok() {
+            Ok(())
+        } else {
+            Err(self.explain(&output))
+        }
     }
 
     /// What ssh's own words mean for the operator.
-    fn explain(&self, evidence: &str) -> anyhow::Error {
+    fn explain(&self, output: &Output) -> anyhow::Error {
+        let (whole, end) = (String::from_utf8_lossy(&output.stderr), output.evidence());
+        let evidence: &str = &whole;
         let host = &self.target.host;
-        let port = self.target.port.map(|port| format!("-p {port} ")).unwrap_or_default();
-        let advice = if evidence.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") {
+        let port = self
+            .target
+            .port
+            .map(|port| format!("-p {port} "))
+            .unwrap_or_default();
+        let advice = if evidence.contains("REMOTE HOST IDENTIFICATION HAS CHANGED")
+            || evidence.contains("has changed and you have requested strict checking")
+        {
             format!(
                 "The host key of {host} is not the one that is known here: the machine was reinstalled, or something else answers at that address.\nCompare on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then give that fingerprint with --host-key SHA256:…"
             )
-        } else if evidence.contains("Host key verification failed") || evidence.contains("host key is known") {
+        } else if evidence.contains("Host key verification failed")
+            || evidence.contains("host key is known")
+        {
             format!(
                 "The host key of {host} is not known here. Read its fingerprint on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub) and give it with --host-key SHA256:…,\nor add the key to known_hosts: ssh-keyscan {port}{host} >> ~/.ssh/known_hosts, and compare: ssh-keygen -lf ~/.ssh/known_hosts"
             )
-        } else if evidence.contains("Permission denied") || evidence.contains("Too many authentication failures") {
-            format!("{host} refused to let {} in. Give a key with --identity FILE, another user with --ssh-user USER, or a password with --ask-pass", self.target.user)
-        } else if evidence.contains("timed out") || evidence.contains("No route") || evidence.contains("refused") || evidence.contains("unreachable") {
-            format!("{host} cannot be reached. Is it up, and is the address right? Try: ssh {port}{} true", self.destination())
+        } else if evidence.contains("Permission denied")
+            || evidence.contains("Too many authentication failures")
+        {
+            format!(
+                "{host} refused to let {} in. Give a key with --identity FILE, another user with --ssh-user USER, or a password with --ask-pass",
+                self.target.user
+            )
+        } else if evidence.contains("timed out")
+            || evidence.contains("No route")
+            || evidence.contains("refused")
+            || evidence.contains("unreachable")
+        {
+            format!(
+                "{host} cannot be reached. Is it up, and is the address right? Try: ssh {port}{} true",
+                self.destination()
+            )
         } else if evidence.contains("resolve") {
             format!("The name {host} has no address here: give an address")
         } else {
             format!("Try by hand: ssh {port}{} true", self.destination())
         };
-        anyhow::anyhow!("cannot connect to {host} over ssh: {evidence}\n{advice}")
+        anyhow::anyhow!("cannot connect to {host} over ssh: {end}\n{advice}")
     }
 
     fn elevation(&self) -> Result<Elevation> {
         let id = self.run_as_is(&Cmd::new("id", ["-u"]))?;
-        ensure!(id.ok(), "{} lets {} in, but runs no commands: {}", self.target.host, self.target.user, id.evidence());
+        ensure!(
+            id.ok(),
+            "{} lets {} in, but runs no commands: {}",
+            self.target.host,
+            self.target.user,
+            id.evidence()
+        );
         if id.text() == "0" {
             return Ok(Elevation::Root);
         }
-        if self.run_as_is(&Cmd::new("sudo", ["-n", "--", "true"]))?.ok() {
+        if self
+            .run_as_is(&Cmd::new("sudo", ["-n", "--", "true"]))?
+            .ok()
+        {
             return Ok(Elevation::SudoWithoutPassword);
         }
         let user = &self.target.user;
@@ -219,8 +291,15 @@ impl Ssh {
         };
         let elevation = Elevation::SudoWithPassword(password.clone());
         let (cmd, prefix) = elevate(&Cmd::new("true", [""; 0]), &elevation);
-        let output = self.local.feed(&self.remote(&cmd), &mut |pipe| pipe.write_all(prefix.expose()))?;
-        ensure!(output.ok(), "{user} may not become root on {} with that password: {}", self.target.host, output.evidence());
+        let output = self.local.feed(&self.remote(&cmd), &mut |pipe| {
+            pipe.write_all(prefix.expose())
+        })?;
+        ensure!(
+            output.ok(),
+            "{user} may not become root on {} with that password: {}",
+            self.target.host,
+            output.evidence()
+        );
         Ok(elevation)
     }
 
@@ -233,14 +312,27 @@ impl Ssh {
         let mut words = Vec::new();
         if !cmd.env.is_empty() {
             words.push("env".to_owned());
-            words.extend(cmd.env.iter().map(|(name, value)| format!("{name}={value}")));
+            words.extend(
+                cmd.env
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}")),
+            );
         }
         words.push(cmd.program.clone());
         words.extend(cmd.args.iter().cloned());
-        let line = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        let line = words
+            .iter()
+            .map(|word| quote(word))
+            .collect::<Vec<_>>()
+            .join(" ");
         let mut args = self.options.clone();
         args.extend([self.destination(), "--".to_owned(), line]);
-        Cmd { program: "ssh".to_owned(), args, env: Vec::new(), ..cmd.clone() }
+        Cmd {
+            program: "ssh".to_owned(),
+            args,
+            env: Vec::new(),
+            ..cmd.clone()
+        }
     }
 }
 
@@ -251,15 +343,23 @@ impl Runner for Ssh {
     }
 
     fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError> {
-        let (elevated, prefix) = elevate(cmd, &self.elevation);
+        // sudo's own search path, or that of a shell without a login, may lack what root needs.
+        let found = cmd.clone().env("PATH", super::PROGRAM_DIRS.join(":"));
+        let (elevated, prefix) = elevate(&found, &self.elevation);
         let output = self.local.feed(&self.remote(&elevated), &mut |pipe| {
             pipe.write_all(prefix.expose())?;
             feed(pipe)
         });
-        let named = |evidence| CommandError::Remote { host: self.target.host.clone(), command: cmd.to_string(), evidence };
+        let named = |evidence| CommandError::Remote {
+            host: self.target.host.clone(),
+            command: cmd.to_string(),
+            evidence,
+        };
         match output {
             Ok(output) if output.status == NO_CONNECTION => Err(named(output.evidence())),
-            Err(CommandError::Timeout { limit, .. }) => Err(named(format!("no answer after {} s", limit.as_secs()))),
+            Err(CommandError::Timeout { limit, .. }) => {
+                Err(named(format!("no answer after {} s", limit.as_secs())))
+            }
             Err(CommandError::Pipe { source, .. }) => Err(named(source.to_string())),
             other => other,
         }
@@ -271,7 +371,9 @@ impl Drop for Ssh {
         let mut args = self.options.clone();
         args.extend(["-O".to_owned(), "exit".to_owned(), self.destination()]);
         // Whatever stays behind ends by itself (ControlPersist) and is removed by the next run.
-        let _ = self.local.run(&Cmd::new("ssh", args).timeout(Duration::from_secs(5)));
+        let _ = self
+            .local
+            .run(&Cmd::new("ssh", args).timeout(Duration::from_secs(5)));
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -287,7 +389,11 @@ fn elevate(cmd: &Cmd, elevation: &Elevation) -> (Cmd, Secret) {
     let mut args: Vec<String> = sudo.iter().map(|&word| word.to_owned()).collect();
     if !cmd.env.is_empty() {
         args.push("env".to_owned());
-        args.extend(cmd.env.iter().map(|(name, value)| format!("{name}={value}")));
+        args.extend(
+            cmd.env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}")),
+        );
     }
     args.push(cmd.program.clone());
     args.extend(cmd.args.iter().cloned());
@@ -296,16 +402,32 @@ fn elevate(cmd: &Cmd, elevation: &Elevation) -> (Cmd, Secret) {
         prefix.extend_from_slice(password.expose());
         prefix.push(b'\n');
     }
-    (Cmd { program: "sudo".to_owned(), args, env: Vec::new(), ..cmd.clone() }, Secret::new(prefix))
+    (
+        Cmd {
+            program: "sudo".to_owned(),
+            args,
+            env: Vec::new(),
+            ..cmd.clone()
+        },
+        Secret::new(prefix),
+    )
 }
 
 /// A folder for this process alone, below `parent`; those of processes that no longer run are removed.
 fn private_folder(parent: &Path) -> Result<PathBuf> {
     let fail = || format!("cannot make a private folder below {}", parent.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(parent).with_context(fail)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
+        .with_context(fail)?;
     for entry in fs::read_dir(parent).with_context(fail)?.flatten() {
         let name = entry.file_name();
-        if name.to_str().and_then(|name| name.parse::<u32>().ok()).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if name
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+            .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -313,14 +435,20 @@ fn private_folder(parent: &Path) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(fail)?;
     }
-    DirBuilder::new().mode(0o700).create(&folder).with_context(fail)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&folder)
+        .with_context(fail)?;
     Ok(folder)
 }
 
 /// Hands the password to whoever connects to a socket in a folder that only root can enter.
 fn serve_password(socket: &Path, password: Secret) -> Result<UnixListener> {
-    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
-    let server = listener.try_clone().context("cannot share the password's socket")?;
+    let listener = UnixListener::bind(socket)
+        .with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let server = listener
+        .try_clone()
+        .context("cannot share the password's socket")?;
     thread::spawn(move || {
         for stream in server.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -333,18 +461,35 @@ fn serve_password(socket: &Path, password: Secret) -> Result<UnixListener> {
 
 /// Answers `ssh` when it runs this program to ask for a password: prints what the socket gives, if the question is for a password or a passphrase.
 pub fn answer_askpass(socket: &Path, question: &str) -> Result<()> {
-    ensure!(question.contains("assword") || question.contains("assphrase"), "not a question for a password: {question}");
+    ensure!(
+        question.contains("assword") || question.contains("assphrase"),
+        "not a question for a password: {question}"
+    );
     let mut answer = Vec::new();
-    UnixStream::connect(socket).context("cannot reach the program that knows the password")?.take(4096).read_to_end(&mut answer)?;
+    UnixStream::connect(socket)
+        .context("cannot reach the program that knows the password")?
+        .take(4096)
+        .read_to_end(&mut answer)?;
     let answer = Secret::new(answer);
     let mut stdout = io::stdout().lock();
-    stdout.write_all(answer.expose()).and_then(|()| stdout.write_all(b"\n")).context("cannot hand over the password")
+    stdout
+        .write_all(answer.expose())
+        .and_then(|()| stdout.write_all(b"\n"))
+        .context("cannot hand over the password")
 }
 
 /// Quotes one argument for a POSIX shell. The only place where that is done.
 pub fn quote(arg: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,".contains(&byte) || (byte == b'=' && arg.starts_with('-'));
-    if !arg.is_empty() && arg.bytes().all(plain) { arg.to_owned() } else { format!("'{}'", arg.replace('\'', r"'\''")) }
+    let plain = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || b"_-./:@%+,".contains(&byte)
+            || (byte == b'=' && arg.starts_with('-'))
+    };
+    if !arg.is_empty() && arg.bytes().all(plain) {
+        arg.to_owned()
+    } else {
+        format!("'{}'", arg.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -354,21 +499,53 @@ mod tests {
 
     #[test]
     fn quoting_survives_a_real_shell() {
-        for hostile in ["", "plain", "two words", "it's", "$(id) `id` \\ \" ! *", "a=b", "-o=x", "line\nfeed", "~root", "ünïcode", ";rm -rf /"] {
-            let output = Local.run(&Cmd::new("sh", ["-c".to_owned(), format!("printf %s {}", quote(hostile))])).unwrap();
+        for hostile in [
+            "",
+            "plain",
+            "two words",
+            "it's",
+            "$(id) `id` \\ \" ! *",
+            "a=b",
+            "-o=x",
+            "line\nfeed",
+            "~root",
+            "ünïcode",
+            ";rm -rf /",
+        ] {
+            let output = Local
+                .run(&Cmd::new(
+                    "sh",
+                    ["-c".to_owned(), format!("printf %s {}", quote(hostile))],
+                ))
+                .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), hostile);
         }
-        assert_eq!(quote("X=1"), "'X=1'", "an assignment must not be taken for one");
+        assert_eq!(
+            quote("X=1"),
+            "'X=1'",
+            "an assignment must not be taken for one"
+        );
     }
 
     #[test]
     fn sudo_gets_its_password_on_the_first_line_of_input_and_nowhere_else() {
-        let cmd = Cmd::new("kubectl", ["get", "nodes"]).env("A", "b").stdin("body");
+        let cmd = Cmd::new("kubectl", ["get", "nodes"])
+            .env("A", "b")
+            .stdin("body");
         let (elevated, prefix) = elevate(&cmd, &Elevation::SudoWithPassword(Secret::new("pw")));
-        assert_eq!(elevated.to_string(), "sudo -k -S -p '' -- env 'A=b' kubectl get nodes");
+        assert_eq!(
+            elevated.to_string(),
+            "sudo -k -S -p '' -- env 'A=b' kubectl get nodes"
+        );
         assert_eq!(prefix.expose(), b"pw\n");
-        assert_eq!(elevate(&cmd, &Elevation::Root), (cmd.clone(), Secret::default()));
-        assert_eq!(elevate(&cmd, &Elevation::SudoWithoutPassword).0.to_string(), "sudo -n -- env 'A=b' kubectl get nodes");
+        assert_eq!(
+            elevate(&cmd, &Elevation::Root),
+            (cmd.clone(), Secret::default())
+        );
+        assert_eq!(
+            elevate(&cmd, &Elevation::SudoWithoutPassword).0.to_string(),
+            "sudo -n -- env 'A=b' kubectl get nodes"
+        );
     }
 
     #[test]
@@ -377,9 +554,18 @@ mod tests {
         let socket = folder.path().join("s");
         let _server = serve_password(&socket, Secret::new("pw")).unwrap();
         let mut answer = String::new();
-        UnixStream::connect(&socket).unwrap().read_to_string(&mut answer).unwrap();
+        UnixStream::connect(&socket)
+            .unwrap()
+            .read_to_string(&mut answer)
+            .unwrap();
         assert_eq!(answer, "pw");
-        assert!(answer_askpass(&socket, "Are you sure you want to continue connecting (yes/no)?").is_err());
+        assert!(
+            answer_askpass(
+                &socket,
+                "Are you sure you want to continue connecting (yes/no)?"
+            )
+            .is_err()
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! It runs only where this machine's own journal says that it began that join, so the machine was empty of Kubernetes before, and nothing of anybody else's is lost. The
 //! etcd member goes first, by ID, name and address, and only if the others keep their quorum.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,6 +18,9 @@ pub const ID: &str = "clear-interrupted-join";
 
 /// The longest that a kubeadm of a killed run is waited for: kubeadm itself gives up on every phase in less.
 const OUTLIVING: Duration = Duration::from_secs(600);
+
+/// How long etcd's refusal of an unsteady cluster is taken for a passing one.
+const RECONFIGURATION: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub struct ClearInterruptedJoin {
@@ -32,9 +36,16 @@ impl ClearInterruptedJoin {
 
     fn remove_member(&self, world: World<'_>) -> Result<()> {
         let cluster = world.cluster.context("this workflow has no cluster")?;
-        let Some(etcd) = &self.joining.cluster.etcd else { return Ok(()) };
+        let Some(etcd) = &self.joining.cluster.etcd else {
+            return Ok(());
+        };
         let members = etcd.members(cluster.view())?;
-        let Some(own) = members.iter().find(|member| member.is_at(&self.joining.address)) else { return Ok(()) };
+        let Some(own) = members
+            .iter()
+            .find(|member| member.is_at(&self.joining.address))
+        else {
+            return Ok(());
+        };
         ensure!(
             own.name.is_empty() || own.name == self.joining.node,
             "the etcd member at {} is called {}, not {}: it is not the one that this machine's join added. Take it out from the machine that it belongs to",
@@ -43,14 +54,27 @@ impl ClearInterruptedJoin {
             self.joining.node
         );
         let voters = members.iter().filter(|member| !member.is_learner).count();
-        let others = members.iter().filter(|member| member.id != own.id && member.votes()).count();
+        let others = members
+            .iter()
+            .filter(|member| member.id != own.id && member.votes())
+            .count();
         let left = voters - usize::from(!own.is_learner);
         ensure!(
             others > left / 2,
             "only {others} of the {left} other etcd members answer: without {own} they would have no quorum. Bring them back first, then run this again"
         );
-        world.host.note(Change::Cluster { what: format!("remove etcd member {own}") })?;
-        etcd.remove(cluster, own.id).with_context(|| format!("cannot remove etcd member {own}"))?;
+        world.host.note(Change::Cluster {
+            what: format!("remove etcd member {own}"),
+        })?;
+        // etcd wants 5 s of steady health before it accepts a change of its members.
+        let deadline = Instant::now() + RECONFIGURATION;
+        while let Err(cause) = etcd.remove(cluster, own.id) {
+            ensure!(
+                cause.to_string().contains("unhealthy") && Instant::now() < deadline,
+                "cannot remove etcd member {own}: {cause}"
+            );
+            thread::sleep(Duration::from_secs(2));
+        }
         Ok(())
     }
 }
@@ -74,7 +98,9 @@ impl Step for ClearInterruptedJoin {
             Standing::Nothing | Standing::Whole => return Ok(State::Satisfied),
         };
         if self.ours {
-            return Ok(State::Pending(format!("a join of this machine was interrupted; it left {traces}")));
+            return Ok(State::Pending(format!(
+                "a join of this machine was interrupted; it left {traces}"
+            )));
         }
         Ok(State::Conflict {
             reason: format!("this machine, or its place in the cluster, is already in use: {traces}"),
@@ -85,8 +111,13 @@ impl Step for ClearInterruptedJoin {
 
     fn apply(&self, world: World<'_>) -> Result<()> {
         let cluster = world.cluster.context("this workflow has no cluster")?;
-        let ended = await_outliving(&self.joining.kubeadm_log(), OUTLIVING).context("cannot tell whether the interrupted kubeadm still runs")?;
-        ensure!(ended, "the kubeadm of the interrupted run is still at work after {} s; see: ps -ef | grep kubeadm", OUTLIVING.as_secs());
+        let ended = await_outliving(&self.joining.kubeadm_log(), OUTLIVING)
+            .context("cannot tell whether the interrupted kubeadm still runs")?;
+        ensure!(
+            ended,
+            "the kubeadm of the interrupted run is still at work after {} s; see: ps -ef | grep kubeadm",
+            OUTLIVING.as_secs()
+        );
         if self.joining.standing(world.view())? == Standing::Whole {
             return Ok(());
         }
@@ -94,10 +125,18 @@ impl Step for ClearInterruptedJoin {
         world.host.note(Change::ClearJoin { node: node.clone() })?;
         self.remove_member(world)?;
         let reset = Cmd::new("kubeadm", ["reset", "--force"]).timeout(Duration::from_secs(240));
-        world.host.run(&reset, Change::ClearJoin { node: node.clone() })?;
+        world
+            .host
+            .run(&reset, Change::ClearJoin { node: node.clone() })?;
         // kubeadm leaves etcd's data where it finds no manifest of it.
-        for left in ["/var/lib/etcd/member", "/etc/kubernetes/pki", "/etc/kubernetes/manifests"] {
-            world.host.remove_tree(left, Change::ClearJoin { node: node.clone() })?;
+        for left in [
+            "/var/lib/etcd/member",
+            "/etc/kubernetes/pki",
+            "/etc/kubernetes/manifests",
+        ] {
+            world
+                .host
+                .remove_tree(left, Change::ClearJoin { node: node.clone() })?;
         }
         cluster.delete(&["node", node])
     }

@@ -43,17 +43,34 @@ impl EndpointName {
         if let Ok(address) = endpoint.host.parse() {
             return Self::Address(address);
         }
-        let there: Vec<IpAddr> = endpoint.resolved_there.iter().filter_map(|text| text.parse().ok()).collect();
+        let there: Vec<IpAddr> = endpoint
+            .resolved_there
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect();
         let foreign = there.iter().copied().find(|address| !address.is_loopback());
         let looped = there.iter().copied().find(IpAddr::is_loopback);
-        let outside = resolved_here.iter().copied().filter(|address| !address.is_loopback()).collect::<Vec<_>>();
+        let outside = resolved_here
+            .iter()
+            .copied()
+            .filter(|address| !address.is_loopback())
+            .collect::<Vec<_>>();
         // DNS, or a line that somebody wrote: it need not be ours.
         if !outside.is_empty() && looped.is_none() {
             return Self::Known(outside);
         }
         let bridge = foreign.unwrap_or(healthy);
-        let acceptable = there.into_iter().chain(outside).filter(|address| *address != bridge).collect();
-        Self::Name { name: endpoint.host.clone(), bridge, acceptable, finally: looped }
+        let acceptable = there
+            .into_iter()
+            .chain(outside)
+            .filter(|address| *address != bridge)
+            .collect();
+        Self::Name {
+            name: endpoint.host.clone(),
+            bridge,
+            acceptable,
+            finally: looped,
+        }
     }
 
     /// The addresses that are used for the join.
@@ -72,8 +89,14 @@ pub fn resolve_here(host: &HostView, endpoint: &Endpoint) -> Result<Vec<IpAddr>>
         return Ok(Vec::new());
     }
     // A resolver that is cut off from its servers takes long to say so, and means the same as one that does not know the name.
-    let Ok(output) = host.probe(&Probe::addresses(&endpoint.host)) else { return Ok(Vec::new()) };
-    let mut found: Vec<IpAddr> = output.text().lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+    let Ok(output) = host.probe(&Probe::addresses(&endpoint.host)) else {
+        return Ok(Vec::new());
+    };
+    let mut found: Vec<IpAddr> = output
+        .text()
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect();
     found.sort();
     found.dedup();
     Ok(found)
@@ -95,12 +118,56 @@ pub fn reach(cluster: &ClusterFacts, name: &EndpointName) -> Option<Refusal> {
     })
 }
 
+/// Connects to what a join needs besides the endpoint: the healthy master's apiserver, and every etcd member's ports for clients and peers. A port that a firewall drops
+/// would else be found out after the member was added.
+pub fn reach_members(cluster: &ClusterFacts, discovery: &str) -> Vec<Refusal> {
+    let mut wanted: Vec<(String, String)> = vec![(
+        discovery.to_owned(),
+        "the healthy master's apiserver".to_owned(),
+    )];
+    for member in &cluster.members {
+        for url in member.client_urls.iter().chain(&member.peer_urls) {
+            let place = url
+                .split_once("://")
+                .map_or(url.as_str(), |(_, rest)| rest)
+                .trim_end_matches('/');
+            wanted.push((place.to_owned(), format!("etcd of {}", member.name)));
+        }
+    }
+    wanted.sort();
+    wanted.dedup();
+    let attempt = |(place, what): &(String, String)| {
+        let address: SocketAddr = place.parse().ok()?;
+        let cause = TcpStream::connect_timeout(&address, REACH).err()?;
+        Some(Refusal {
+            cause: format!("{place} ({what}) is not reached from here: {cause}"),
+            remedy: "Masters need each other's ports 6443, 2379 and 2380 open, both ways: open them in the firewall between".to_owned(),
+        })
+    };
+    std::thread::scope(|scope| {
+        let attempts: Vec<_> = wanted
+            .iter()
+            .map(|place| scope.spawn(move || attempt(place)))
+            .collect();
+        attempts
+            .into_iter()
+            .filter_map(|attempt| attempt.join().ok().flatten())
+            .collect()
+    })
+}
+
 /// The healthy master's own address in the cluster.
 pub fn healthy_address(cluster: &ClusterFacts) -> Result<IpAddr> {
     let addresses = &cluster.healthy.status.addresses;
-    let internal = addresses.iter().find(|address| address.kind == "InternalIP");
+    let internal = addresses
+        .iter()
+        .find(|address| address.kind == "InternalIP");
     let name = &cluster.healthy.metadata.name;
-    internal.with_context(|| format!("node {name} has no InternalIP"))?.address.parse().with_context(|| format!("the address of node {name} is not understood"))
+    internal
+        .with_context(|| format!("node {name} has no InternalIP"))?
+        .address
+        .parse()
+        .with_context(|| format!("the address of node {name} is not understood"))
 }
 
 #[cfg(test)]
@@ -112,7 +179,11 @@ mod tests {
     }
 
     fn endpoint(host: &str, there: &[&str]) -> Endpoint {
-        Endpoint { host: host.to_owned(), port: 6443, resolved_there: there.iter().map(|&text| text.to_owned()).collect() }
+        Endpoint {
+            host: host.to_owned(),
+            port: 6443,
+            resolved_there: there.iter().map(|&text| text.to_owned()).collect(),
+        }
     }
 
     #[test]
@@ -123,22 +194,48 @@ mod tests {
 
     #[test]
     fn a_name_in_dns_needs_no_line() {
-        let name = EndpointName::decide(&endpoint("k8s.corp", &["10.0.0.100"]), &[ip("10.0.0.100")], ip("10.0.0.11"));
+        let name = EndpointName::decide(
+            &endpoint("k8s.corp", &["10.0.0.100"]),
+            &[ip("10.0.0.100")],
+            ip("10.0.0.11"),
+        );
         assert_eq!(name, EndpointName::Known(vec![ip("10.0.0.100")]));
     }
 
     #[test]
     fn a_name_that_only_the_masters_know_gets_their_address() {
-        let name = EndpointName::decide(&endpoint("k8s.lab", &["10.0.0.100"]), &[], ip("10.0.0.11"));
-        assert_eq!(name, EndpointName::Name { name: "k8s.lab".to_owned(), bridge: ip("10.0.0.100"), acceptable: vec![], finally: None });
+        let name =
+            EndpointName::decide(&endpoint("k8s.lab", &["10.0.0.100"]), &[], ip("10.0.0.11"));
+        assert_eq!(
+            name,
+            EndpointName::Name {
+                name: "k8s.lab".to_owned(),
+                bridge: ip("10.0.0.100"),
+                acceptable: vec![],
+                finally: None
+            }
+        );
     }
 
     #[test]
     fn a_name_that_every_master_points_at_itself_leads_to_the_healthy_one_first() {
-        let decided = EndpointName::decide(&endpoint("api.tke.com", &["127.0.0.1"]), &[], ip("10.0.0.11"));
-        let expected = EndpointName::Name { name: "api.tke.com".to_owned(), bridge: ip("10.0.0.11"), acceptable: vec![ip("127.0.0.1")], finally: Some(ip("127.0.0.1")) };
+        let decided = EndpointName::decide(
+            &endpoint("api.tke.com", &["127.0.0.1"]),
+            &[],
+            ip("10.0.0.11"),
+        );
+        let expected = EndpointName::Name {
+            name: "api.tke.com".to_owned(),
+            bridge: ip("10.0.0.11"),
+            acceptable: vec![ip("127.0.0.1")],
+            finally: Some(ip("127.0.0.1")),
+        };
         assert_eq!(decided, expected);
-        let again = EndpointName::decide(&endpoint("api.tke.com", &["127.0.0.1"]), &[ip("127.0.0.1")], ip("10.0.0.11"));
+        let again = EndpointName::decide(
+            &endpoint("api.tke.com", &["127.0.0.1"]),
+            &[ip("127.0.0.1")],
+            ip("10.0.0.11"),
+        );
         assert_eq!(again, expected, "the same once this machine has joined");
     }
 }

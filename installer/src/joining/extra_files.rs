@@ -1,6 +1,6 @@
 //! Brings the files that the cluster's control-plane pods need besides kubeadm's own, before the join: without them the new apiserver cannot start.
 //!
-//! What is brought is what the healthy master's own pods name: files below /etc, up to 1 MiB each. A file that is here already and differs is a conflict, not something to
+//! What is brought is what the healthy master's own pods name: files below /etc, and files that a pod names one by one, up to 1 MiB each. A file that is here already and differs is a conflict, not something to
 //! overwrite. Other folders that pods mount (for logs, say) are made, empty.
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +14,9 @@ use crate::step::{State, Step, View, World};
 /// The most files that are brought; a control plane names a handful.
 const FILES: usize = 200;
 
+/// The largest file that is brought, in bytes.
+const FILE: u64 = 1 << 20;
+
 /// See the module.
 pub struct ExtraFiles {
     paths: Vec<ExtraPath>,
@@ -22,8 +25,17 @@ pub struct ExtraFiles {
 /// What a path is on the healthy master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wanted {
-    File { path: String, mode: u32, digest: Sha256, named_by: String },
-    Folder { path: String, mode: u32, named_by: String },
+    File {
+        path: String,
+        mode: u32,
+        digest: Sha256,
+        named_by: String,
+    },
+    Folder {
+        path: String,
+        mode: u32,
+        named_by: String,
+    },
 }
 
 enum Difference {
@@ -43,15 +55,39 @@ impl ExtraFiles {
             for entry in cluster.tree(&extra.path)? {
                 let named_by = extra.named_by.clone();
                 if entry.is_folder {
-                    wanted.push(Wanted::Folder { path: entry.path, mode: entry.mode, named_by });
-                } else if extra.path.starts_with("/etc/") {
+                    wanted.push(Wanted::Folder {
+                        path: entry.path,
+                        mode: entry.mode,
+                        named_by,
+                    });
+                } else if extra.path.starts_with("/etc/") || entry.path == extra.path {
+                    ensure!(
+                        entry.size <= FILE,
+                        "{} on {} ({}) has {} bytes, more than {FILE}: copy it here by hand, then run this again",
+                        entry.path,
+                        cluster.address(),
+                        extra.named_by,
+                        entry.size
+                    );
                     let digest = cluster.digest(&entry.path)?;
-                    wanted.push(Wanted::File { path: entry.path, mode: entry.mode, digest, named_by });
+                    wanted.push(Wanted::File {
+                        path: entry.path,
+                        mode: entry.mode,
+                        digest,
+                        named_by,
+                    });
                 }
             }
         }
-        let files = wanted.iter().filter(|item| matches!(item, Wanted::File { .. })).count();
-        ensure!(files <= FILES, "the control plane's pods on {} name {files} files below /etc, more than {FILES}: copy them by hand, then run this again", cluster.address());
+        let files = wanted
+            .iter()
+            .filter(|item| matches!(item, Wanted::File { .. }))
+            .count();
+        ensure!(
+            files <= FILES,
+            "the control plane's pods on {} name {files} files below /etc, more than {FILES}: copy them by hand, then run this again",
+            cluster.address()
+        );
         Ok(wanted)
     }
 }
@@ -60,9 +96,16 @@ fn differences(wanted: &[Wanted], host: &HostView) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
     for item in wanted {
         match item {
-            Wanted::Folder { path, named_by, .. } if !host.exists(path)? => found.push(Difference::Missing(format!("{path}/ ({named_by})"))),
+            Wanted::Folder { path, named_by, .. } if !host.exists(path)? => {
+                found.push(Difference::Missing(format!("{path}/ ({named_by})")))
+            }
             Wanted::Folder { .. } => {}
-            Wanted::File { path, digest, named_by, .. } => match host.digest(path)? {
+            Wanted::File {
+                path,
+                digest,
+                named_by,
+                ..
+            } => match host.digest(path)? {
                 None => found.push(Difference::Missing(format!("{path} ({named_by})"))),
                 Some(own) if own != *digest => found.push(Difference::Differs(path.clone())),
                 Some(_) => {}
@@ -93,21 +136,44 @@ impl Step for ExtraFiles {
         if !different.is_empty() {
             let first = &different[0];
             return Ok(State::Conflict {
-                reason: format!("files here differ from the healthy master's: {}", different.join(", ")),
-                remedy: format!("Compare: ssh {} cat {first} | diff - {first}; then move ours away, or make both the same", cluster.address()),
+                reason: format!(
+                    "files here differ from the healthy master's: {}",
+                    different.join(", ")
+                ),
+                remedy: format!(
+                    "Compare: ssh {} cat {first} | diff - {first}; then move ours away, or make both the same",
+                    cluster.address()
+                ),
             });
         }
-        Ok(if missing.is_empty() { State::Satisfied } else { State::Pending(format!("to bring from {}: {}", cluster.address(), missing.join(", "))) })
+        Ok(if missing.is_empty() {
+            State::Satisfied
+        } else {
+            State::Pending(format!(
+                "to bring from {}: {}",
+                cluster.address(),
+                missing.join(", ")
+            ))
+        })
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        let cluster = world.cluster.context("this workflow has no cluster")?.view();
+        let cluster = world
+            .cluster
+            .context("this workflow has no cluster")?
+            .view();
         for item in self.wanted(cluster)? {
             match item {
                 Wanted::Folder { path, mode, .. } => world.host.make_dir(&path, mode)?,
-                Wanted::File { path, mode, digest, .. } => {
-                    let content = cluster.file(&path)?.with_context(|| format!("{path} is gone from {}", cluster.address()))?;
-                    world.host.install_file(&path, &mut content.as_slice(), &digest, mode)?;
+                Wanted::File {
+                    path, mode, digest, ..
+                } => {
+                    let content = cluster
+                        .file(&path)?
+                        .with_context(|| format!("{path} is gone from {}", cluster.address()))?;
+                    world
+                        .host
+                        .install_file(&path, &mut content.as_slice(), &digest, mode)?;
                 }
             }
         }
@@ -129,9 +195,17 @@ mod tests {
         let digest = Sha256::of(b"token,user,1\n").hex();
         Arc::new(
             Scripted::new()
-                .on("find /etc/kubernetes/known_tokens.csv", 0, "f 600 /etc/kubernetes/known_tokens.csv\n")
-                .on("find /var/log/audit", 0, "d 700 /var/log/audit\n")
-                .on("sha256sum", 0, &format!("{digest}  /etc/kubernetes/known_tokens.csv\n"))
+                .on(
+                    "find -H /etc/kubernetes/known_tokens.csv",
+                    0,
+                    "f 600 13 /etc/kubernetes/known_tokens.csv\n",
+                )
+                .on("find -H /var/log/audit", 0, "d 700 4096 /var/log/audit\n")
+                .on(
+                    "sha256sum",
+                    0,
+                    &format!("{digest}  /etc/kubernetes/known_tokens.csv\n"),
+                )
                 .on("test -f", 0, "")
                 .on("cat", 0, "token,user,1\n"),
         )
@@ -141,17 +215,39 @@ mod tests {
     fn missing_files_are_brought_and_different_ones_are_left_alone() {
         let root = tempfile::tempdir().unwrap();
         let journal = Journal::new(root.path().join("state"));
-        let host = Host::new(HostView::new(root.path(), Arc::new(Scripted::new())), &journal);
+        let host = Host::new(
+            HostView::new(root.path(), Arc::new(Scripted::new())),
+            &journal,
+        );
         let cluster = Cluster::new(ClusterView::new(healthy(), "10.0.0.11"));
-        let world = World { host: &host, cluster: Some(&cluster) };
-        let path = |path: &str| ExtraPath { path: path.to_owned(), named_by: "a volume of kube-apiserver".to_owned() };
-        let step = ExtraFiles::new(vec![path("/etc/kubernetes/known_tokens.csv"), path("/var/log/audit")]);
-        assert!(matches!(step.check(world.view()).unwrap(), State::Pending(why) if why.contains("known_tokens.csv (a volume of kube-apiserver)") && why.contains("/var/log/audit/")));
+        let world = World {
+            host: &host,
+            cluster: Some(&cluster),
+        };
+        let path = |path: &str| ExtraPath {
+            path: path.to_owned(),
+            named_by: "a volume of kube-apiserver".to_owned(),
+        };
+        let step = ExtraFiles::new(vec![
+            path("/etc/kubernetes/known_tokens.csv"),
+            path("/var/log/audit"),
+        ]);
+        assert!(
+            matches!(step.check(world.view()).unwrap(), State::Pending(why) if why.contains("known_tokens.csv (a volume of kube-apiserver)") && why.contains("/var/log/audit/"))
+        );
         step.apply(world).unwrap();
         assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
-        let facts = host.view().facts("/etc/kubernetes/known_tokens.csv").unwrap().unwrap();
+        let facts = host
+            .view()
+            .facts("/etc/kubernetes/known_tokens.csv")
+            .unwrap()
+            .unwrap();
         assert_eq!(facts.mode, 0o600);
-        host.write_file("/etc/kubernetes/known_tokens.csv", b"ours", 0o600).unwrap();
-        assert!(matches!(step.check(world.view()).unwrap(), State::Conflict { .. }));
+        host.write_file("/etc/kubernetes/known_tokens.csv", b"ours", 0o600)
+            .unwrap();
+        assert!(matches!(
+            step.check(world.view()).unwrap(),
+            State::Conflict { .. }
+        ));
     }
 }

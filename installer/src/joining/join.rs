@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Joining, Standing, UPLOADING};
+use super::{Joining, REVOKED, Standing, UPLOADING, uploaded_by_us};
 use crate::control_plane::Cluster;
 use crate::control_plane::credentials::{self, ca_hash};
 use crate::control_plane::kubeadm::{self, Certificates, ExtraArgs};
@@ -76,11 +76,18 @@ impl KubeadmJoin {
         let folder = &self.joining.cluster.config.certificates_dir;
         for (name, content) in credentials::fetch_certs(cluster.view(), key)? {
             let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
-            host.write_file(&self.place_of(&name), content.expose(), mode)?;
+            host.write_secret(&self.place_of(&name), content.expose(), mode)?;
         }
-        let written = host.view().read(&format!("{folder}/ca.crt"))?.unwrap_or_default();
+        let written = host
+            .view()
+            .read(&format!("{folder}/ca.crt"))?
+            .unwrap_or_default();
         let hash = ca_hash(&written)?;
-        ensure!(hash == self.joining.cluster.ca_hash, "the CA that came with the shared certificates ({hash}) is not the cluster's ({})", self.joining.cluster.ca_hash);
+        ensure!(
+            hash == self.joining.cluster.ca_hash,
+            "the CA that came with the shared certificates ({hash}) is not the cluster's ({})",
+            self.joining.cluster.ca_hash
+        );
         Ok(())
     }
 
@@ -98,12 +105,29 @@ impl KubeadmJoin {
     /// The shared certificates of a cluster whose kubeadm cannot upload them (1.13), file by file.
     fn copy_certificates(&self, host: &Host<'_>, cluster: &Cluster) -> Result<()> {
         let folder = &self.joining.cluster.config.certificates_dir;
-        let stacked: &[&str] = if self.joining.cluster.etcd.is_some() { &["etcd/ca.crt", "etcd/ca.key"] } else { &[] };
-        for name in ["ca.crt", "ca.key", "sa.pub", "sa.key", "front-proxy-ca.crt", "front-proxy-ca.key"].iter().chain(stacked) {
+        let stacked: &[&str] = if self.joining.cluster.etcd.is_some() {
+            &["etcd/ca.crt", "etcd/ca.key"]
+        } else {
+            &[]
+        };
+        for name in [
+            "ca.crt",
+            "ca.key",
+            "sa.pub",
+            "sa.key",
+            "front-proxy-ca.crt",
+            "front-proxy-ca.key",
+        ]
+        .iter()
+        .chain(stacked)
+        {
             let path = format!("{folder}/{name}");
-            let content = cluster.view().file(&path)?.with_context(|| format!("{} has no {path}", cluster.view().address()))?;
+            let content = cluster
+                .view()
+                .file(&path)?
+                .with_context(|| format!("{} has no {path}", cluster.view().address()))?;
             let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
-            host.write_file(&path, Secret::new(content).expose(), mode)?;
+            host.write_secret(&path, Secret::new(content).expose(), mode)?;
         }
         Ok(())
     }
@@ -115,7 +139,10 @@ impl Step for KubeadmJoin {
     }
 
     fn summary(&self) -> String {
-        format!("{} is a control-plane node at {}", self.joining.node, self.joining.address)
+        format!(
+            "{} is a control-plane node at {}",
+            self.joining.node, self.joining.address
+        )
     }
 
     fn place(&self) -> Place {
@@ -125,8 +152,13 @@ impl Step for KubeadmJoin {
     fn check(&self, view: View<'_>) -> Result<State> {
         Ok(match self.joining.standing(view)? {
             Standing::Whole => State::Satisfied,
-            Standing::Nothing => State::Pending(format!("kubeadm join, by way of {}", self.joining.discovery)),
-            Standing::Partial(traces) => State::Pending(format!("after what is half done: {}", traces.join(", "))),
+            Standing::Nothing => State::Pending(format!(
+                "kubeadm join, by way of {}",
+                self.joining.discovery
+            )),
+            Standing::Partial(traces) => {
+                State::Pending(format!("after what is half done: {}", traces.join(", ")))
+            }
         })
     }
 
@@ -134,18 +166,59 @@ impl Step for KubeadmJoin {
         let cluster = world.cluster.context("this workflow has no cluster")?;
         let joining = &self.joining;
         if let Standing::Partial(traces) = joining.standing(world.view())? {
-            bail!("something came in the way of the join: {}", traces.join(", "));
+            bail!(
+                "something came in the way of the join: {}",
+                traces.join(", ")
+            );
         }
-        world.host.note(Change::Cluster { what: format!("make a bootstrap token: {}", credentials::description(&joining.node)) })?;
+        // What a killed run left first: kubeadm would write over its Secret, and then nobody could tell any more whose it is.
+        let left = credentials::left_over(
+            cluster.view(),
+            &joining.node,
+            uploaded_by_us(&joining.state)?,
+        )?;
+        credentials::revoke(cluster, &left)?;
+        if uploaded_by_us(&joining.state)?.is_some() {
+            world.host.note(Change::Cluster {
+                what: REVOKED.to_owned(),
+            })?;
+        }
+        if let Some(created) = cluster.view().uploaded_certs()? {
+            bail!(
+                "the Secret kubeadm-certs appeared at {created}: somebody else is joining a master right now. Wait for that join, then run this again"
+            );
+        }
+        world.host.note(Change::Cluster {
+            what: format!(
+                "make a bootstrap token: {}",
+                credentials::description(&joining.node)
+            ),
+        })?;
         let token = credentials::create_token(cluster, &joining.node)?;
         let upload = || {
-            world.host.note(Change::Cluster { what: UPLOADING.to_owned() })?;
+            world.host.note(Change::Cluster {
+                what: UPLOADING.to_owned(),
+            })?;
             let healthy = &joining.cluster.healthy;
-            let socket = healthy.metadata.annotations.get("kubeadm.alpha.kubernetes.io/cri-socket").map_or(kubeadm::docker_socket(), String::as_str);
-            let address = healthy.status.addresses.iter().find(|address| address.kind == "InternalIP").map_or("", |address| &address.address);
-            credentials::upload_certs(cluster, &joining.generation, &joining.cluster.config_text, address, socket)
+            let socket = healthy
+                .metadata
+                .annotations
+                .get("kubeadm.alpha.kubernetes.io/cri-socket")
+                .map_or(kubeadm::docker_socket(), String::as_str);
+            let address = healthy
+                .status
+                .addresses
+                .iter()
+                .find(|address| address.kind == "InternalIP")
+                .map_or("", |address| &address.address);
+            credentials::upload_certs(
+                cluster,
+                &joining.generation,
+                &joining.cluster.config_text,
+                address,
+                socket,
+            )
         };
-        world.host.note(Change::Join { node: joining.node.clone(), address: joining.address.clone() })?;
         let key = match joining.generation.certificates {
             Certificates::Copied => {
                 self.copy_certificates(world.host, cluster)?;
@@ -157,14 +230,35 @@ impl Step for KubeadmJoin {
             }
             Certificates::KeyInConfig => Some(upload()?),
         };
-        let mut args = vec!["join".to_owned(), "--config".to_owned(), "/dev/stdin".to_owned()];
+        let mut args = vec![
+            "join".to_owned(),
+            "--config".to_owned(),
+            "/dev/stdin".to_owned(),
+        ];
         if !joining.ignored_checks.is_empty() {
-            args.push(format!("--ignore-preflight-errors={}", joining.ignored_checks.join(",")));
+            args.push(format!(
+                "--ignore-preflight-errors={}",
+                joining.ignored_checks.join(",")
+            ));
         }
         let config = self.configuration(&token, key.as_ref());
-        let cmd = Cmd::new("kubeadm", args).stdin(config.expose()).timeout(LIMIT).outlive(joining.kubeadm_log());
-        let joined = world.host.run(&cmd, Change::Join { node: joining.node.clone(), address: joining.address.clone() });
-        joined.with_context(|| format!("kubeadm did not join this machine; its whole output is in {}", joining.kubeadm_log().display()))?;
+        let cmd = Cmd::new("kubeadm", args)
+            .stdin(config.expose())
+            .timeout(LIMIT)
+            .outlive(joining.kubeadm_log());
+        let joined = world.host.run(
+            &cmd,
+            Change::Join {
+                node: joining.node.clone(),
+                address: joining.address.clone(),
+            },
+        );
+        joined.with_context(|| {
+            format!(
+                "kubeadm did not join this machine; its whole output is in {}",
+                joining.kubeadm_log().display()
+            )
+        })?;
         Ok(())
     }
 }
@@ -182,7 +276,8 @@ mod tests {
     fn configuration(minor: u16, key: Option<&Secret>) -> Value {
         let mut joining = fixtures::joining(Rc::new(fixtures::cluster()));
         joining.generation = Generation::of(KubeVersion::new(1, minor, 0)).unwrap();
-        let config = KubeadmJoin::new(joining).configuration(&Secret::new("abcdef.0123456789abcdef"), key);
+        let config =
+            KubeadmJoin::new(joining).configuration(&Secret::new("abcdef.0123456789abcdef"), key);
         serde_json::from_slice(config.expose()).unwrap()
     }
 
@@ -190,14 +285,27 @@ mod tests {
     fn the_configuration_is_of_the_api_that_the_version_reads() {
         let old = configuration(14, None);
         assert_eq!(old["apiVersion"], "kubeadm.k8s.io/v1beta1");
-        assert_eq!(old["controlPlane"].get("certificateKey"), None, "1.14 has no such field");
-        assert_eq!(old["nodeRegistration"]["kubeletExtraArgs"]["node-ip"], "10.0.0.21");
+        assert_eq!(
+            old["controlPlane"].get("certificateKey"),
+            None,
+            "1.14 has no such field"
+        );
+        assert_eq!(
+            old["nodeRegistration"]["kubeletExtraArgs"]["node-ip"],
+            "10.0.0.21"
+        );
         let key = Secret::new("00");
         let newer = configuration(20, Some(&key));
         assert_eq!(newer["apiVersion"], "kubeadm.k8s.io/v1beta2");
         assert_eq!(newer["controlPlane"]["certificateKey"], "00");
         let newest = configuration(34, Some(&key));
-        assert_eq!(newest["nodeRegistration"]["kubeletExtraArgs"][0]["name"], "node-ip");
-        assert_eq!(newest["discovery"]["bootstrapToken"]["caCertHashes"][0], "sha256:aa");
+        assert_eq!(
+            newest["nodeRegistration"]["kubeletExtraArgs"][0]["name"],
+            "node-ip"
+        );
+        assert_eq!(
+            newest["discovery"]["bootstrapToken"]["caCertHashes"][0],
+            "sha256:aa"
+        );
     }
 }

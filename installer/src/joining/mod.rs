@@ -28,7 +28,12 @@ const UPLOADING: &str = "upload the shared certificates (Secret kubeadm-certs)";
 const REVOKED: &str = "revoke the join's credentials";
 
 /// The files that kubeadm writes last on a master; all four stand on one that joined.
-const MANIFESTS: [&str; 4] = ["etcd.yaml", "kube-apiserver.yaml", "kube-controller-manager.yaml", "kube-scheduler.yaml"];
+const MANIFESTS: [&str; 4] = [
+    "etcd.yaml",
+    "kube-apiserver.yaml",
+    "kube-controller-manager.yaml",
+    "kube-scheduler.yaml",
+];
 
 /// Who joins what.
 #[derive(Clone, Debug)]
@@ -81,24 +86,42 @@ impl Joining {
                 files.push(path.to_owned());
             }
         }
-        files.extend(view.host.list("/etc/kubernetes/manifests")?.into_iter().filter(|name| MANIFESTS.contains(&name.as_str())));
+        files.extend(
+            view.host
+                .list("/etc/kubernetes/manifests")?
+                .into_iter()
+                .filter(|name| MANIFESTS.contains(&name.as_str())),
+        );
         Ok(self.judge(&members, node.as_ref(), &files))
     }
 
     fn judge(&self, members: &[Member], node: Option<&Node>, files: &[String]) -> Standing {
-        let member = members.iter().find(|member| member.is_at(&self.address) || member.name == self.node);
+        let member = members
+            .iter()
+            .find(|member| member.is_at(&self.address) || member.name == self.node);
         let stacked = self.cluster.etcd.is_some();
-        let started = member.is_some_and(|member| member.is_at(&self.address) && member.name == self.node);
+        let started =
+            member.is_some_and(|member| member.is_at(&self.address) && member.name == self.node);
         let labelled = node.is_some_and(|node| node.is_master() && node.has_address(&self.address));
-        let placed = MANIFESTS.iter().filter(|name| stacked || **name != "etcd.yaml").all(|name| files.iter().any(|file| file == name));
+        let placed = MANIFESTS
+            .iter()
+            .filter(|name| stacked || **name != "etcd.yaml")
+            .all(|name| files.iter().any(|file| file == name));
         let kubelet = files.iter().any(|file| file.ends_with("/kubelet.conf"));
         if (started || !stacked) && labelled && placed && kubelet {
             return Standing::Whole;
         }
-        let mut traces: Vec<String> = files.iter().map(|file| format!("{file} on this machine")).collect();
+        let mut traces: Vec<String> = files
+            .iter()
+            .map(|file| format!("{file} on this machine"))
+            .collect();
         traces.extend(member.map(|member| format!("etcd member {member}")));
         traces.extend(node.map(|node| format!("node {}", node.metadata.name)));
-        if traces.is_empty() { Standing::Nothing } else { Standing::Partial(traces) }
+        if traces.is_empty() {
+            Standing::Nothing
+        } else {
+            Standing::Partial(traces)
+        }
     }
 
     /// Where kubeadm's own output goes.
@@ -107,13 +130,21 @@ impl Joining {
     }
 }
 
-/// Whether the journal says that a join of this machine under this name and address was begun and came to no end that it knows of.
+/// Whether the journal says that a join of this machine under this name and address was begun and came to no end that it knows of. Clearing is no end: what it leaves
+/// behind (a pod network's files, say) is still ours.
 pub fn was_interrupted(journal: &[Entry], node: &str, address: &str) -> bool {
     let mut begun = false;
     for entry in journal {
         match &entry.event {
-            Event::Intent { change: Change::Join { node: name, address: place }, .. } => begun = name == node && place == address,
-            Event::Done { step } if step == clear::ID || step == join::ID => begun = false,
+            Event::Intent {
+                change:
+                    Change::Join {
+                        node: name,
+                        address: place,
+                    },
+                ..
+            } => begun = name == node && place == address,
+            Event::Done { step } if step == join::ID => begun = false,
             Event::End { outcome } if outcome == "done" => begun = false,
             _ => {}
         }
@@ -125,7 +156,11 @@ pub fn was_interrupted(journal: &[Entry], node: &str, address: &str) -> bool {
 pub fn uploaded_since(journal: &[Entry]) -> Option<SystemTime> {
     let mut since = None;
     for entry in journal {
-        if let Event::Intent { change: Change::Cluster { what }, .. } = &entry.event {
+        if let Event::Intent {
+            change: Change::Cluster { what },
+            ..
+        } = &entry.event
+        {
             match what.as_str() {
                 UPLOADING => since = Some(UNIX_EPOCH + Duration::from_secs(entry.time)),
                 REVOKED => since = None,
@@ -146,27 +181,69 @@ mod tests {
     use super::*;
 
     fn entry(time: u64, event: Event) -> Entry {
-        Entry { run: "1".to_owned(), time, event }
+        Entry {
+            run: "1".to_owned(),
+            time,
+            event,
+        }
     }
 
     fn cluster(time: u64, what: &str) -> Entry {
-        entry(time, Event::Intent { step: "join".to_owned(), change: Change::Cluster { what: what.to_owned() } })
+        entry(
+            time,
+            Event::Intent {
+                step: "join".to_owned(),
+                change: Change::Cluster {
+                    what: what.to_owned(),
+                },
+            },
+        )
     }
 
     #[test]
-    fn an_interrupted_join_is_remembered_until_it_was_cleared() {
-        let join = Change::Join { node: "b1".to_owned(), address: "10.0.0.21".to_owned() };
-        let mut journal = vec![entry(1, Event::Intent { step: "join".to_owned(), change: join })];
+    fn an_interrupted_join_is_remembered_until_one_came_to_its_end() {
+        let join = Change::Join {
+            node: "b1".to_owned(),
+            address: "10.0.0.21".to_owned(),
+        };
+        let mut journal = vec![entry(
+            1,
+            Event::Intent {
+                step: "join".to_owned(),
+                change: join,
+            },
+        )];
         assert!(was_interrupted(&journal, "b1", "10.0.0.21"));
-        assert!(!was_interrupted(&journal, "b2", "10.0.0.21"), "another machine's traces are not ours to clear");
-        journal.push(entry(2, Event::Done { step: clear::ID.to_owned() }));
+        assert!(
+            !was_interrupted(&journal, "b2", "10.0.0.21"),
+            "another machine's traces are not ours to clear"
+        );
+        journal.push(entry(
+            2,
+            Event::Done {
+                step: clear::ID.to_owned(),
+            },
+        ));
+        assert!(
+            was_interrupted(&journal, "b1", "10.0.0.21"),
+            "cleared, but not joined yet"
+        );
+        journal.push(entry(
+            3,
+            Event::Done {
+                step: join::ID.to_owned(),
+            },
+        ));
         assert!(!was_interrupted(&journal, "b1", "10.0.0.21"));
     }
 
     #[test]
     fn an_upload_is_ours_until_it_was_revoked() {
         let mut journal = vec![cluster(7, UPLOADING)];
-        assert_eq!(uploaded_since(&journal), Some(UNIX_EPOCH + Duration::from_secs(7)));
+        assert_eq!(
+            uploaded_since(&journal),
+            Some(UNIX_EPOCH + Duration::from_secs(7))
+        );
         journal.push(cluster(8, REVOKED));
         assert_eq!(uploaded_since(&journal), None);
     }

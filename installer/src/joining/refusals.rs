@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use bundle_spec::Manifest;
+use bundle_spec::{KubeVersion, Manifest};
 
 use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
 use crate::control_plane::facts::ClusterFacts;
@@ -30,6 +30,8 @@ pub struct Here<'a> {
     pub manifest: &'a Manifest,
     /// The names of the images that its runtime has already.
     pub images: Vec<String>,
+    /// Whether it has CNI configuration already.
+    pub has_cni: bool,
     /// What the pod network asks of it.
     pub network: PodNetwork,
     /// How it stands in the cluster.
@@ -50,22 +52,37 @@ pub enum Past {
 }
 
 /// Everything that refuses, or the images with the names that this cluster gives them; and what an operator should know though it refuses nothing.
-pub fn judge(cluster: &ClusterFacts, here: &Here<'_>) -> (Result<Vec<ImageWanted>, Vec<Refusal>>, Vec<String>) {
+pub fn judge(
+    cluster: &ClusterFacts,
+    here: &Here<'_>,
+) -> (Result<Vec<ImageWanted>, Vec<Refusal>>, Vec<String>) {
     let mut refusals = Vec::new();
     let mut refuse = |cause: String, remedy: String| refusals.push(Refusal { cause, remedy });
     version(cluster, here, &mut refuse);
     if cluster.clock_skew.abs() > CLOCK_TOLERANCE_F {
-        let side = if cluster.clock_skew > 0.0 { "ahead of" } else { "behind" };
+        let side = if cluster.clock_skew > 0.0 {
+            "ahead of"
+        } else {
+            "behind"
+        };
         refuse(
-            format!("this machine's clock is {:.0} s {side} the healthy master's; more than {CLOCK_TOLERANCE} s make certificates and tokens invalid", cluster.clock_skew.abs()),
-            format!("Set it: date --utc --set \"$(ssh {} date --utc --iso-8601=seconds)\"; then keep it right (chrony, ntpd or PTP)", healthy_address(cluster)),
+            format!(
+                "this machine's clock is {:.0} s {side} the healthy master's; more than {CLOCK_TOLERANCE} s make certificates and tokens invalid",
+                cluster.clock_skew.abs()
+            ),
+            format!(
+                "Set it: date --utc --set \"$(ssh {} date --utc --iso-8601=seconds)\"; then keep it right (chrony, ntpd or PTP)",
+                healthy_address(cluster)
+            ),
         );
     }
     if here.past != Past::Joined {
         identity(cluster, here, &mut refuse);
+        cluster_status(cluster, here, &mut refuse);
         etcd(cluster, here, &mut refuse);
     }
-    if let Some(created) = &cluster.uploaded_certs
+    if here.past != Past::Joined
+        && let Some(created) = &cluster.uploaded_certs
         && !here.uploaded.is_some_and(|since| is_since(created, since))
     {
         refuse(
@@ -75,16 +92,25 @@ pub fn judge(cluster: &ClusterFacts, here: &Here<'_>) -> (Result<Vec<ImageWanted
     }
     for path in &cluster.missing_etcd_files {
         refuse(
-            format!("the cluster's etcd is external, and its client file {path} is not on the healthy master"),
+            format!(
+                "the cluster's etcd is external, and its client file {path} is not on the healthy master"
+            ),
             format!("Copy {path} there from another master, then run this again"),
         );
     }
-    let wanted = images::name_after_cluster(here.manifest, &cluster.config, cluster.config.etcd.external.is_some());
+    let wanted = images::name_after_cluster(
+        here.manifest,
+        &cluster.config,
+        cluster.config.etcd.external.is_some(),
+    );
     let lacking = network(cluster, here, &mut refuse);
     let named = match wanted {
         Ok(wanted) => Some(wanted),
         Err(missing) => {
-            missing_images(&missing, cluster, &mut refuse);
+            // Of a pot of another version everything is missing: that is said once, by the version.
+            if here.manifest.kubernetes == recorded_version(cluster) {
+                missing_images(&missing, cluster, &mut refuse);
+            }
             None
         }
     };
@@ -104,33 +130,90 @@ pub fn judge(cluster: &ClusterFacts, here: &Here<'_>) -> (Result<Vec<ImageWanted
 const CLOCK_TOLERANCE_F: f64 = CLOCK_TOLERANCE as f64;
 
 fn healthy_address(cluster: &ClusterFacts) -> &str {
-    cluster.healthy.status.addresses.first().map_or(&cluster.healthy.metadata.name, |address| &address.address)
+    cluster
+        .healthy
+        .status
+        .addresses
+        .first()
+        .map_or(&cluster.healthy.metadata.name, |address| &address.address)
 }
 
 fn version(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
     let pot = here.manifest.kubernetes;
     if cluster.version != pot {
         refuse(
-            format!("the cluster runs Kubernetes {}, this pot holds {pot}", cluster.version),
-            format!("Build the pot of the cluster's version on a connected machine: kpot build --k8s {}", cluster.version),
+            format!(
+                "the cluster runs Kubernetes {}, this pot holds {pot}",
+                cluster.version
+            ),
+            format!(
+                "Build the pot of the cluster's version on a connected machine: kpot build --k8s {}",
+                cluster.version
+            ),
+        );
+    }
+    let recorded = recorded_version(cluster);
+    if cluster.version == pot && recorded != pot {
+        refuse(
+            format!("kubeadm's own configuration of the cluster says {recorded}, its apiserver {}: kubeadm would start another version here", cluster.version),
+            "Set kubernetesVersion right on a healthy master: kubectl --namespace kube-system edit configmap kubeadm-config".to_owned(),
         );
     }
     let healthy = &cluster.healthy.metadata.name;
     match cluster.kubeadm.as_deref() {
         None => refuse(
             format!("{healthy} has no kubeadm, which makes the token and uploads the certificates"),
-            format!("Put kubeadm {} into /usr/bin there: it is in this pot", cluster.version),
+            format!(
+                "Put kubeadm {} into /usr/bin there: it is in this pot",
+                cluster.version
+            ),
         ),
         Some(kubeadm) if minor_of(kubeadm) != Some(cluster.version.minor) => refuse(
-            format!("kubeadm on {healthy} is {kubeadm}, the cluster runs {}", cluster.version),
-            format!("Put kubeadm {} into /usr/bin there: it is in this pot", cluster.version),
+            format!(
+                "kubeadm on {healthy} is {kubeadm}, the cluster runs {}",
+                cluster.version
+            ),
+            format!(
+                "Put kubeadm {} into /usr/bin there: it is in this pot",
+                cluster.version
+            ),
         ),
         Some(_) => {}
     }
 }
 
+/// The release that kubeadm's configuration records, which kubeadm starts; the apiserver's own where it records none that is understood.
+fn recorded_version(cluster: &ClusterFacts) -> KubeVersion {
+    let recorded = &cluster.config.kubernetes_version;
+    recorded
+        .split(['-', '+'])
+        .next()
+        .and_then(|release| release.parse().ok())
+        .unwrap_or(cluster.version)
+}
+
 fn minor_of(version: &str) -> Option<u16> {
     version.strip_prefix("v1.")?.split('.').next()?.parse().ok()
+}
+
+/// kubeadm up to 1.21 asks every master in ClusterStatus for its etcd: one that is gone makes the join fail half way.
+fn cluster_status(
+    cluster: &ClusterFacts,
+    here: &Here<'_>,
+    refuse: &mut impl FnMut(String, String),
+) {
+    for name in &cluster.api_endpoints {
+        if name != here.node && cluster.node(name).is_none() {
+            refuse(
+                format!(
+                    "kubeadm's ClusterStatus still names the master {name}, which is no node of the cluster any more: kubeadm would ask its etcd and fail"
+                ),
+                format!(
+                    "Cut its entry under apiEndpoints out on a healthy master: kubectl --namespace kube-system edit configmap kubeadm-config (entry {name})"
+                ),
+            );
+        }
+    }
 }
 
 fn identity(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
@@ -138,12 +221,19 @@ fn identity(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(Str
         let mine = here.past == Past::Interrupted && node.has_address(here.address);
         if node.is_ready() && !mine {
             refuse(
-                format!("a node called {} is in the cluster already, and it is Ready", here.node),
-                "Two machines must not have one name: give this one another with --node-name".to_owned(),
+                format!(
+                    "a node called {} is in the cluster already, and it is Ready",
+                    here.node
+                ),
+                "Two machines must not have one name: give this one another with --node-name"
+                    .to_owned(),
             );
         }
     }
-    let others = cluster.nodes.iter().filter(|node| node.metadata.name != here.node && node.has_address(here.address));
+    let others = cluster
+        .nodes
+        .iter()
+        .filter(|node| node.metadata.name != here.node && node.has_address(here.address));
     for other in others {
         refuse(
             format!("the cluster has a node at {} already: {}", here.address, other.metadata.name),
@@ -153,45 +243,80 @@ fn identity(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(Str
 }
 
 fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
-    let stale: Vec<_> = cluster.members.iter().filter(|member| member.name == here.node || member.is_at(here.address)).collect();
+    let stale: Vec<_> = cluster
+        .members
+        .iter()
+        .filter(|member| member.name == here.node || member.is_at(here.address))
+        .collect();
     if here.past == Past::Stranger {
         for member in &stale {
             refuse(
                 format!("etcd still lists a member with this machine's name or address: {member}"),
-                "This machine was a master before: bring it back with a rebirth, which removes the stale member safely: kpot-install rebirth-master --healthy ADDRESS".to_owned(),
+                format!(
+                    "This machine was a master before: what it needs is a rebirth, not a join (rebirth-master, which this program does not have yet).\nBy hand, if every other member is healthy: on a healthy master `etcdctl member remove {}` and `kubectl delete node {}`, then run this again",
+                    member.id, here.node
+                ),
             );
         }
     }
-    for member in cluster.members.iter().filter(|member| !stale.contains(member)) {
+    for member in cluster
+        .members
+        .iter()
+        .filter(|member| !stale.contains(member))
+    {
         if member.is_learner {
             refuse(
                 format!("etcd has a member without a vote: {member}. Another join is going on, or one failed"),
                 "Wait for that join. If nobody joins, remove it on a healthy master: etcdctl member remove, with that ID".to_owned(),
             );
         } else if !member.votes() {
-            let down: Vec<_> = cluster.members.iter().filter(|member| !member.votes()).collect();
+            let down: Vec<_> = cluster
+                .members
+                .iter()
+                .filter(|member| !member.votes())
+                .collect();
             let quorum = cluster.members.len() / 2 + 1;
             let up = cluster.members.len() - down.len();
             refuse(
-                format!("etcd member {member} does not answer ({up} of {} do, {quorum} are needed): adding one more now would put the quorum at risk", cluster.members.len()),
-                "Bring that member back first, or replace the dead master instead of adding one: kpot-install change-master --down NAME --healthy ADDRESS".to_owned(),
+                format!(
+                    "etcd member {member} does not answer ({up} of {} do, {quorum} are needed): adding one more now would put the quorum at risk",
+                    cluster.members.len()
+                ),
+                format!(
+                    "Bring that member back first; or, if its machine is gone for good and a quorum of the others answers, take it out on a healthy master: `etcdctl member remove {}` and `kubectl delete node {}`",
+                    member.id, member.name
+                ),
             );
         }
     }
 }
 
 /// Refuses what the pod network needs and this machine has not; returns what a join can do without.
-fn network<'h>(cluster: &ClusterFacts, here: &'h Here<'_>, refuse: &mut impl FnMut(String, String)) -> Vec<&'h MissingImage> {
+fn network<'h>(
+    cluster: &ClusterFacts,
+    here: &'h Here<'_>,
+    refuse: &mut impl FnMut(String, String),
+) -> Vec<&'h MissingImage> {
     let pot = here.manifest.images.iter().flat_map(|image| &image.names);
-    let mut present: BTreeSet<String> = pot.chain(&here.images).map(|name| familiar(name)).collect();
+    let mut present: BTreeSet<String> =
+        pot.chain(&here.images).map(|name| familiar(name)).collect();
     // What the control plane's own images are called in this cluster is known when they are named after it.
     if let Ok(wanted) = images::name_after_cluster(here.manifest, &cluster.config, true) {
-        present.extend(wanted.iter().flat_map(|image| &image.names).map(|name| familiar(name)));
+        present.extend(
+            wanted
+                .iter()
+                .flat_map(|image| &image.names)
+                .map(|name| familiar(name)),
+        );
     }
     let absent = |image: &&MissingImage| !present.contains(&familiar(&image.name));
     let missing: Vec<MissingImage> = here.network.images.iter().filter(absent).cloned().collect();
     missing_images(&missing, cluster, refuse);
-    if here.network.given_by.is_empty() && cluster.healthy_has_cni && here.past != Past::Joined {
+    if here.network.given_by.is_empty()
+        && cluster.healthy_has_cni
+        && !here.has_cni
+        && here.past != Past::Joined
+    {
         refuse(
             "no DaemonSet gives this cluster's nodes their CNI configuration: the files in /etc/cni/net.d of the healthy master were put there by hand".to_owned(),
             format!("Put this node's own there the same way, with its pod network's range, before the join; see: ssh {} ls /etc/cni/net.d", healthy_address(cluster)),
@@ -200,16 +325,37 @@ fn network<'h>(cluster: &ClusterFacts, here: &'h Here<'_>, refuse: &mut impl FnM
     here.network.others.iter().filter(absent).collect()
 }
 
-fn missing_images(missing: &[MissingImage], cluster: &ClusterFacts, refuse: &mut impl FnMut(String, String)) {
+fn missing_images(
+    missing: &[MissingImage],
+    cluster: &ClusterFacts,
+    refuse: &mut impl FnMut(String, String),
+) {
     if missing.is_empty() {
         return;
     }
-    let list = missing.iter().map(|image| format!("{} (for {})", image.name, image.needed_by)).collect::<BTreeSet<_>>();
-    let flags = missing.iter().map(|image| format!(" --image {}", image.name)).collect::<BTreeSet<_>>();
-    let count = if list.len() == 1 { "an image that is" } else { "images that are" };
+    let list = missing
+        .iter()
+        .map(|image| format!("{} (for {})", image.name, image.needed_by))
+        .collect::<BTreeSet<_>>();
+    let flags = missing
+        .iter()
+        .map(|image| format!(" --image {}", image.name))
+        .collect::<BTreeSet<_>>();
+    let count = if list.len() == 1 {
+        "an image that is"
+    } else {
+        "images that are"
+    };
     refuse(
-        format!("this node would need {count} neither in the pot nor on this machine: {}", list.into_iter().collect::<Vec<_>>().join(", ")),
-        format!("Build the pot with it: kpot build --k8s {}{}", cluster.version, flags.into_iter().collect::<String>()),
+        format!(
+            "this node would need {count} neither in the pot nor on this machine: {}",
+            list.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+        format!(
+            "Build the pot with it: kpot build --k8s {}{}",
+            cluster.version,
+            flags.into_iter().collect::<String>()
+        ),
     );
 }
 
@@ -263,8 +409,13 @@ pub mod fixtures {
                 ..ClusterConfiguration::default()
             },
             config_text: "kind: ClusterConfiguration\n".to_owned(),
+            api_endpoints: vec!["m1".to_owned(), "m2".to_owned()],
             kubelet: KubeletConfiguration::default(),
-            endpoint: Endpoint { host: "10.0.0.11".to_owned(), port: 6443, resolved_there: vec![] },
+            endpoint: Endpoint {
+                host: "10.0.0.11".to_owned(),
+                port: 6443,
+                resolved_there: vec![],
+            },
             apiserver_port: 6443,
             ca_certificate: vec![],
             ca_hash: "sha256:aa".to_owned(),
@@ -299,17 +450,31 @@ pub mod fixtures {
             .iter()
             .map(|name| {
                 let id = Sha256::of(name.as_bytes());
-                Image { names: vec![(*name).to_owned()], id, config: id, layers: vec![] }
+                Image {
+                    names: vec![(*name).to_owned()],
+                    id,
+                    config: id,
+                    layers: vec![],
+                }
             })
             .collect();
-        let blob = |image: &Image| Blob { digest: image.id, size: 1, encoding: Encoding::Identity, unpacked_digest: image.id, unpacked_size: 1 };
+        let blob = |image: &Image| Blob {
+            digest: image.id,
+            size: 1,
+            encoding: Encoding::Identity,
+            unpacked_digest: image.id,
+            unpacked_size: 1,
+        };
         Manifest {
             format: 1,
             name: "pot".to_owned(),
             serial: 1,
             kubernetes: KubeVersion::new(1, 14, 0),
             arch: Arch::Amd64,
-            runtime: Runtime { name: RuntimeName::Docker, version: "18.09.9".to_owned() },
+            runtime: Runtime {
+                name: RuntimeName::Docker,
+                version: "18.09.9".to_owned(),
+            },
             cni: "v0.7.5".to_owned(),
             built_by: "0".to_owned(),
             artifacts: vec![],
@@ -357,11 +522,23 @@ mod tests {
     fn refused(change: impl FnOnce(&mut ClusterFacts, &mut Here<'_>)) -> Vec<String> {
         let manifest = fixtures::whole_manifest();
         let mut cluster = fixtures::cluster();
-        let mut here = Here { node: "b1", address: "10.0.0.21", manifest: &manifest, images: vec![], network: fixtures::network(), past: Past::Stranger, uploaded: None };
+        let mut here = Here {
+            node: "b1",
+            address: "10.0.0.21",
+            manifest: &manifest,
+            images: vec![],
+            has_cni: false,
+            network: fixtures::network(),
+            past: Past::Stranger,
+            uploaded: None,
+        };
         change(&mut cluster, &mut here);
         match judge(&cluster, &here).0 {
             Ok(_) => vec![],
-            Err(refusals) => refusals.into_iter().map(|refusal| format!("{} | {}", refusal.cause, refusal.remedy)).collect(),
+            Err(refusals) => refusals
+                .into_iter()
+                .map(|refusal| format!("{} | {}", refusal.cause, refusal.remedy))
+                .collect(),
         }
     }
 
@@ -370,7 +547,11 @@ mod tests {
     fn once(reasons: &[String], words: &[&str]) {
         assert_eq!(reasons.len(), 1, "{reasons:#?}");
         for word in words {
-            assert!(reasons[0].contains(word), "{word:?} is not in {}", reasons[0]);
+            assert!(
+                reasons[0].contains(word),
+                "{word:?} is not in {}",
+                reasons[0]
+            );
         }
     }
 
@@ -381,23 +562,49 @@ mod tests {
 
     #[test]
     fn another_version_names_the_build() {
-        once(&refused(|cluster, _| cluster.version = KubeVersion::new(1, 14, 1)), &["v1.14.1", "v1.14.0", "kpot build --k8s v1.14.1"]);
-        once(&refused(|cluster, _| cluster.kubeadm = None), &["no kubeadm"]);
-        once(&refused(|cluster, _| cluster.kubeadm = Some("v1.13.4".to_owned())), &["v1.13.4"]);
+        once(
+            &refused(|cluster, _| cluster.version = KubeVersion::new(1, 14, 1)),
+            &["v1.14.1", "v1.14.0", "kpot build --k8s v1.14.1"],
+        );
+        once(
+            &refused(|cluster, _| cluster.kubeadm = None),
+            &["no kubeadm"],
+        );
+        once(
+            &refused(|cluster, _| cluster.kubeadm = Some("v1.13.4".to_owned())),
+            &["v1.13.4"],
+        );
     }
 
     #[test]
     fn a_clock_off_by_more_than_a_minute_either_way() {
-        once(&refused(|cluster, _| cluster.clock_skew = 61.0), &["61 s ahead"]);
-        once(&refused(|cluster, _| cluster.clock_skew = -3600.0), &["3600 s behind"]);
+        once(
+            &refused(|cluster, _| cluster.clock_skew = 61.0),
+            &["61 s ahead"],
+        );
+        once(
+            &refused(|cluster, _| cluster.clock_skew = -3600.0),
+            &["3600 s behind"],
+        );
         assert!(refused(|cluster, _| cluster.clock_skew = -59.0).is_empty());
     }
 
     #[test]
     fn a_name_or_an_address_that_is_taken() {
-        once(&refused(|_, here| here.node = "m2").into_iter().filter(|reason| reason.contains("Ready")).collect::<Vec<_>>(), &["m2", "--node-name"]);
+        once(
+            &refused(|_, here| here.node = "m2")
+                .into_iter()
+                .filter(|reason| reason.contains("Ready"))
+                .collect::<Vec<_>>(),
+            &["m2", "--node-name"],
+        );
         let reasons = refused(|_, here| here.address = "10.0.0.12");
-        assert!(reasons.iter().any(|reason| reason.contains("a node at 10.0.0.12 already: m2")), "{reasons:#?}");
+        assert!(
+            reasons
+                .iter()
+                .any(|reason| reason.contains("a node at 10.0.0.12 already: m2")),
+            "{reasons:#?}"
+        );
     }
 
     #[test]
@@ -407,7 +614,10 @@ mod tests {
             member.healthy = false;
             cluster.members.push(member);
         };
-        once(&refused(|cluster, _| stale(cluster)), &["rebirth-master", "b1 3 "]);
+        once(
+            &refused(|cluster, _| stale(cluster)),
+            &["rebirth", "b1 3 ", "etcdctl member remove 3"],
+        );
         assert!(
             refused(|cluster, here| {
                 stale(cluster);
@@ -419,14 +629,23 @@ mod tests {
 
     #[test]
     fn a_member_that_is_down_or_has_no_vote() {
-        once(&refused(|cluster, _| cluster.members[1].healthy = false), &["m2 2", "1 of 2 do, 2 are needed", "change-master"]);
-        once(&refused(|cluster, _| cluster.members[1].is_learner = true), &["without a vote"]);
+        once(
+            &refused(|cluster, _| cluster.members[1].healthy = false),
+            &["m2 2", "1 of 2 do, 2 are needed", "etcdctl member remove 2"],
+        );
+        once(
+            &refused(|cluster, _| cluster.members[1].is_learner = true),
+            &["without a vote"],
+        );
     }
 
     #[test]
     fn certificates_that_somebody_else_uploaded() {
         let created = "2026-01-01T12:00:00Z";
-        once(&refused(|cluster, _| cluster.uploaded_certs = Some(created.to_owned())), &["kubeadm-certs", created]);
+        once(
+            &refused(|cluster, _| cluster.uploaded_certs = Some(created.to_owned())),
+            &["kubeadm-certs", created],
+        );
         let since = humantime::parse_rfc3339(created).unwrap();
         assert!(
             refused(|cluster, here| {
@@ -450,7 +669,14 @@ mod tests {
 
     #[test]
     fn images_that_nobody_has() {
-        once(&refused(|_, here| here.network.images[0].name = "calico:3".to_owned()), &["calico:3", "--image calico:3", "DaemonSet kube-system/flannel"]);
+        once(
+            &refused(|_, here| here.network.images[0].name = "calico:3".to_owned()),
+            &[
+                "calico:3",
+                "--image calico:3",
+                "DaemonSet kube-system/flannel",
+            ],
+        );
         assert!(
             refused(|_, here| {
                 here.network.images[0].name = "docker.io/library/calico:3".to_owned();
@@ -459,19 +685,65 @@ mod tests {
             .is_empty(),
             "on this machine already"
         );
-        once(&refused(|cluster, _| cluster.config.etcd.local = Some(crate::control_plane::kubeadm::LocalEtcd { image_tag: "9".to_owned(), ..Default::default() })), &["k8s.gcr.io/etcd:9"]);
-        let others = MissingImage { name: "logs:1".to_owned(), needed_by: "DaemonSet x/logs".to_owned() };
-        assert!(refused(|_, here| here.network.others.push(others)).is_empty(), "a warning, not a refusal");
+        once(
+            &refused(|cluster, _| {
+                cluster.config.etcd.local = Some(crate::control_plane::kubeadm::LocalEtcd {
+                    image_tag: "9".to_owned(),
+                    ..Default::default()
+                })
+            }),
+            &["k8s.gcr.io/etcd:9"],
+        );
+        let others = MissingImage {
+            name: "logs:1".to_owned(),
+            needed_by: "DaemonSet x/logs".to_owned(),
+        };
+        assert!(
+            refused(|_, here| here.network.others.push(others)).is_empty(),
+            "a warning, not a refusal"
+        );
     }
 
     #[test]
     fn a_network_that_was_made_by_hand() {
-        once(&refused(|_, here| here.network = PodNetwork::default()), &["by hand", "/etc/cni/net.d"]);
+        once(
+            &refused(|_, here| here.network = PodNetwork::default()),
+            &["by hand", "/etc/cni/net.d"],
+        );
+        assert!(
+            refused(|_, here| {
+                here.network = PodNetwork::default();
+                here.has_cni = true;
+            })
+            .is_empty(),
+            "the operator did what the refusal asked for"
+        );
+    }
+
+    #[test]
+    fn a_dead_master_in_cluster_status_and_a_recorded_version_that_is_wrong() {
+        once(
+            &refused(|cluster, _| cluster.api_endpoints.push("m9".to_owned())),
+            &["m9", "ClusterStatus", "apiEndpoints"],
+        );
+        assert!(
+            refused(|cluster, _| cluster.api_endpoints.push("b1".to_owned())).is_empty(),
+            "our own entry is written over"
+        );
+        once(
+            &refused(|cluster, _| cluster.config.kubernetes_version = "v1.13.4".to_owned()),
+            &["v1.13.4", "kubernetesVersion"],
+        );
     }
 
     #[test]
     fn external_etcd_without_its_client_files() {
-        once(&refused(|cluster, _| cluster.missing_etcd_files = vec!["/etc/etcd/client.key".to_owned()]), &["/etc/etcd/client.key"]);
+        once(
+            &refused(|cluster, _| {
+                cluster.missing_etcd_files = vec!["/etc/etcd/client.key".to_owned()]
+            }),
+            &["/etc/etcd/client.key"],
+        );
     }
 
     #[test]

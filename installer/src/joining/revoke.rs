@@ -26,7 +26,11 @@ impl RevokeCredentials {
 
     fn left_over(&self, view: View<'_>) -> Result<Vec<String>> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
-        credentials::left_over(cluster, &self.joining.node, uploaded_by_us(&self.joining.state)?)
+        credentials::left_over(
+            cluster,
+            &self.joining.node,
+            uploaded_by_us(&self.joining.state)?,
+        )
     }
 }
 
@@ -44,11 +48,19 @@ impl Step for RevokeCredentials {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
-        let mut todo = self.left_over(view)?.iter().map(|name| format!("Secret {name}")).collect::<Vec<_>>();
+        let mut todo = self
+            .left_over(view)?
+            .iter()
+            .map(|name| format!("Secret {name}"))
+            .collect::<Vec<_>>();
         if view.host.exists(BOOTSTRAP)? {
             todo.push(BOOTSTRAP.to_owned());
         }
-        Ok(if todo.is_empty() { State::Satisfied } else { State::Pending(format!("to remove: {}", todo.join(", "))) })
+        Ok(if todo.is_empty() {
+            State::Satisfied
+        } else {
+            State::Pending(format!("to remove: {}", todo.join(", ")))
+        })
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
@@ -57,6 +69,11 @@ impl Step for RevokeCredentials {
         world.host.erase(BOOTSTRAP)?;
         let names = self.left_over(world.view())?;
         credentials::revoke(cluster, &names)?;
-        world.host.note(Change::Cluster { what: REVOKED.to_owned() })
+        match uploaded_by_us(&self.joining.state)? {
+            Some(_) => world.host.note(Change::Cluster {
+                what: REVOKED.to_owned(),
+            }),
+            None => Ok(()),
+        }
     }
 }

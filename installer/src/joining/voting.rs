@@ -33,16 +33,30 @@ impl Voting {
         let cluster = view.cluster.context("this workflow has no cluster")?;
         let mut missing = Vec::new();
         if let Some(etcd) = &joining.cluster.etcd {
-            match etcd.members(cluster)?.iter().find(|member| member.is_at(&joining.address)) {
+            match etcd
+                .members(cluster)?
+                .iter()
+                .find(|member| member.is_at(&joining.address))
+            {
                 None => missing.push(format!("etcd lists no member at {}", joining.address)),
-                Some(member) if member.is_learner => missing.push(format!("etcd member {member} has no vote yet")),
-                Some(member) if !member.votes() => missing.push(format!("etcd member {member} does not answer yet")),
+                Some(member) if member.is_learner => {
+                    missing.push(format!("etcd member {member} has no vote yet"))
+                }
+                Some(member) if !member.votes() => {
+                    missing.push(format!("etcd member {member} does not answer yet"))
+                }
                 Some(_) => {}
             }
         }
         let server = match joining.address.contains(':') {
-            true => format!("https://[{}]:{}", joining.address, joining.cluster.apiserver_port),
-            false => format!("https://{}:{}", joining.address, joining.cluster.apiserver_port),
+            true => format!(
+                "https://[{}]:{}",
+                joining.address, joining.cluster.apiserver_port
+            ),
+            false => format!(
+                "https://{}:{}",
+                joining.address, joining.cluster.apiserver_port
+            ),
         };
         let health = view.host.probe(&Probe::apiserver_health(&server));
         if !health.is_ok_and(|output| output.text() == "ok") {
@@ -50,9 +64,16 @@ impl Voting {
         }
         match cluster.find::<Node>(&["node", &joining.node])? {
             None => missing.push(format!("the cluster lists no node {}", joining.node)),
-            Some(node) if !node.is_master() => missing.push(format!("node {} is not labelled as a master", joining.node)),
+            Some(node) if !node.is_master() => {
+                missing.push(format!("node {} is not labelled as a master", joining.node))
+            }
             Some(node) if !node.is_ready() => {
-                let why = node.status.conditions.iter().find(|condition| condition.kind == "Ready").map_or("", |condition| &condition.message);
+                let why = node
+                    .status
+                    .conditions
+                    .iter()
+                    .find(|condition| condition.kind == "Ready")
+                    .map_or("", |condition| &condition.message);
                 missing.push(format!("node {} is not ready: {why}", joining.node));
             }
             Some(_) => {}
@@ -76,7 +97,11 @@ impl Step for Voting {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         let missing = self.missing(view)?;
-        Ok(if missing.is_empty() { State::Satisfied } else { State::Pending(missing.join("; ")) })
+        Ok(if missing.is_empty() {
+            State::Satisfied
+        } else {
+            State::Pending(missing.join("; "))
+        })
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
@@ -88,6 +113,7 @@ impl Step for Voting {
                 Ok(missing) => missing.join("; "),
                 Err(cause) => format!("{cause:#}"),
             };
+            world.host.stop().check()?;
             if Instant::now() >= deadline {
                 bail!(
                     "after {} s: {missing}\nSee here: journalctl -u kubelet; docker ps -a. The machine has joined: when the cause is mended, run this again",

@@ -29,6 +29,8 @@ pub struct Needs {
     pub kubernetes: KubeVersion,
     /// The pot's architecture.
     pub arch: Arch,
+    /// Who gives the cluster's nodes their CNI configuration.
+    pub network: Network,
     /// The name that the node will have.
     pub node_name: String,
     /// The port of its apiserver; 6443 by default.
@@ -46,6 +48,15 @@ pub enum Purpose {
     Environment,
     /// A master.
     Master,
+}
+
+/// Who gives the cluster's nodes their CNI configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Pods of the cluster, or it is not known.
+    Pods,
+    /// People: it must be on the machine before the join.
+    People,
 }
 
 /// How the machine stands to the cluster.

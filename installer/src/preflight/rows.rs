@@ -5,7 +5,7 @@
 
 use bundle_spec::KubeVersion;
 
-use super::{Needs, Purpose, Row, Standing, Verdict, disk, kernel};
+use super::{Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
 use crate::facts::modules;
 use crate::facts::{CgroupVersion, Facts, Init, User};
 
@@ -337,10 +337,17 @@ fn node_name(_: &Facts, needs: &Needs) -> Verdict {
 }
 
 fn leftovers(facts: &Facts, needs: &Needs) -> Verdict {
-    if facts.leftovers.is_empty() || needs.standing != Standing::Bare {
+    let by_people = |path: &&String| needs.network == Network::People && *path == "/etc/cni/net.d/";
+    let left: Vec<&str> = facts
+        .leftovers
+        .iter()
+        .filter(|path| !by_people(path))
+        .map(String::as_str)
+        .collect();
+    if left.is_empty() || needs.standing != Standing::Bare {
         return Verdict::Good;
     }
-    let reason = format!("found: {}", facts.leftovers.join(", "));
+    let reason = format!("found: {}", left.join(", "));
     match needs.purpose {
         Purpose::Master => Verdict::refuse(
             reason,

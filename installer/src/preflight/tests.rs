@@ -101,6 +101,7 @@ fn needs() -> Needs {
     Needs {
         purpose: Purpose::Master,
         standing: Standing::Bare,
+        network: Network::Pods,
         kubernetes: V1_14,
         arch: Arch::Amd64,
         node_name: "b1.example.com".to_owned(),
