@@ -9,6 +9,8 @@
     reason = "the lab's owner of processes and files: everything else goes through here"
 )]
 
+mod apt;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
@@ -16,11 +18,13 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+
+pub use apt::{apt_install, apt_update};
 
 /// Lines of a failed command's log that its error repeats.
 const EVIDENCE_LINES: usize = 25;
@@ -34,8 +38,6 @@ const GRACE: Duration = Duration::from_secs(5);
 
 static STARTED: OnceLock<Instant> = OnceLock::new();
 static LOGS: OnceLock<PathBuf> = OnceLock::new();
-/// apt refuses a second instance of itself; the lab's threads wait for each other here.
-static APT: Mutex<()> = Mutex::new(());
 
 /// Starts the clock that [`step`] prints and says where logs go: `<cache>/logs`. Called once, first of all; a later call
 /// changes nothing.
@@ -465,86 +467,6 @@ pub fn on_path(program: &str) -> bool {
                 .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
         })
     })
-}
-
-/// Installs Debian packages; those that are installed already are left alone, so that a second call costs
-/// milliseconds. Services of the packages are not started (a policy-rc.d for the time of the installation forbids it).
-pub fn apt_install(packages: &[&str]) -> Result<()> {
-    let _alone = APT
-        .lock()
-        .map_err(|_| anyhow!("another installation by apt went wrong before this one"))?;
-    let missing: Vec<&str> = packages
-        .iter()
-        .copied()
-        .filter(|name| !is_installed(name))
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    step(&format!("apt install {}", missing.join(" ")), || {
-        let _quiet = ServicesStayOff::new()?;
-        let install = || {
-            Sh::new("apt-get")
-                .args([
-                    "-o",
-                    "DPkg::Lock::Timeout=300",
-                    "install",
-                    "-y",
-                    "-q",
-                    "--no-install-recommends",
-                ])
-                .args(&missing)
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .log("apt.log")
-                .run()
-        };
-        install().or_else(|_| {
-            apt_update()?;
-            install()
-        })
-    })
-}
-
-/// Fetches apt's lists of packages anew: a fresh machine has none, and old ones name files that are gone.
-pub fn apt_update() -> Result<()> {
-    Sh::new("apt-get")
-        .args(["-o", "DPkg::Lock::Timeout=300", "update", "-q"])
-        .log("apt.log")
-        .run()
-}
-
-fn is_installed(package: &str) -> bool {
-    Sh::new("dpkg-query")
-        .args(["-W", "-f", "${db:Status-Status}", package])
-        .outcome()
-        .is_ok_and(|outcome| outcome.ok() && outcome.stdout == "installed")
-}
-
-/// The policy that keeps Debian from starting what it installs, for as long as this value lives. One that was there
-/// before is left alone.
-struct ServicesStayOff {
-    ours: Option<PathBuf>,
-}
-
-impl ServicesStayOff {
-    fn new() -> Result<Self> {
-        let policy = PathBuf::from("/usr/sbin/policy-rc.d");
-        if policy.exists() {
-            return Ok(Self { ours: None });
-        }
-        // 101: "action forbidden by policy", from invoke-rc.d(8).
-        write_atomic(&policy, b"#!/bin/sh\nexit 101\n", 0o755)?;
-        Ok(Self { ours: Some(policy) })
-    }
-}
-
-impl Drop for ServicesStayOff {
-    fn drop(&mut self) {
-        if let Some(policy) = &self.ours {
-            // Whoever took it away before us did what we wanted.
-            let _ = fs::remove_file(policy);
-        }
-    }
 }
 
 /// Writes a file with this mode beside its place and renames it into it, on disk before the name is.

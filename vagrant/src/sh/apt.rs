@@ -1,0 +1,93 @@
+//! Debian packages: installed where they are missing, without starting their services.
+//!
+//! Never removes or upgrades one.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use anyhow::{Result, anyhow};
+
+use super::{Sh, step, write_atomic};
+
+/// apt refuses a second instance of itself; the lab's threads wait for each other here.
+static APT: Mutex<()> = Mutex::new(());
+
+/// Installs Debian packages; those that are installed already are left alone, so that a second call costs
+/// milliseconds. Services of the packages are not started (a policy-rc.d for the time of the installation forbids it).
+pub fn apt_install(packages: &[&str]) -> Result<()> {
+    let _alone = APT
+        .lock()
+        .map_err(|_| anyhow!("another installation by apt went wrong before this one"))?;
+    let missing: Vec<&str> = packages
+        .iter()
+        .copied()
+        .filter(|name| !is_installed(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step(&format!("apt install {}", missing.join(" ")), || {
+        let _quiet = ServicesStayOff::new()?;
+        let install = || {
+            Sh::new("apt-get")
+                .args([
+                    "-o",
+                    "DPkg::Lock::Timeout=300",
+                    "install",
+                    "-y",
+                    "-q",
+                    "--no-install-recommends",
+                ])
+                .args(&missing)
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .log("apt.log")
+                .run()
+        };
+        install().or_else(|_| {
+            apt_update()?;
+            install()
+        })
+    })
+}
+
+/// Fetches apt's lists of packages anew: a fresh machine has none, and old ones name files that are gone.
+pub fn apt_update() -> Result<()> {
+    Sh::new("apt-get")
+        .args(["-o", "DPkg::Lock::Timeout=300", "update", "-q"])
+        .log("apt.log")
+        .run()
+}
+
+fn is_installed(package: &str) -> bool {
+    Sh::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", package])
+        .outcome()
+        .is_ok_and(|outcome| outcome.ok() && outcome.stdout == "installed")
+}
+
+/// The policy that keeps Debian from starting what it installs, for as long as this value lives. One that was there
+/// before is left alone.
+struct ServicesStayOff {
+    ours: Option<PathBuf>,
+}
+
+impl ServicesStayOff {
+    fn new() -> Result<Self> {
+        let policy = PathBuf::from("/usr/sbin/policy-rc.d");
+        if policy.exists() {
+            return Ok(Self { ours: None });
+        }
+        // 101: "action forbidden by policy", from invoke-rc.d(8).
+        write_atomic(&policy, b"#!/bin/sh\nexit 101\n", 0o755)?;
+        Ok(Self { ours: Some(policy) })
+    }
+}
+
+impl Drop for ServicesStayOff {
+    fn drop(&mut self) {
+        if let Some(policy) = &self.ours {
+            // Whoever took it away before us did what we wanted.
+            let _ = super::remove(policy);
+        }
+    }
+}
