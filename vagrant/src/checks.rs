@@ -152,8 +152,8 @@ pub fn nothing_left(cluster: &Cluster) -> Result<()> {
 /// pod network, kube-proxy and DNS work there.
 pub fn pods_work(cluster: &Cluster, node: &Node, image: &str) -> Result<()> {
     remove_pods(cluster)?;
-    let manifest = [web_pod(cluster.m1(), image), web_service(), client_pod(node, image)];
-    cluster.apply(&manifest.iter().map(|part| format!("{part}\n---\n")).collect::<String>())?;
+    let items = [web_pod(cluster.m1(), image), web_service(), client_pod(node, image)];
+    cluster.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
     let client = || cluster.kubectl_json(&["get", "pod", "lab-client"]);
     let ended = wait::until(&format!("the pod on {node} has ended well"), POD_PATIENCE, || {
         let status = client()?["status"].clone();

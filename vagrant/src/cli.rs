@@ -1,5 +1,7 @@
 //! The command line of `cargo lab`.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -13,7 +15,7 @@ use crate::node::Node;
 use crate::scenario::WhatRuns;
 use crate::sh::{self, Sh, step};
 use crate::workbench::{self, Workbench};
-use crate::{demo, image, machine, scenario, suite, upstream};
+use crate::{bench, demo, image, machine, scenario, suite, upstream};
 
 /// A real cluster on one machine, and what kpot must do on it. Run as root on Debian 12.
 #[derive(Debug, Parser)]
@@ -35,12 +37,24 @@ enum Command {
     },
     /// All tests: of the code, of the programs, and every scenario on every era that this machine can run
     Test(EraChoice),
-    /// Play one scenario, or one group of them
+    /// Play some scenarios
     Scenario {
-        /// Its name; an unknown one lists all
-        name: String,
+        /// A scenario or a group of them; an unknown name lists all
+        #[arg(required = true)]
+        names: Vec<String>,
         #[command(flatten)]
         era: EraChoice,
+    },
+    /// Measure time, size and memory against the same work by hand, on the same bytes; a missed goal is printed
+    Bench {
+        /// What to measure [default: everything]
+        #[arg(value_enum, value_name = "PART")]
+        parts: Vec<bench::Part>,
+        #[command(flatten)]
+        era: EraChoice,
+        /// How often each side of a comparison runs; their medians are compared
+        #[arg(long, value_name = "N", default_value = "3")]
+        repeat: NonZeroUsize,
     },
     /// Bring up a cluster of m1 and m2, and the bare b1, and leave them to you
     Up(EraChoice),
@@ -93,13 +107,17 @@ pub fn run() -> Result<Ended> {
             println!("{} passed, {} failed", counts.passed, counts.failed);
             Ok(if counts.failed == 0 { Ended::Well } else { Ended::WithFailures })
         }
-        Command::Scenario { name, era } => {
-            let scenarios = scenario::named(&name)?;
+        Command::Scenario { names, era } => {
+            let scenarios: Result<Vec<_>> = names.iter().map(|name| scenario::named(name)).collect();
+            let scenarios = scenarios?.into_iter().flatten().collect();
             let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
             let mut bench = workbench.bench(&lab, 0, WhatRuns::MayServe)?;
             let counts = scenario::play(&mut bench, scenarios);
             println!("{} passed, {} failed", counts.passed, counts.failed);
             Ok(if counts.failed == 0 { Ended::Well } else { Ended::WithFailures })
+        }
+        Command::Bench { parts, era, repeat } => {
+            bench::run(&cache, &lab, choose(&era)?, &parts, repeat).map(|()| Ended::Well)
         }
         Command::Up(era) => up(&cache, &lab, choose(&era)?).map(|()| Ended::Well),
         Command::Image => {

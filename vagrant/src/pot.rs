@@ -22,7 +22,7 @@ const COMPILE_LIMIT: Duration = Duration::from_secs(1800);
 /// The real servers may be slow; the lab's are not.
 const BUILD_LIMIT: Duration = Duration::from_secs(1800);
 
-/// The `kpot` of this checkout.
+/// The `kpot` that is tried: usually that of this checkout.
 #[derive(Debug, Clone)]
 pub struct Kpot(PathBuf);
 
@@ -38,8 +38,12 @@ pub struct Pot {
 }
 
 impl Kpot {
-    /// Compiles it, with the installer inside.
+    /// Compiles it, with the installer inside; or takes the one that `KPOT_LAB_KPOT` names, to try a program that was
+    /// built elsewhere.
     pub fn compile() -> Result<Self> {
+        if let Some(given) = std::env::var_os("KPOT_LAB_KPOT") {
+            return Ok(Self(given.into()));
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let messages = Sh::new(cargo)
             .args(["build", "--release", "--locked", "--package", "kpot"])

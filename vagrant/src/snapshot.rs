@@ -15,7 +15,7 @@ const LISTED: usize = 30;
 /// Which of a machine's files are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
-    /// Everything on disk but logs and the product's own state folder: what a refusal must leave alone.
+    /// Everything on disk but logs, caches and the product's own state folder: what a refusal must leave alone.
     Machine,
     /// Everything that the product writes, its state folder included: what a second run must leave alone. Docker's and
     /// the kubelet's data live on without it.
@@ -31,9 +31,10 @@ impl Snapshot {
     pub fn of_files(node: &Node, files: Files) -> Result<Self> {
         let roots = match files {
             Files::Machine => {
-                "/ /var -xdev ( -path /var/log -o -path /var/lib/kpot -o -path /var/cache -o -path /var/lib/systemd ) -prune -o"
+                "/ /var -xdev ( -path /run -o -path /tmp -o -path /proc -o -path /sys -o -path /dev -o -path /var/log \
+                 -o -path /var/lib/kpot -o -path /var/cache -o -path /var/lib/systemd ) -prune -o"
             }
-            Files::Written => "/etc /usr /opt /root /home /run/kpot /var/lib/kpot /var/spool -xdev",
+            Files::Written => "/etc /usr /opt /root /home /var/lib/kpot /var/spool -xdev",
         };
         let roots = roots.replace('(', "\\(").replace(')', "\\)");
         let said = node.output(&format!(

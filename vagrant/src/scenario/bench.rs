@@ -178,6 +178,6 @@ impl Bench {
 
     /// A folder of this machine for a scenario's own pots and keys.
     pub fn folder(&self, scenario: &str) -> PathBuf {
-        self.cache.pots().join(scenario)
+        self.cache.pots().join(format!("{}-{scenario}", self.version))
     }
 }

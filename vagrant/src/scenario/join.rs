@@ -15,7 +15,7 @@ use crate::snapshot::{Files, Snapshot};
 pub const JOIN_LIMIT: Duration = Duration::from_secs(420);
 
 /// The scenario.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Join;
 
 impl Scenario for Join {

@@ -8,6 +8,7 @@ mod bench;
 mod broken;
 mod join;
 mod leak;
+mod lean;
 mod refusals;
 mod repository;
 mod sigkill;
@@ -51,8 +52,9 @@ pub trait Scenario {
 pub fn all() -> Vec<Box<dyn Scenario>> {
     let mut all: Vec<Box<dyn Scenario>> = Vec::new();
     all.extend(refusals::all().into_iter().map(|one| Box::new(one) as Box<dyn Scenario>));
+    all.push(Box::new(lean::LeanHost::default()));
     all.push(Box::new(broken::BrokenInstaller));
-    all.push(Box::new(join::Join::default()));
+    all.push(Box::new(join::Join));
     all.push(Box::new(sigkill::Sigkill::default()));
     all.push(Box::new(leak::Leak::default()));
     all.push(Box::new(repository::OwnImageRepository));

@@ -29,7 +29,6 @@ type Act = fn(&mut Bench) -> Result<()>;
 pub struct Refusal {
     name: &'static str,
     about: &'static str,
-    bare: Bare,
     /// Makes it wrong.
     prepare: Act,
     /// What is typed in the unpacked pot; `M1` stands for the first master's address.
@@ -51,7 +50,6 @@ pub fn all() -> Vec<Refusal> {
     let row = |name, about, status, says, command, prepare, undo| Refusal {
         name,
         about,
-        bare: Bare::Full,
         prepare,
         command,
         status,
@@ -59,7 +57,7 @@ pub fn all() -> Vec<Refusal> {
         undo,
         outcome: None,
     };
-    let mut all = vec![
+    vec![
         row("untrusted-signer", "the pot's signer is not trusted here", 4, &["SHA256:", "trusted_signers", "ssh-ed25519"][..], JOIN,
             |bench| bench.b1().run("mv /etc/kpot/trusted_signers /root/trusted_signers"),
             |bench| bench.b1().run("mv /root/trusted_signers /etc/kpot/trusted_signers")),
@@ -135,21 +133,17 @@ pub fn all() -> Vec<Refusal> {
                 bench.cluster()?.etcdctl(&["member", "add", "b1", &format!("--peer-urls={peer}")]).map(drop)
             },
             remove_stale_member),
-        row("no-quorum", "etcd has no quorum", 3, &["etcd"], JOIN, |bench| pause_m2(bench, "pause"), |bench| {
+        row("no-quorum", "etcd has no quorum", 3, &["no answer from its apiserver", "journalctl"], JOIN, |bench| pause_m2(bench, "pause"), |bench| {
             pause_m2(bench, "unpause")?;
             let cluster = bench.cluster()?;
             wait::until("etcd is healthy again", Duration::from_secs(60), || {
                 Ok(checks::etcd_voters(cluster, &bench.lab().m2(), bench.masters()).err().map(|error| format!("{error:#}")))
             })
         }),
-        row("small-disk", "a disk too small for what the pot holds", 3, &["MiB", "/var/lib/docker"], JOIN,
+        row("small-disk", "a disk too small for what the pot holds", 3, &["available", "are needed", "make room"], JOIN,
             |bench| bench.b1().run("mkdir -p /var/lib/docker; mount -t tmpfs -o size=64m lab-small-disk /var/lib/docker"),
             |bench| bench.b1().run("umount /var/lib/docker; rmdir /var/lib/docker")),
-    ];
-    let mut lean = row("lean-host", "a machine without conntrack, socat and ebtables", 3, &["conntrack"][..], JOIN, nothing, nothing);
-    lean.bare = Bare::Lean;
-    all.push(lean);
-    all
+    ]
 }
 
 impl Scenario for Refusal {
@@ -166,7 +160,7 @@ impl Scenario for Refusal {
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
-        bench.backup_ready(self.bare)?;
+        bench.backup_ready(Bare::Full)?;
         (self.prepare)(bench)
     }
 
@@ -204,7 +198,12 @@ impl Scenario for Refusal {
     }
 
     fn clean(&mut self, bench: &mut Bench) -> Result<()> {
-        (self.undo)(bench)
+        (self.undo)(bench)?;
+        match &self.outcome {
+            // What was not refused may have gone through.
+            Some(outcome) if outcome.code != Some(self.status) => bench.remove_backup(),
+            _ => Ok(()),
+        }
     }
 }
 
