@@ -14,11 +14,16 @@ use crate::node::Node;
 use crate::wait;
 
 /// The product has waited for all this itself; what is asked here should be true at once, or nearly so.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// A pod whose image is there starts within seconds; name lookups and connections may be tried again meanwhile.
-const POD_PATIENCE: Duration = Duration::from_secs(120);
+const POD_PATIENCE: Duration = Duration::from_mins(2);
 
-const CONTROL_PLANE: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+const CONTROL_PLANE: [&str; 4] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+];
 
 /// An etcd member, as etcdctl lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,20 +56,34 @@ pub fn joined(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
 pub fn control_plane_node(cluster: &Cluster, node: &Node) -> Result<()> {
     wait::until(&format!("{node} is Ready"), PATIENCE, || {
         let nodes = cluster.kubectl_json(&["get", "nodes"])?;
-        let found = nodes["items"].as_array().into_iter().flatten().find(|one| one["metadata"]["name"] == node.name());
+        let found = nodes["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|one| one["metadata"]["name"] == node.name());
         Ok(match found {
             None => Some("kubectl on m1 does not list it".to_owned()),
-            Some(one) if !is_ready(one) => Some(format!("conditions {}", one["status"]["conditions"])),
+            Some(one) if !is_ready(one) => {
+                Some(format!("conditions {}", one["status"]["conditions"]))
+            }
             Some(_) => None,
         })
     })?;
     let found = cluster.kubectl_json(&["get", "node", node.name()])?;
     for label in role_labels(cluster.spec().version) {
-        ensure!(!found["metadata"]["labels"][label].is_null(), "{node} has no label {label}");
+        ensure!(
+            !found["metadata"]["labels"][label].is_null(),
+            "{node} has no label {label}"
+        );
     }
-    let addresses = found["status"]["addresses"].as_array().cloned().unwrap_or_default();
+    let addresses = found["status"]["addresses"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     ensure!(
-        addresses.iter().any(|one| one["type"] == "InternalIP" && one["address"] == node.address()),
+        addresses
+            .iter()
+            .any(|one| one["type"] == "InternalIP" && one["address"] == node.address()),
         "{node} has the addresses {addresses:?}, not {}",
         node.address()
     );
@@ -75,18 +94,33 @@ pub fn control_plane_node(cluster: &Cluster, node: &Node) -> Result<()> {
 pub fn etcd_voters(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
     let members = members(cluster)?;
     ensure!(
-        members.len() == voters && members.iter().all(|member| member.started && !member.learner),
+        members.len() == voters
+            && members
+                .iter()
+                .all(|member| member.started && !member.learner),
         "{voters} started voters wanted, etcdctl on m1 lists {members:#?}"
     );
-    ensure!(members.iter().any(|member| member.name == node.name()), "{node} is not among {members:#?}");
-    let urls: Vec<&str> = members.iter().map(|member| member.client_url.as_str()).collect();
+    ensure!(
+        members.iter().any(|member| member.name == node.name()),
+        "{node} is not among {members:#?}"
+    );
+    let urls: Vec<&str> = members
+        .iter()
+        .map(|member| member.client_url.as_str())
+        .collect();
     // A second --endpoints replaces the first one.
-    cluster.etcdctl(&["--endpoints", &urls.join(","), "endpoint", "health"]).map(drop)
+    cluster
+        .etcdctl(&["--endpoints", &urls.join(","), "endpoint", "health"])
+        .map(drop)
 }
 
 /// What etcdctl lists.
 pub fn members(cluster: &Cluster) -> Result<Vec<Member>> {
-    cluster.etcdctl(&["member", "list"])?.lines().map(member).collect()
+    cluster
+        .etcdctl(&["member", "list"])?
+        .lines()
+        .map(member)
+        .collect()
 }
 
 /// `8e9e05c52164694d, started, m1, https://10.77.0.11:2380, https://10.77.0.11:2379, false`; the last column exists from
@@ -108,26 +142,40 @@ fn member(line: &str) -> Result<Member> {
 
 /// The static pods of a control plane are Ready on the node.
 pub fn control_plane_runs(cluster: &Cluster, node: &Node) -> Result<()> {
-    wait::until(&format!("the control plane on {node} is Ready"), PATIENCE, || {
-        for name in CONTROL_PLANE {
-            let name = format!("{name}-{node}");
-            let pod = cluster.kubectl_json(&["-n", "kube-system", "get", "pods", "--field-selector", &format!("metadata.name={name}")])?;
-            let Some(pod) = pod["items"].as_array().and_then(|pods| pods.first()) else {
-                return Ok(Some(format!("there is no pod {name}")));
-            };
-            if pod["spec"]["nodeName"] != node.name() || !is_ready(pod) {
-                return Ok(Some(format!("pod {name} is {}", pod["status"])));
+    wait::until(
+        &format!("the control plane on {node} is Ready"),
+        PATIENCE,
+        || {
+            for name in CONTROL_PLANE {
+                let name = format!("{name}-{node}");
+                let pod = cluster.kubectl_json(&[
+                    "-n",
+                    "kube-system",
+                    "get",
+                    "pods",
+                    "--field-selector",
+                    &format!("metadata.name={name}"),
+                ])?;
+                let Some(pod) = pod["items"].as_array().and_then(|pods| pods.first()) else {
+                    return Ok(Some(format!("there is no pod {name}")));
+                };
+                if pod["spec"]["nodeName"] != node.name() || !is_ready(pod) {
+                    return Ok(Some(format!("pod {name} is {}", pod["status"])));
+                }
             }
-        }
-        Ok(None)
-    })
+            Ok(None)
+        },
+    )
 }
 
 /// The node's own API server answers m1, by the cluster's CA.
 pub fn answers(cluster: &Cluster, node: &Node) -> Result<()> {
     let server = format!("https://{}:6443", node.address());
     let said = cluster.kubectl(&["--server", &server, "get", "--raw", "/healthz"])?;
-    ensure!(said == "ok", "the API server on {node} says {said:?} of its health");
+    ensure!(
+        said == "ok",
+        "the API server on {node} says {said:?} of its health"
+    );
     Ok(())
 }
 
@@ -136,14 +184,21 @@ pub fn nothing_left(cluster: &Cluster) -> Result<()> {
     let secrets = cluster.kubectl_json(&["-n", "kube-system", "get", "secrets"])?;
     for secret in secrets["items"].as_array().into_iter().flatten() {
         let name = secret["metadata"]["name"].as_str().unwrap_or_default();
-        ensure!(secret["type"] != "bootstrap.kubernetes.io/token", "the bootstrap token in Secret {name} is left");
+        ensure!(
+            secret["type"] != "bootstrap.kubernetes.io/token",
+            "the bootstrap token in Secret {name} is left"
+        );
         ensure!(name != "kubeadm-certs", "the Secret kubeadm-certs is left");
     }
-    let leases = cluster.kubectl_json(&["-n", "kube-system", "get", "leases.coordination.k8s.io"])?;
+    let leases =
+        cluster.kubectl_json(&["-n", "kube-system", "get", "leases.coordination.k8s.io"])?;
     for lease in leases["items"].as_array().into_iter().flatten() {
         let name = lease["metadata"]["name"].as_str().unwrap_or_default();
         let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-        ensure!(!name.contains("kpot") || holder.is_empty(), "the lock {name} is still held by {holder}");
+        ensure!(
+            !name.contains("kpot") || holder.is_empty(),
+            "the lock {name} is still held by {holder}"
+        );
     }
     Ok(())
 }
@@ -152,29 +207,57 @@ pub fn nothing_left(cluster: &Cluster) -> Result<()> {
 /// pod network, kube-proxy and DNS work there.
 pub fn pods_work(cluster: &Cluster, node: &Node, image: &str) -> Result<()> {
     remove_pods(cluster)?;
-    let items = [web_pod(cluster.m1(), image), web_service(), client_pod(node, image)];
+    let items = [
+        web_pod(cluster.m1(), image),
+        web_service(),
+        client_pod(node, image),
+    ];
     cluster.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
     let client = || cluster.kubectl_json(&["get", "pod", "lab-client"]);
-    let ended = wait::until(&format!("the pod on {node} has ended well"), POD_PATIENCE, || {
-        let status = client()?["status"].clone();
-        Ok(match status["phase"].as_str() {
-            Some("Succeeded") => None,
-            _ => Some(status.to_string()),
-        })
-    });
+    let ended = wait::until(
+        &format!("the pod on {node} has ended well"),
+        POD_PATIENCE,
+        || {
+            let status = client()?["status"].clone();
+            Ok(match status["phase"].as_str() {
+                Some("Succeeded") => None,
+                _ => Some(status.to_string()),
+            })
+        },
+    );
     // What the pod says comes through the kubelet of the new node: its serving side works too.
     let said = cluster.kubectl(&["logs", "lab-client"]);
     ended.with_context(|| format!("the pod says: {said:?}"))?;
     let said = said?;
-    ensure!(said.contains("lab-web answers"), "the pod reached no Service: {said}");
-    ensure!(said.contains("10.96.0.1"), "the pod did not resolve kubernetes.default: {said}");
+    ensure!(
+        said.contains("lab-web answers"),
+        "the pod reached no Service: {said}"
+    );
+    ensure!(
+        said.contains("10.96.0.1"),
+        "the pod did not resolve kubernetes.default: {said}"
+    );
     let pod = client()?;
-    ensure!(pod["spec"]["nodeName"] == node.name(), "the pod ran on {}", pod["spec"]["nodeName"]);
+    ensure!(
+        pod["spec"]["nodeName"] == node.name(),
+        "the pod ran on {}",
+        pod["spec"]["nodeName"]
+    );
     remove_pods(cluster)
 }
 
 fn remove_pods(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["delete", "pod/lab-web", "pod/lab-client", "service/lab-web", "--ignore-not-found", "--grace-period=0", "--force"]).map(drop)
+    cluster
+        .kubectl(&[
+            "delete",
+            "pod/lab-web",
+            "pod/lab-client",
+            "service/lab-web",
+            "--ignore-not-found",
+            "--grace-period=0",
+            "--force",
+        ])
+        .map(drop)
 }
 
 fn web_pod(node: &Node, image: &str) -> Value {
@@ -229,7 +312,10 @@ fn pod(name: &str, node: &Node, image: &str, script: &str) -> Value {
 fn role_labels(version: Version) -> &'static [&'static str] {
     match version.minor {
         ..=19 => &["node-role.kubernetes.io/master"],
-        20..=23 => &["node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane"],
+        20..=23 => &[
+            "node-role.kubernetes.io/master",
+            "node-role.kubernetes.io/control-plane",
+        ],
         24.. => &["node-role.kubernetes.io/control-plane"],
     }
 }
@@ -240,12 +326,18 @@ mod tests {
 
     #[test]
     fn member_lines_of_all_versions_are_read() {
-        let old = member("91bc3c398fb3c146, started, m1, https://10.77.0.11:2380, https://10.77.0.11:2379").expect("3.3");
+        let old = member(
+            "91bc3c398fb3c146, started, m1, https://10.77.0.11:2380, https://10.77.0.11:2379",
+        )
+        .expect("3.3");
         assert!(old.started && !old.learner && old.name == "m1");
-        let learner =
-            member("fd422379fda50e48, started, b1, https://10.77.0.21:2380, https://10.77.0.21:2379, true").expect("3.4");
+        let learner = member(
+            "fd422379fda50e48, started, b1, https://10.77.0.21:2380, https://10.77.0.21:2379, true",
+        )
+        .expect("3.4");
         assert!(learner.learner);
-        let unstarted = member("fd422379fda50e48, unstarted, , https://10.77.0.21:2380, , false").expect("3.4");
+        let unstarted =
+            member("fd422379fda50e48, unstarted, , https://10.77.0.21:2380, , false").expect("3.4");
         assert!(!unstarted.started && unstarted.name.is_empty() && unstarted.client_url.is_empty());
         assert!(member("Error: context deadline exceeded").is_err());
     }

@@ -101,20 +101,31 @@ pub fn run() -> Result<Ended> {
     sh::init(cache.root())?;
     let lab = Lab::from_env()?;
     match cli.command {
-        Command::Demo { era, upstream } => demo::run(&cache, &lab, choose(&era)?, upstream).map(|()| Ended::Well),
+        Command::Demo { era, upstream } => {
+            demo::run(&cache, &lab, choose(&era)?, upstream).map(|()| Ended::Well)
+        }
         Command::Test(era) => {
             let counts = suite::run(&cache, &lab, &eras_for_test(&era)?)?;
             println!("{} passed, {} failed", counts.passed, counts.failed);
-            Ok(if counts.failed == 0 { Ended::Well } else { Ended::WithFailures })
+            Ok(if counts.failed == 0 {
+                Ended::Well
+            } else {
+                Ended::WithFailures
+            })
         }
         Command::Scenario { names, era } => {
-            let scenarios: Result<Vec<_>> = names.iter().map(|name| scenario::named(name)).collect();
+            let scenarios: Result<Vec<_>> =
+                names.iter().map(|name| scenario::named(name)).collect();
             let scenarios = scenarios?.into_iter().flatten().collect();
             let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
             let mut bench = workbench.bench(&lab, 0, WhatRuns::MayServe)?;
             let counts = scenario::play(&mut bench, scenarios);
             println!("{} passed, {} failed", counts.passed, counts.failed);
-            Ok(if counts.failed == 0 { Ended::Well } else { Ended::WithFailures })
+            Ok(if counts.failed == 0 {
+                Ended::Well
+            } else {
+                Ended::WithFailures
+            })
         }
         Command::Bench { parts, era, repeat } => {
             bench::run(&cache, &lab, choose(&era)?, &parts, repeat).map(|()| Ended::Well)
@@ -149,9 +160,16 @@ fn choose(choice: &EraChoice) -> Result<Version> {
         );
         return Ok(version);
     }
-    let version = eras.all().iter().find(|era| era.runs_here()).map(|era| era.kubernetes);
-    let version = version.ok_or_else(|| anyhow::anyhow!("no era runs on this machine ({cgroup})"))?;
-    sh::say(format_args!("this machine has {cgroup}: taking {version} (another by --k8s)"));
+    let version = eras
+        .all()
+        .iter()
+        .find(|era| era.runs_here())
+        .map(|era| era.kubernetes);
+    let version =
+        version.ok_or_else(|| anyhow::anyhow!("no era runs on this machine ({cgroup})"))?;
+    sh::say(format_args!(
+        "this machine has {cgroup}: taking {version} (another by --k8s)"
+    ));
     Ok(version)
 }
 
@@ -162,7 +180,10 @@ fn eras_for_test(choice: &EraChoice) -> Result<Vec<Version>> {
     let eras = Eras::load()?;
     let (here, not_here): (Vec<_>, Vec<_>) = eras.all().iter().partition(|era| era.runs_here());
     for era in not_here {
-        sh::say(format_args!("{} is left out: its kubelet needs cgroup v1, this machine has v2", era.kubernetes));
+        sh::say(format_args!(
+            "{} is left out: its kubelet needs cgroup v1, this machine has v2",
+            era.kubernetes
+        ));
     }
     Ok(here.into_iter().map(|era| era.kubernetes).collect())
 }
@@ -175,22 +196,41 @@ fn up(cache: &Cache, lab: &Lab, version: Version) -> Result<()> {
         lab.raze()?;
         lab.up(&[&lab.m1(), &lab.m2(), &lab.b1()], Bare::Full)
     })?;
-    let cluster = Cluster::make(ClusterSpec { version, image_repository: None }, &materials, &masters)?;
+    let cluster = Cluster::make(
+        ClusterSpec {
+            version,
+            image_repository: None,
+        },
+        &materials,
+        &masters,
+    )?;
     println!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
-    let names = [lab.m1(), lab.m2(), lab.b1()].map(|node: Node| format!("{node} {}", node.address()));
-    println!("\n{}: `vagrant ssh NAME` in {}", names.join(", "), image::vagrant_dir().display());
+    let names =
+        [lab.m1(), lab.m2(), lab.b1()].map(|node: Node| format!("{node} {}", node.address()));
+    println!(
+        "\n{}: `vagrant ssh NAME` in {}",
+        names.join(", "),
+        image::vagrant_dir().display()
+    );
     Ok(())
 }
 
 fn clean(cache: &Cache, lab: &Lab) -> Result<()> {
     upstream::stop_all(cache.root())?;
-    if Sh::new("docker").args(["info"]).outcome().is_ok_and(|outcome| outcome.ok()) {
+    if Sh::new("docker")
+        .args(["info"])
+        .outcome()
+        .is_ok_and(|outcome| outcome.ok())
+    {
         step("removing the machines", || {
             lab.raze()?;
             image::forget()
         })?;
     }
     machine::restore(cache)?;
-    sh::say(format_args!("the cache {} is kept; delete it to free its space", cache.root().display()));
+    sh::say(format_args!(
+        "the cache {} is kept; delete it to free its space",
+        cache.root().display()
+    ));
     Ok(())
 }

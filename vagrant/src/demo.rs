@@ -21,13 +21,13 @@ use crate::upstream;
 use crate::workbench;
 
 /// What a first run on two cores is meant to take, and may take.
-const COLD: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(25 * 60));
+const COLD: (Duration, Duration) = (Duration::from_mins(15), Duration::from_mins(25));
 /// What a run with a full cache may take.
-const WARM: Duration = Duration::from_secs(3 * 60);
+const WARM: Duration = Duration::from_mins(3);
 /// What a run may add to the disk at most, in megabytes.
 const DISK_LIMIT: u64 = 30_000;
 /// The join itself; its own waits are shorter.
-const JOIN_LIMIT: Duration = Duration::from_secs(420);
+const JOIN_LIMIT: Duration = Duration::from_mins(7);
 
 /// Plays the demonstration and leaves the cluster up.
 pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()> {
@@ -41,51 +41,91 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
         })
     };
     let (kpot, up, upstream) = thread::scope(|scope| {
-        let others = scope.spawn(|| (machines(), step("compiling kpot with its installer inside", Kpot::compile)));
+        let others = scope.spawn(|| {
+            (
+                machines(),
+                step("compiling kpot with its installer inside", Kpot::compile),
+            )
+        });
         let upstream = match from {
             From::Lab => workbench::upstream_of(cache, version).map(Some),
             From::Internet => Ok(None),
         };
-        let (up, kpot) = others.join().unwrap_or_else(|_| (Ok(()), Err(anyhow!("bringing machines up, or compiling, panicked"))));
+        let (up, kpot) = others.join().unwrap_or_else(|_| {
+            (
+                Ok(()),
+                Err(anyhow!("bringing machines up, or compiling, panicked")),
+            )
+        });
         (kpot, up, upstream)
     });
     let (kpot, upstream) = (kpot?, upstream?);
     up?;
-    let (pot, cluster, materials) = match &upstream {
-        Some(upstream) => {
-            let mirror = step("serving upstream on loopback", || upstream::serve(cache.root(), &[upstream]))?;
-            let materials = Materials::of_lab(upstream)?;
-            let arguments = materials::lab_arguments(upstream, &mirror)?;
-            // Each of the two mostly waits: one for the disk, one for Kubernetes.
-            let (pot, cluster) = thread::scope(|scope| {
-                let pot = scope.spawn(|| build(&kpot, cache, version, &arguments));
-                let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()]);
-                (pot.join().unwrap_or_else(|_| Err(anyhow!("building the pot panicked"))), cluster)
-            });
-            (pot?, cluster?, materials)
-        }
-        None => {
-            let pot = build(&kpot, cache, version, &materials::internet_arguments(cache)?)?;
-            let materials = Materials::of_internet(cache, version, &pot.file)?;
-            let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()])?;
-            (pot, cluster, materials)
-        }
+    let (pot, cluster, materials) = if let Some(upstream) = &upstream {
+        let mirror = step("serving upstream on loopback", || {
+            upstream::serve(cache.root(), &[upstream])
+        })?;
+        let materials = Materials::of_lab(upstream)?;
+        let arguments = materials::lab_arguments(upstream, &mirror)?;
+        // Each of the two mostly waits: one for the disk, one for Kubernetes.
+        let (pot, cluster) = thread::scope(|scope| {
+            let pot = scope.spawn(|| build(&kpot, cache, version, &arguments));
+            let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()]);
+            (
+                pot.join()
+                    .unwrap_or_else(|_| Err(anyhow!("building the pot panicked"))),
+                cluster,
+            )
+        });
+        (pot?, cluster?, materials)
+    } else {
+        let pot = build(
+            &kpot,
+            cache,
+            version,
+            &materials::internet_arguments(cache)?,
+        )?;
+        let materials = Materials::of_internet(cache, version, &pot.file)?;
+        let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()])?;
+        (pot, cluster, materials)
     };
-    step("carrying the pot to b1, checking it there with ssh-keygen and sha256sum, trusting its signer", || {
-        pot.deliver(&b1)?;
-        pot.check_with_stock_tools(&b1)?;
-        pot.trust(&b1)?;
-        ssh_trust::grant(&b1, &m1, "root")
-    })?;
-    step(&format!("b1: ./kpot-install join-master --healthy {} --yes", m1.address()), || {
-        pot::install_well(&b1, &format!("join-master --healthy {} --yes", m1.address()), JOIN_LIMIT)
-    })?;
-    step("asking m1 whether it is true, and running a pod on b1", || {
-        checks::joined(&cluster, &b1, 3)?;
-        checks::pods_work(&cluster, &b1, &materials.test_image)
-    })?;
-    println!("m1# kubectl get nodes -o wide\n{}\n", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
-    println!("m1# etcdctl member list\n{}\n", cluster.etcdctl(&["member", "list"])?);
+    step(
+        "carrying the pot to b1, checking it there with ssh-keygen and sha256sum, trusting its signer",
+        || {
+            pot.deliver(&b1)?;
+            pot.check_with_stock_tools(&b1)?;
+            pot.trust(&b1)?;
+            ssh_trust::grant(&b1, &m1, "root")
+        },
+    )?;
+    step(
+        &format!(
+            "b1: ./kpot-install join-master --healthy {} --yes",
+            m1.address()
+        ),
+        || {
+            pot::install_well(
+                &b1,
+                &format!("join-master --healthy {} --yes", m1.address()),
+                JOIN_LIMIT,
+            )
+        },
+    )?;
+    step(
+        "asking m1 whether it is true, and running a pod on b1",
+        || {
+            checks::joined(&cluster, &b1, 3)?;
+            checks::pods_work(&cluster, &b1, &materials.test_image)
+        },
+    )?;
+    println!(
+        "m1# kubectl get nodes -o wide\n{}\n",
+        cluster.kubectl(&["get", "nodes", "-o", "wide"])?
+    );
+    println!(
+        "m1# etcdctl member list\n{}\n",
+        cluster.etcdctl(&["member", "list"])?
+    );
     let took = sh::elapsed();
     println!(
         "{version}: {} minutes (first run: goal {}, limit {}; later runs: limit {}); peak disk {:.1} GB (limit {} GB)",
@@ -101,14 +141,26 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
 }
 
 fn build(kpot: &Kpot, cache: &Cache, version: Version, arguments: &[String]) -> Result<Pot> {
-    step(&format!("kpot build --k8s {version}"), || kpot.build(cache, version, arguments))
+    step(&format!("kpot build --k8s {version}"), || {
+        kpot.build(cache, version, arguments)
+    })
 }
 
 fn make_cluster(version: Version, materials: &Materials, masters: &[Node]) -> Result<Cluster> {
-    Cluster::make(ClusterSpec { version, image_repository: None }, materials, masters)
+    Cluster::make(
+        ClusterSpec {
+            version,
+            image_repository: None,
+        },
+        materials,
+        masters,
+    )
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a disk has fewer megabytes than a f64 can count")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a disk has fewer megabytes than a f64 can count"
+)]
 fn gigabytes(megabytes: u64) -> f64 {
     megabytes as f64 / 1000.0
 }

@@ -27,7 +27,8 @@ impl DiskWatch {
         let before = used(path)?;
         let peak = Arc::new(AtomicU64::new(before));
         let over = Arc::new(AtomicBool::new(false));
-        let (path, seen, end): (PathBuf, _, _) = (path.to_owned(), Arc::clone(&peak), Arc::clone(&over));
+        let (path, seen, end): (PathBuf, _, _) =
+            (path.to_owned(), Arc::clone(&peak), Arc::clone(&over));
         let thread = thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
                 if let Ok(now) = used(&path) {
@@ -36,12 +37,19 @@ impl DiskWatch {
                 thread::park_timeout(PAUSE);
             }
         });
-        Ok(Self { before, peak, over, thread: Some(thread) })
+        Ok(Self {
+            before,
+            peak,
+            over,
+            thread: Some(thread),
+        })
     }
 
     /// Megabytes that were used at most beyond those at the start.
     pub fn peak_megabytes(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed).saturating_sub(self.before)
+        self.peak
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.before)
     }
 }
 
@@ -58,8 +66,17 @@ impl Drop for DiskWatch {
 
 /// Used megabytes (10^6 bytes).
 fn used(path: &Path) -> Result<u64> {
-    let said = Sh::new("df").args(["--output=used", "--block-size=MB"]).arg(path).output()?;
-    let figure: String = said.lines().last().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+    let said = Sh::new("df")
+        .args(["--output=used", "--block-size=MB"])
+        .arg(path)
+        .output()?;
+    let figure: String = said
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
     Ok(figure.parse()?)
 }
 

@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::sh;
 
 /// How long one question may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// File name and script of what every machine is asked.
 const QUESTIONS: &[(&str, &str)] = &[
@@ -34,16 +34,30 @@ const QUESTIONS: &[(&str, &str)] = &[
 const CLUSTER_QUESTIONS: &[(&str, &str)] = &[
     ("all.txt", "get all --all-namespaces -o wide"),
     ("nodes.yaml", "get nodes -o yaml"),
-    ("events.txt", "get events --all-namespaces --sort-by=.lastTimestamp"),
+    (
+        "events.txt",
+        "get events --all-namespaces --sort-by=.lastTimestamp",
+    ),
     ("pods.txt", "describe pods --all-namespaces"),
     ("configmaps.yaml", "-n kube-system get configmaps -o yaml"),
 ];
 
 /// Collects from these machines; the first one is asked about the cluster. Gives the folder.
-pub fn collect(cache: &Cache, what: &str, error: &anyhow::Error, nodes: &[Node]) -> Result<PathBuf> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("this machine's clock is before 1970")?;
+pub fn collect(
+    cache: &Cache,
+    what: &str,
+    error: &anyhow::Error,
+    nodes: &[Node],
+) -> Result<PathBuf> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("this machine's clock is before 1970")?;
     let folder = cache.evidence().join(format!("{}-{what}", now.as_secs()));
-    sh::write_atomic(&folder.join("error.txt"), format!("{error:?}\n").as_bytes(), 0o600)?;
+    sh::write_atomic(
+        &folder.join("error.txt"),
+        format!("{error:?}\n").as_bytes(),
+        0o600,
+    )?;
     for node in nodes {
         for (file, script) in QUESTIONS {
             keep(&folder, node, file, script)?;
@@ -51,7 +65,12 @@ pub fn collect(cache: &Cache, what: &str, error: &anyhow::Error, nodes: &[Node])
     }
     if let Some(m1) = nodes.first() {
         for (file, args) in CLUSTER_QUESTIONS {
-            keep(&folder, m1, &format!("cluster-{file}"), &format!("kubectl --kubeconfig /etc/kubernetes/admin.conf {args}"))?;
+            keep(
+                &folder,
+                m1,
+                &format!("cluster-{file}"),
+                &format!("kubectl --kubeconfig /etc/kubernetes/admin.conf {args}"),
+            )?;
         }
     }
     Ok(folder)

@@ -26,7 +26,9 @@ struct Unpacked(PathBuf);
 
 impl BlobSource for Unpacked {
     fn open(&self, digest: &Sha256) -> io::Result<Box<dyn Read>> {
-        Ok(Box::new(File::open(self.0.join("blobs/sha256").join(digest.hex()))?))
+        Ok(Box::new(File::open(
+            self.0.join("blobs/sha256").join(digest.hex()),
+        )?))
     }
 }
 
@@ -35,7 +37,12 @@ impl Mint {
     pub fn new(pot: &Pot, folder: &Path) -> Result<Self> {
         sh::remove(folder)?;
         sh::make_dirs(folder)?;
-        Sh::new("tar").arg("-xf").arg(&pot.file).arg("-C").arg(folder).run()?;
+        Sh::new("tar")
+            .arg("-xf")
+            .arg(&pot.file)
+            .arg("-C")
+            .arg(folder)
+            .run()?;
         Ok(Self {
             installer: sh::read_bytes(&folder.join("kpot-install"))?,
             readme: sh::read_text(&folder.join("README.txt"))?,
@@ -46,7 +53,12 @@ impl Mint {
     }
 
     /// A pot that says something else; signed by the key, or not at all.
-    pub fn forge(&self, name: &str, key: Option<&SigningKey>, change: impl FnOnce(&mut Manifest)) -> Result<PathBuf> {
+    pub fn forge(
+        &self,
+        name: &str,
+        key: Option<&SigningKey>,
+        change: impl FnOnce(&mut Manifest),
+    ) -> Result<PathBuf> {
         let mut manifest = self.manifest.clone();
         change(&mut manifest);
         drop_unused_blobs(&mut manifest);
@@ -60,7 +72,8 @@ impl Mint {
             signer: key,
         };
         write_pot(&mut file, &parts).with_context(|| format!("writing {}", path.display()))?;
-        file.flush().with_context(|| format!("writing {}", path.display()))?;
+        file.flush()
+            .with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
 
@@ -88,8 +101,14 @@ impl Mint {
 
 /// A manifest that lists a blob which nothing refers to is refused when it is written.
 fn drop_unused_blobs(manifest: &mut Manifest) {
-    let files = manifest.artifacts.iter().flat_map(|artifact| artifact.files.iter().map(|file| file.blob));
-    let images = manifest.images.iter().flat_map(|image| image.layers.iter().copied().chain([image.config]));
+    let files = manifest
+        .artifacts
+        .iter()
+        .flat_map(|artifact| artifact.files.iter().map(|file| file.blob));
+    let images = manifest
+        .images
+        .iter()
+        .flat_map(|image| image.layers.iter().copied().chain([image.config]));
     let used: std::collections::BTreeSet<Sha256> = files.chain(images).collect();
     manifest.blobs.retain(|blob| used.contains(&blob.digest));
 }

@@ -34,7 +34,12 @@ pub fn ensure(cache: &Cache) -> Result<()> {
         let tar = built(cache, &dir, &recipe)?;
         step("importing the node image", || {
             Sh::new("docker")
-                .args(["import", "--change", "CMD [\"/usr/local/sbin/lab-init\"]", "--change"])
+                .args([
+                    "import",
+                    "--change",
+                    "CMD [\"/usr/local/sbin/lab-init\"]",
+                    "--change",
+                ])
                 .arg(format!("LABEL kpot-lab.recipe={recipe}"))
                 .arg(&tar)
                 .arg(FULL)
@@ -51,7 +56,9 @@ pub fn ensure(cache: &Cache) -> Result<()> {
 pub fn forget() -> Result<()> {
     for image in [LEAN, FULL] {
         if recipe_of(image).is_some() {
-            Sh::new("docker").args(["image", "rm", "--force", image]).run()?;
+            Sh::new("docker")
+                .args(["image", "rm", "--force", image])
+                .run()?;
         }
     }
     Ok(())
@@ -59,7 +66,13 @@ pub fn forget() -> Result<()> {
 
 fn recipe_of(image: &str) -> Option<String> {
     let outcome = Sh::new("docker")
-        .args(["image", "inspect", "--format", "{{index .Config.Labels \"kpot-lab.recipe\"}}", image])
+        .args([
+            "image",
+            "inspect",
+            "--format",
+            "{{index .Config.Labels \"kpot-lab.recipe\"}}",
+            image,
+        ])
         .outcome()
         .ok()?;
     outcome.ok().then(|| outcome.stdout.trim().to_owned())
@@ -75,7 +88,11 @@ fn built(cache: &Cache, dir: &Path, recipe: &str) -> Result<PathBuf> {
         sh::remove(&cache.node_images().join(old))?;
     }
     step("building the node image (Debian by debootstrap)", || {
-        Sh::new(dir.join("build.sh")).arg(debian_mirror()?).arg(&tar).log("node-image.log").run()
+        Sh::new(dir.join("build.sh"))
+            .arg(debian_mirror()?)
+            .arg(&tar)
+            .log("node-image.log")
+            .run()
     })?;
     Ok(tar)
 }
@@ -83,32 +100,60 @@ fn built(cache: &Cache, dir: &Path, recipe: &str) -> Result<PathBuf> {
 fn make_lean() -> Result<()> {
     const CONTAINER: &str = "kpot-lab-lean-build";
     // Left over from a lab that was killed here; usually there is none.
-    let _ = Sh::new("docker").args(["rm", "--force", CONTAINER]).outcome()?;
+    let _ = Sh::new("docker")
+        .args(["rm", "--force", CONTAINER])
+        .outcome()?;
     Sh::new("docker")
-        .args(["run", "--name", CONTAINER, "--network", "none", FULL, "dpkg", "--purge"])
+        .args([
+            "run",
+            "--name",
+            CONTAINER,
+            "--network",
+            "none",
+            FULL,
+            "dpkg",
+            "--purge",
+        ])
         .args(LEAN_LACKS)
         .run()?;
     Sh::new("docker")
-        .args(["commit", "--change", "CMD [\"/usr/local/sbin/lab-init\"]", CONTAINER, LEAN])
+        .args([
+            "commit",
+            "--change",
+            "CMD [\"/usr/local/sbin/lab-init\"]",
+            CONTAINER,
+            LEAN,
+        ])
         .run()?;
     Sh::new("docker").args(["rm", CONTAINER]).run()
 }
 
 fn debian_mirror() -> Result<String> {
     let outcome = Sh::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"])
+        .args([
+            "indextargets",
+            "--format",
+            "$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
+            "Created-By: Packages",
+        ])
         .output()?;
-    mirror_in(&outcome).context("asking apt which mirror it uses").map(str::to_owned)
+    mirror_in(&outcome)
+        .context("asking apt which mirror it uses")
+        .map(str::to_owned)
 }
 
 fn mirror_in(targets: &str) -> Result<&str> {
     for target in targets.lines() {
         let mut fields = target.split('|');
-        if let (Some(uri), Some("bookworm"), Some("main")) = (fields.next(), fields.next(), fields.next()) {
+        if let (Some(uri), Some("bookworm"), Some("main")) =
+            (fields.next(), fields.next(), fields.next())
+        {
             return Ok(uri);
         }
     }
-    bail!("this machine's apt has no source of Debian 12 (bookworm), component main: the nodes are made of it")
+    bail!(
+        "this machine's apt has no source of Debian 12 (bookworm), component main: the nodes are made of it"
+    )
 }
 
 #[cfg(test)]
@@ -120,7 +165,10 @@ mod tests {
         let targets = "http://one.example/security|bookworm-security|main\n\
                        http://two.example/debian/|bookworm|contrib\n\
                        http://two.example/debian/|bookworm|main\n";
-        assert_eq!(mirror_in(targets).expect("there is one"), "http://two.example/debian/");
+        assert_eq!(
+            mirror_in(targets).expect("there is one"),
+            "http://two.example/debian/"
+        );
         assert!(mirror_in("http://two.example/ubuntu|jammy|main\n").is_err());
     }
 }

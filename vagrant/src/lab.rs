@@ -13,7 +13,7 @@ use crate::sh::{self, Sh};
 use crate::wait;
 
 /// Machines in containers boot in seconds, virtual ones in a minute or two with their provisioning.
-const UP_LIMIT: Duration = Duration::from_secs(900);
+const UP_LIMIT: Duration = Duration::from_mins(15);
 
 /// What the backup machine has from its distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +40,24 @@ impl Lab {
     pub fn from_env() -> Result<Self> {
         let name = std::env::var("KPOT_LAB_NAME").unwrap_or_else(|_| "kpot-lab".to_owned());
         let net = std::env::var("KPOT_LAB_NET").unwrap_or_else(|_| "10.77.0".to_owned());
-        if net.split('.').filter(|part| part.parse::<u8>().is_ok()).count() != 3 || net.split('.').count() != 3 {
-            bail!("KPOT_LAB_NET is {net:?}: the first three numbers of a network are wanted, as 10.77.0");
+        if net
+            .split('.')
+            .filter(|part| part.parse::<u8>().is_ok())
+            .count()
+            != 3
+            || net.split('.').count() != 3
+        {
+            bail!(
+                "KPOT_LAB_NET is {net:?}: the first three numbers of a network are wanted, as 10.77.0"
+            );
         }
-        let provider = std::env::var("VAGRANT_DEFAULT_PROVIDER").unwrap_or_else(|_| "docker".to_owned());
-        Ok(Self { name, net, provider })
+        let provider =
+            std::env::var("VAGRANT_DEFAULT_PROVIDER").unwrap_or_else(|_| "docker".to_owned());
+        Ok(Self {
+            name,
+            net,
+            provider,
+        })
     }
 
     /// The first master.
@@ -73,24 +86,36 @@ impl Lab {
     }
 
     fn node(&self, name: &'static str, number: u8) -> Node {
-        Node::new(name, format!("{}.{number}", self.net), format!("{}-{name}", self.name))
+        Node::new(
+            name,
+            format!("{}.{number}", self.net),
+            format!("{}-{name}", self.name),
+        )
     }
 
     /// Brings machines up; those that run stay as they are.
     pub fn up(&self, nodes: &[&Node], bare: Bare) -> Result<()> {
         if self.provider == "docker" {
             for node in nodes {
-                self.remove_stranger(node)?;
+                Self::remove_stranger(node)?;
             }
         }
         let names: Vec<&str> = nodes.iter().map(|node| node.name()).collect();
-        self.vagrant(bare).arg("up").args(&names).timeout(UP_LIMIT).run()?;
+        self.vagrant(bare)
+            .arg("up")
+            .args(&names)
+            .timeout(UP_LIMIT)
+            .run()?;
         for node in nodes {
-            wait::until(&format!("systemd on {node} is up"), Duration::from_secs(60), || {
-                let state = node.outcome("systemctl is-system-running || true")?;
-                let state = state.stdout.trim();
-                Ok((state != "running").then(|| format!("{state:?}")))
-            })?;
+            wait::until(
+                &format!("systemd on {node} is up"),
+                Duration::from_mins(1),
+                || {
+                    let state = node.outcome("systemctl is-system-running || true")?;
+                    let state = state.stdout.trim();
+                    Ok((state != "running").then(|| format!("{state:?}")))
+                },
+            )?;
         }
         Ok(())
     }
@@ -98,10 +123,13 @@ impl Lab {
     /// Takes machines down, with everything on them.
     pub fn destroy(&self, nodes: &[&Node]) -> Result<()> {
         let names: Vec<&str> = nodes.iter().map(|node| node.name()).collect();
-        self.vagrant(Bare::Full).args(["destroy", "--force"]).args(&names).run()?;
+        self.vagrant(Bare::Full)
+            .args(["destroy", "--force"])
+            .args(&names)
+            .run()?;
         if self.provider == "docker" {
             for node in nodes {
-                self.remove_stranger(node)?;
+                Self::remove_stranger(node)?;
             }
         }
         Ok(())
@@ -118,7 +146,9 @@ impl Lab {
         let nodes = self.all();
         self.destroy(&nodes.iter().collect::<Vec<_>>())?;
         if self.provider == "docker" && docker_has("network", &self.name) {
-            Sh::new("docker").args(["network", "rm", &self.name]).run()?;
+            Sh::new("docker")
+                .args(["network", "rm", &self.name])
+                .run()?;
         }
         Ok(())
     }
@@ -130,18 +160,36 @@ impl Lab {
 
     /// A container of this name that Vagrant does not know comes from another checkout, or from one whose `.vagrant` was
     /// deleted; it would be in the way.
-    fn remove_stranger(&self, node: &Node) -> Result<()> {
-        let id = Sh::new("docker").args(["container", "inspect", "--format", "{{.Id}}", node.container()]).outcome()?;
+    fn remove_stranger(node: &Node) -> Result<()> {
+        let id = Sh::new("docker")
+            .args([
+                "container",
+                "inspect",
+                "--format",
+                "{{.Id}}",
+                node.container(),
+            ])
+            .outcome()?;
         if !id.ok() {
             return Ok(());
         }
-        let dotfile = std::env::var("VAGRANT_DOTFILE_PATH").unwrap_or_else(|_| ".vagrant".to_owned());
-        let known = vagrant_dir().join(dotfile).join("machines").join(node.name()).join("docker/id");
+        let dotfile =
+            std::env::var("VAGRANT_DOTFILE_PATH").unwrap_or_else(|_| ".vagrant".to_owned());
+        let known = vagrant_dir()
+            .join(dotfile)
+            .join("machines")
+            .join(node.name())
+            .join("docker/id");
         if known.exists() && sh::read_text(&known)?.trim() == id.stdout.trim() {
             return Ok(());
         }
-        sh::say(format_args!("removing the container {}: this checkout did not make it", node.container()));
-        Sh::new("docker").args(["rm", "--force", "--volumes", node.container()]).run()
+        sh::say(format_args!(
+            "removing the container {}: this checkout did not make it",
+            node.container()
+        ));
+        Sh::new("docker")
+            .args(["rm", "--force", "--volumes", node.container()])
+            .run()
     }
 
     fn vagrant(&self, bare: Bare) -> Sh {
@@ -160,5 +208,8 @@ impl Lab {
 }
 
 fn docker_has(kind: &str, name: &str) -> bool {
-    Sh::new("docker").args([kind, "inspect", name]).outcome().is_ok_and(|outcome| outcome.ok())
+    Sh::new("docker")
+        .args([kind, "inspect", name])
+        .outcome()
+        .is_ok_and(|outcome| outcome.ok())
 }

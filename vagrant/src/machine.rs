@@ -47,7 +47,7 @@ const INOTIFY_INSTANCES: (&str, u64) = ("fs/inotify/max_user_instances", 4096);
 const FIREWALLS: [&str; 2] = ["iptables", "ip6tables"];
 
 /// How long dockerd may take until it answers, or until it has ended.
-const DOCKERD_PATIENCE: Duration = Duration::from_secs(60);
+const DOCKERD_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The record in the cache.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -120,7 +120,9 @@ pub fn restore(cache: &Cache) -> Result<()> {
         }
     };
     if let Some(docker) = &record.docker {
-        attempt(step("stopping Docker", || stop_docker(docker, &record.forward_policy)));
+        attempt(step("stopping Docker", || {
+            stop_docker(docker, &record.forward_policy)
+        }));
     }
     for (name, before) in &record.sysctls {
         let path = Path::new("/proc/sys").join(name);
@@ -151,7 +153,8 @@ fn load(cache: &Cache) -> Result<Record> {
     if !path.exists() {
         return Ok(Record::default());
     }
-    serde_json::from_str(&sh::read_text(&path)?).with_context(|| format!("reading {}", path.display()))
+    serde_json::from_str(&sh::read_text(&path)?)
+        .with_context(|| format!("reading {}", path.display()))
 }
 
 fn save(cache: &Cache, record: &Record) -> Result<()> {
@@ -164,7 +167,10 @@ fn sysctls() -> Result<BTreeMap<String, String>> {
     for name in SYSCTLS {
         let path = Path::new("/proc/sys").join(name);
         let names = if path.is_dir() {
-            sh::names_in(&path)?.into_iter().map(|leaf| format!("{name}/{leaf}")).collect()
+            sh::names_in(&path)?
+                .into_iter()
+                .map(|leaf| format!("{name}/{leaf}"))
+                .collect()
         } else {
             vec![(*name).to_owned()]
         };
@@ -182,7 +188,8 @@ fn write_sysctl(path: &Path, value: &str) -> Result<()> {
     use std::io::Write as _;
     // A new file in /proc cannot be renamed into place.
     let mut file = sh::create(path)?;
-    file.write_all(value.as_bytes()).with_context(|| format!("writing {value:?} to {}", path.display()))
+    file.write_all(value.as_bytes())
+        .with_context(|| format!("writing {value:?} to {}", path.display()))
 }
 
 fn swaps() -> Result<Vec<String>> {
@@ -192,7 +199,12 @@ fn swaps() -> Result<Vec<String>> {
 /// The first column below the heading. The kernel writes spaces in names as `\040`, which swapon(8) does not undo; such
 /// an area cannot be named and is refused by swapoff, with its name.
 fn parse_swaps(table: &str) -> Vec<String> {
-    table.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn swap_off(cache: &Cache, record: &mut Record) -> Result<()> {
@@ -201,14 +213,19 @@ fn swap_off(cache: &Cache, record: &mut Record) -> Result<()> {
             record.swaps.push(area.clone());
             save(cache, record)?;
         }
-        sh::say(format_args!("swap off on {area}: nodes in containers share it, and a kubelet refuses swap (recorded)"));
+        sh::say(format_args!(
+            "swap off on {area}: nodes in containers share it, and a kubelet refuses swap (recorded)"
+        ));
         Sh::new("swapoff").arg(&area).run()?;
     }
     Ok(())
 }
 
 fn docker_answers() -> bool {
-    Sh::new("docker").args(["info", "--format", "{{.ServerVersion}}"]).outcome().is_ok_and(|outcome| outcome.ok())
+    Sh::new("docker")
+        .args(["info", "--format", "{{.ServerVersion}}"])
+        .outcome()
+        .is_ok_and(|outcome| outcome.ok())
 }
 
 fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
@@ -218,7 +235,9 @@ fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
     step("starting Docker (recorded)", || {
         for tool in FIREWALLS {
             let rules = Sh::new(format!("{tool}-save")).output()?;
-            record.forward_policy.insert(tool.to_owned(), forward_policy(&rules).to_owned());
+            record
+                .forward_policy
+                .insert(tool.to_owned(), forward_policy(&rules).to_owned());
         }
         let mut daemon = None;
         if Path::new("/run/systemd/system").is_dir() {
@@ -227,7 +246,10 @@ fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
             Sh::new("systemctl").args(["start", "docker"]).run()?;
         } else {
             // A session of its own, so that the end of this terminal is not the end of the nodes.
-            let started = Sh::new("setsid").args(["dockerd", "--log-level", "warn"]).log("dockerd.log").spawn()?;
+            let started = Sh::new("setsid")
+                .args(["dockerd", "--log-level", "warn"])
+                .log("dockerd.log")
+                .spawn()?;
             let pid = started.pid().context("dockerd has no process ID")?;
             record.docker = Some(StartedDocker::Process(pid));
             save(cache, record)?;
@@ -248,15 +270,20 @@ fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
 
 fn stop_docker(docker: &StartedDocker, forward_policy: &BTreeMap<String, String>) -> Result<()> {
     match docker {
-        StartedDocker::Service => Sh::new("systemctl").args(["stop", "docker.service", "docker.socket"]).run()?,
+        StartedDocker::Service => Sh::new("systemctl")
+            .args(["stop", "docker.service", "docker.socket"])
+            .run()?,
         StartedDocker::Process(pid) => {
             let process = PathBuf::from(format!("/proc/{pid}"));
             // The ID may be somebody else's by now, after a restart of the machine.
-            let is_docker = sh::read_text(&process.join("comm")).is_ok_and(|name| name.trim() == "dockerd");
+            let is_docker =
+                sh::read_text(&process.join("comm")).is_ok_and(|name| name.trim() == "dockerd");
             if is_docker {
                 let others = Sh::new("docker").args(["ps", "--quiet"]).output()?;
                 if !others.is_empty() {
-                    bail!("containers that are not the lab's run in the Docker that the lab started; stop them first");
+                    bail!(
+                        "containers that are not the lab's run in the Docker that the lab started; stop them first"
+                    );
                 }
                 Sh::new("kill").arg(pid.to_string()).run()?;
                 wait::until("dockerd ends", DOCKERD_PATIENCE, || {
@@ -280,8 +307,12 @@ fn stop_docker(docker: &StartedDocker, forward_policy: &BTreeMap<String, String>
 
 /// `DROP` or `ACCEPT`, from a saved set of rules; a filter table that was never used accepts.
 fn forward_policy(rules: &str) -> &str {
-    let chain = rules.lines().find_map(|line| line.strip_prefix(":FORWARD "));
-    chain.and_then(|rest| rest.split_whitespace().next()).unwrap_or("ACCEPT")
+    let chain = rules
+        .lines()
+        .find_map(|line| line.strip_prefix(":FORWARD "));
+    chain
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap_or("ACCEPT")
 }
 
 /// A saved set of rules without Docker's chains and rules, and with the policy of before for packets to be forwarded,
@@ -292,7 +323,10 @@ fn without_docker(rules: &str, forward: &str) -> Option<String> {
     }
     let mut table = "";
     let mut text = String::new();
-    for line in rules.lines().filter(|line| !line.contains("DOCKER") && !line.contains("docker0")) {
+    for line in rules
+        .lines()
+        .filter(|line| !line.contains("DOCKER") && !line.contains("docker0"))
+    {
         if line.starts_with('*') {
             table = line;
         }
@@ -331,7 +365,10 @@ mod tests {
                  -A INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n"
             )
         );
-        assert_eq!(without_docker("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n", "ACCEPT"), None);
+        assert_eq!(
+            without_docker("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n", "ACCEPT"),
+            None
+        );
         assert_eq!(forward_policy(rules), "DROP");
     }
 }

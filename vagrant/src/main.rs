@@ -1,5 +1,6 @@
 //! The lab: a real cluster on one machine, and what kpot must do on it.
 
+mod bench;
 mod cache;
 mod checks;
 mod cli;

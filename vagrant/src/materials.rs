@@ -14,7 +14,8 @@ use crate::sh::{self, Sh, step};
 use crate::upstream::{Mirror, Upstream};
 
 /// flannel as its project publishes it.
-const FLANNEL_MANIFEST: &str = "https://github.com/flannel-io/flannel/releases/download/v0.28.4/kube-flannel.yml";
+const FLANNEL_MANIFEST: &str =
+    "https://github.com/flannel-io/flannel/releases/download/v0.28.4/kube-flannel.yml";
 /// For the scenarios' pods.
 const BUSYBOX: &str = "docker.io/library/busybox:1.36.1";
 
@@ -56,11 +57,17 @@ impl Materials {
         let folder = cache.root().join("internet").join(version.to_string());
         sh::apt_install(&["curl", "skopeo"])?;
         step("fetching the masters' files from the internet", || {
-            let manifest = Sh::new("tar").args(["-xOf"]).arg(pot).arg("manifest.json").output()?;
+            let manifest = Sh::new("tar")
+                .args(["-xOf"])
+                .arg(pot)
+                .arg("manifest.json")
+                .output()?;
             // `output` takes off the last line feed, which belongs to the canonical bytes.
             let manifest = Manifest::decode(format!("{manifest}\n").as_bytes())?;
             let get = |name: &str| -> Result<PathBuf> {
-                let artifact = manifest.artifact(name).with_context(|| format!("the pot holds no {name}"))?;
+                let artifact = manifest
+                    .artifact(name)
+                    .with_context(|| format!("the pot holds no {name}"))?;
                 let file = folder.join("bin").join(name);
                 fetch(&artifact.source, &file)?;
                 sh::set_mode(&file, 0o755)?;
@@ -74,13 +81,17 @@ impl Materials {
                 images_archives.push(pull(name, &folder.join("images"))?);
             }
             let registry = manifest.images.iter().flat_map(|image| &image.names);
-            let registry = registry.filter_map(|name| name.split_once("/kube-apiserver:")).map(|(host, _)| host.to_owned());
+            let registry = registry
+                .filter_map(|name| name.split_once("/kube-apiserver:"))
+                .map(|(host, _)| host.to_owned());
             Ok(Self {
                 bin: folder.join("bin"),
                 docker_archive: get("docker")?,
                 cni_archive: get("cni-plugins")?,
                 images_archives,
-                registry: registry.last().context("the pot holds no kube-apiserver")?,
+                registry: registry
+                    .next_back()
+                    .context("the pot holds no kube-apiserver")?,
                 pod_network: internet_pod_network(cache)?,
                 test_image: BUSYBOX.to_owned(),
             })
@@ -94,9 +105,15 @@ pub fn lab_arguments(upstream: &Upstream, mirror: &Mirror) -> Result<Vec<String>
     for image in upstream.extra_images()? {
         args.extend(["--image".to_owned(), image.to_owned()]);
     }
-    args.extend(["--docker-version".to_owned(), upstream.docker_version.clone()]);
+    args.extend([
+        "--docker-version".to_owned(),
+        upstream.docker_version.clone(),
+    ]);
     args.extend(["--cni-version".to_owned(), upstream.cni_version.clone()]);
-    args.extend(["--pin".to_owned(), format!("docker=sha256:{}", upstream.docker_sha256)]);
+    args.extend([
+        "--pin".to_owned(),
+        format!("docker=sha256:{}", upstream.docker_sha256),
+    ]);
     Ok(args)
 }
 
@@ -105,7 +122,11 @@ pub fn internet_arguments(cache: &Cache) -> Result<Vec<String>> {
     let manifest = internet_pod_network(cache)?;
     let images = images_in(&manifest);
     ensure!(!images.is_empty(), "{FLANNEL_MANIFEST} names no image");
-    Ok(images.into_iter().chain([BUSYBOX.to_owned()]).flat_map(|image| ["--image".to_owned(), image]).collect())
+    Ok(images
+        .into_iter()
+        .chain([BUSYBOX.to_owned()])
+        .flat_map(|image| ["--image".to_owned(), image])
+        .collect())
 }
 
 /// flannel's own manifest, moved into kube-system: up to 1.16 only pods of that namespace may have the system's priority.
@@ -134,7 +155,17 @@ fn fetch(url: &str, file: &Path) -> Result<()> {
     if let Some(dir) = file.parent() {
         sh::make_dirs(dir)?;
     }
-    Sh::new("curl").args(["--fail", "--silent", "--show-error", "--location", "--output"]).arg(&part).arg(url).run()?;
+    Sh::new("curl")
+        .args([
+            "--fail",
+            "--silent",
+            "--show-error",
+            "--location",
+            "--output",
+        ])
+        .arg(&part)
+        .arg(url)
+        .run()?;
     sh::rename(&part, file)
 }
 
@@ -147,7 +178,9 @@ fn pull(name: &str, dir: &Path) -> Result<PathBuf> {
     sh::make_dirs(dir)?;
     let part = file.with_extension("part");
     sh::remove(&part)?;
-    let from = name.strip_prefix("k8s.gcr.io/").map_or(name.to_owned(), |rest| format!("registry.k8s.io/{rest}"));
+    let from = name
+        .strip_prefix("k8s.gcr.io/")
+        .map_or(name.to_owned(), |rest| format!("registry.k8s.io/{rest}"));
     Sh::new("skopeo")
         .args(["copy", "--quiet", &format!("docker://{from}")])
         .arg(format!("docker-archive:{}:{name}", part.display()))
@@ -164,6 +197,9 @@ mod tests {
     fn images_are_found_in_a_manifest() {
         let manifest = "      initContainers:\n      - image: ghcr.io/a/plugin:v1\n        name: x\n      containers:\n      \
                         - name: y\n        image: \"ghcr.io/a/flannel:v2\"\n        image: ghcr.io/a/plugin:v1\n";
-        assert_eq!(images_in(manifest), ["ghcr.io/a/flannel:v2", "ghcr.io/a/plugin:v1"]);
+        assert_eq!(
+            images_in(manifest),
+            ["ghcr.io/a/flannel:v2", "ghcr.io/a/plugin:v1"]
+        );
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::sh::{Outcome, Sh};
 
 /// How long any single command on a node may take, unless its caller knows better.
-const COMMAND_LIMIT: Duration = Duration::from_secs(300);
+const COMMAND_LIMIT: Duration = Duration::from_mins(5);
 
 /// One machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,11 @@ pub struct Node {
 impl Node {
     /// The machine of this name and address; `container` is what Docker calls it.
     pub fn new(name: &'static str, address: String, container: String) -> Self {
-        Self { name, address, container }
+        Self {
+            name,
+            address,
+            container,
+        }
     }
 
     /// Its host name, and Vagrant's name for it.
@@ -46,8 +50,7 @@ impl Node {
 
     /// A script for its shell, run by root; to be refined and then run. A command that fails ends it.
     pub fn sh(&self, script: &str) -> Result<Sh> {
-        Ok(self
-            .ssh("ssh")?
+        Ok(Self::ssh("ssh")?
             .arg(format!("root@{}", self.address))
             .arg(format!("set -e; {script}"))
             .log(format!("{}.log", self.name))
@@ -61,26 +64,32 @@ impl Node {
 
     /// Runs a script for its standard output.
     pub fn output(&self, script: &str) -> Result<String> {
-        self.sh(script)?.output().with_context(|| format!("on {self}"))
+        self.sh(script)?
+            .output()
+            .with_context(|| format!("on {self}"))
     }
 
     /// Runs a script for all that it says, whatever its exit status.
     pub fn outcome(&self, script: &str) -> Result<Outcome> {
-        self.sh(script)?.outcome().with_context(|| format!("on {self}"))
+        self.sh(script)?
+            .outcome()
+            .with_context(|| format!("on {self}"))
     }
 
     /// Writes a small file there, with its mode, and the folders above it.
     pub fn write(&self, path: &str, content: &str, mode: u32) -> Result<()> {
         let path = quoted(path);
-        self.sh(&format!("mkdir -p \"$(dirname {path})\"; umask 077; cat >{path}; chmod {mode:o} {path}"))?
-            .stdin(content)
-            .run()
-            .with_context(|| format!("on {self}"))
+        self.sh(&format!(
+            "mkdir -p \"$(dirname {path})\"; umask 077; cat >{path}; chmod {mode:o} {path}"
+        ))?
+        .stdin(content)
+        .run()
+        .with_context(|| format!("on {self}"))
     }
 
     /// Copies a file there.
     pub fn copy(&self, from: &Path, to: &str) -> Result<()> {
-        self.ssh("scp")?
+        Self::ssh("scp")?
             .arg(from)
             .arg(format!("root@{}:{to}", self.address))
             .log(format!("{}.log", self.name))
@@ -91,7 +100,7 @@ impl Node {
 
     /// Copies a file or a whole folder from there.
     pub fn fetch(&self, from: &str, to: &Path) -> Result<()> {
-        self.ssh("scp")?
+        Self::ssh("scp")?
             .arg("-r")
             .arg(format!("root@{}:{from}", self.address))
             .arg(to)
@@ -100,11 +109,23 @@ impl Node {
             .with_context(|| format!("on {self}"))
     }
 
-    fn ssh(&self, program: &str) -> Result<Sh> {
+    fn ssh(program: &str) -> Result<Sh> {
         Ok(Sh::new(program)
             .args(["-q", "-F", "none", "-i", vagrant_key()?])
-            .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15"])
-            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]))
+            .args([
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "ConnectTimeout=10",
+                "-o",
+                "ServerAliveInterval=15",
+            ])
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ]))
     }
 }
 
@@ -139,7 +160,9 @@ mod tests {
     #[test]
     fn quoting_survives_a_shell() {
         for word in ["plain", "two words", "it's", "$HOME `id` \"x\" \\", ""] {
-            let said = Sh::new("sh").args(["-c", &format!("printf %s {}", quoted(word))]).output();
+            let said = Sh::new("sh")
+                .args(["-c", &format!("printf %s {}", quoted(word))])
+                .output();
             assert_eq!(said.expect("printf works"), word);
         }
     }

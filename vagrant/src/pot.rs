@@ -18,9 +18,9 @@ pub const POT_DIR: &str = "/root/pot";
 /// The name that the lab's signer goes by.
 const SIGNER: &str = "kpot";
 /// Building this package compiles the installer and all of kpot.
-const COMPILE_LIMIT: Duration = Duration::from_secs(1800);
+const COMPILE_LIMIT: Duration = Duration::from_mins(30);
 /// The real servers may be slow; the lab's are not.
-const BUILD_LIMIT: Duration = Duration::from_secs(1800);
+const BUILD_LIMIT: Duration = Duration::from_mins(30);
 
 /// The `kpot` that is tried: usually that of this checkout.
 #[derive(Debug, Clone)]
@@ -56,7 +56,9 @@ impl Kpot {
             (message["target"]["name"] == "kpot").then_some(())?;
             Some(PathBuf::from(message["executable"].as_str()?))
         });
-        built.map(Self).context("cargo built kpot and did not say where")
+        built
+            .map(Self)
+            .context("cargo built kpot and did not say where")
     }
 
     /// The program.
@@ -85,12 +87,25 @@ impl Kpot {
         let (key, public_key) = self.keygen(&cache.pots(), &format!("{version}.key"))?;
         let file = cache.pots().join(format!("{version}.pot"));
         self.build_with(&key, version, arguments, &file)?;
-        Ok(Pot { file, key, public_key })
+        Ok(Pot {
+            file,
+            key,
+            public_key,
+        })
     }
 
     /// Builds and signs a pot with a key that is there.
-    pub fn build_with(&self, key: &Path, version: Version, arguments: &[String], file: &Path) -> Result<()> {
-        let build = self.sh().args(["build", "--k8s", &version.to_string()]).args(arguments);
+    pub fn build_with(
+        &self,
+        key: &Path,
+        version: Version,
+        arguments: &[String],
+        file: &Path,
+    ) -> Result<()> {
+        let build = self
+            .sh()
+            .args(["build", "--k8s", &version.to_string()])
+            .args(arguments);
         build.arg("--sign-key").arg(key).arg("-o").arg(file).run()
     }
 }
@@ -128,7 +143,9 @@ impl Pot {
 
 /// One run of `kpot-install` in the unpacked pot of a machine; the limit is the scenario's patience.
 pub fn install(node: &Node, arguments: &str, limit: Duration) -> Result<Outcome> {
-    node.sh(&format!("cd {POT_DIR} && ./kpot-install {arguments}"))?.timeout(limit).outcome()
+    node.sh(&format!("cd {POT_DIR} && ./kpot-install {arguments}"))?
+        .timeout(limit)
+        .outcome()
 }
 
 /// [`install`] that must succeed.

@@ -45,7 +45,7 @@ impl Snapshot {
         Ok(Self(pairs(&said)))
     }
 
-    /// Reads what a join could change in a cluster: Nodes, etcd members, ConfigMaps, Secrets, Leases, RBAC and workloads,
+    /// Reads what a join could change in a cluster: Nodes, etcd members, `ConfigMaps`, Secrets, Leases, RBAC and workloads,
     /// without what changes by itself.
     pub fn of_cluster(cluster: &Cluster) -> Result<Self> {
         let mut state = BTreeMap::new();
@@ -66,7 +66,10 @@ impl Snapshot {
             );
             state.insert(name, object.to_string());
         }
-        state.insert("etcd members".to_owned(), cluster.etcdctl(&["member", "list"])?);
+        state.insert(
+            "etcd members".to_owned(),
+            cluster.etcdctl(&["member", "list"])?,
+        );
         Ok(Self(state))
     }
 
@@ -74,24 +77,41 @@ impl Snapshot {
     pub fn ensure_same(&self, now: &Self, what: &str) -> Result<()> {
         let mut differences = String::new();
         let mut count = 0;
-        for name in self.0.keys().chain(now.0.keys().filter(|name| !self.0.contains_key(*name))) {
+        for name in self
+            .0
+            .keys()
+            .chain(now.0.keys().filter(|name| !self.0.contains_key(*name)))
+        {
             let (before, after) = (self.0.get(name), now.0.get(name));
             if before != after {
                 count += 1;
                 if count <= LISTED {
-                    let show = |state: Option<&String>| state.map_or("absent", String::as_str).to_owned();
+                    let show =
+                        |state: Option<&String>| state.map_or("absent", String::as_str).to_owned();
                     // A String takes everything.
-                    let _ = writeln!(differences, "  {name}\n    before: {}\n    now:    {}", show(before), show(after));
+                    let _ = writeln!(
+                        differences,
+                        "  {name}\n    before: {}\n    now:    {}",
+                        show(before),
+                        show(after)
+                    );
                 }
             }
         }
-        ensure!(count == 0, "{what} changed in {count} places:\n{differences}");
+        ensure!(
+            count == 0,
+            "{what} changed in {count} places:\n{differences}"
+        );
         Ok(())
     }
 }
 
 fn pairs(lines: &str) -> BTreeMap<String, String> {
-    lines.lines().filter_map(|line| line.split_once('\t')).map(|(name, state)| (name.to_owned(), state.to_owned())).collect()
+    lines
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, state)| (name.to_owned(), state.to_owned()))
+        .collect()
 }
 
 /// Objects whose whole purpose is to be renewed by Kubernetes itself.
@@ -111,7 +131,10 @@ fn still(object: &mut Value) {
         for name in ["resourceVersion", "managedFields", "generation"] {
             metadata.remove(name);
         }
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        if let Some(annotations) = metadata
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
             annotations.remove("control-plane.alpha.kubernetes.io/leader");
             // Empty or absent makes no difference.
             if annotations.is_empty() {
@@ -139,8 +162,14 @@ mod tests {
             ("/etc/b\tf 644\n", "/etc/a"),
             ("/etc/a\tf 644\n/etc/b\tf 644\n/etc/c\tf 644\n", "/etc/c"),
         ] {
-            let error = before.ensure_same(&snapshot(now), "b1").expect_err("changed").to_string();
-            assert!(error.contains(place) && error.contains("1 places"), "{error}");
+            let error = before
+                .ensure_same(&snapshot(now), "b1")
+                .expect_err("changed")
+                .to_string();
+            assert!(
+                error.contains(place) && error.contains("1 places"),
+                "{error}"
+            );
         }
     }
 
@@ -156,8 +185,15 @@ mod tests {
             "status": {},
         });
         still(&mut object);
-        assert_eq!(object, json!({ "kind": "ConfigMap", "metadata": { "name": "x" }, "data": { "kept": "yes" } }));
-        assert!(is_heartbeat(&json!({ "kind": "Lease", "metadata": { "name": "m1", "namespace": "kube-node-lease" } })));
-        assert!(!is_heartbeat(&json!({ "kind": "Lease", "metadata": { "name": "kpot", "namespace": "kube-system" } })));
+        assert_eq!(
+            object,
+            json!({ "kind": "ConfigMap", "metadata": { "name": "x" }, "data": { "kept": "yes" } })
+        );
+        assert!(is_heartbeat(
+            &json!({ "kind": "Lease", "metadata": { "name": "m1", "namespace": "kube-node-lease" } })
+        ));
+        assert!(!is_heartbeat(
+            &json!({ "kind": "Lease", "metadata": { "name": "kpot", "namespace": "kube-system" } })
+        ));
     }
 }

@@ -24,7 +24,11 @@ pub fn grant(from: &Node, to: &Node, user: &str) -> Result<()> {
 /// Makes `from` know `to` by the host key of `real`, which is another machine where a scenario wants a wrong key.
 pub fn know(from: &Node, to: &Node, real: &Node) -> Result<()> {
     let host_key = real.output("cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub")?;
-    from.write("/root/.ssh/known_hosts", &format!("{} {host_key}\n", to.address()), 0o600)
+    from.write(
+        "/root/.ssh/known_hosts",
+        &format!("{} {host_key}\n", to.address()),
+        0o600,
+    )
 }
 
 /// Makes `from` know nobody.

@@ -24,7 +24,11 @@ pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
     let (code, workbench) = thread::scope(|scope| {
         let code = scope.spawn(test_code);
         let workbench = Workbench::prepare(cache, versions);
-        (code.join().unwrap_or_else(|_| Err(anyhow!("the tests of the code panicked"))), workbench)
+        (
+            code.join()
+                .unwrap_or_else(|_| Err(anyhow!("the tests of the code panicked"))),
+            workbench,
+        )
     });
     let (mut counts, workbench) = (code?, workbench?);
     counts += test_programs(cache, &workbench);
@@ -40,19 +44,40 @@ fn test_code() -> Result<Counts> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let cargo = || Sh::new(&cargo).dir(vagrant_dir()).log("cargo.log");
     let mut counts = Counts::default();
-    count(&mut counts, "cargo fmt", || cargo().args(["fmt", "--all", "--check"]).run());
+    count(&mut counts, "cargo fmt", || {
+        cargo().args(["fmt", "--all", "--check"]).run()
+    });
     count(&mut counts, "cargo clippy", || {
-        let clippy = cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
+        let clippy = cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "--deny",
+            "warnings",
+        ]);
         clippy.run()
     });
-    let tests = step("cargo test", || cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]).outcome())?;
+    let tests = step("cargo test", || {
+        cargo()
+            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .outcome()
+    })?;
     let tested = cargo_counts(&tests.stdout);
     if !tests.ok() {
-        sh::say(format_args!("cargo test FAILED:\n{}\n{}", failures_in(&tests.stdout), last_lines(&tests.stderr)));
+        sh::say(format_args!(
+            "cargo test FAILED:\n{}\n{}",
+            failures_in(&tests.stdout),
+            last_lines(&tests.stderr)
+        ));
         // Where even compiling fails there is no count at all.
         counts.failed += usize::from(tested.failed == 0);
     }
-    sh::say(format_args!("cargo test: {} passed, {} failed", tested.passed, tested.failed));
+    sh::say(format_args!(
+        "cargo test: {} passed, {} failed",
+        tested.passed, tested.failed
+    ));
     counts += tested;
     Ok(counts)
 }
@@ -60,11 +85,16 @@ fn test_code() -> Result<Counts> {
 /// Adds up the lines that end each test program's output.
 fn cargo_counts(output: &str) -> Counts {
     let mut counts = Counts::default();
-    for line in output.lines().filter(|line| line.starts_with("test result:")) {
+    for line in output
+        .lines()
+        .filter(|line| line.starts_with("test result:"))
+    {
         let number_before = |word: &str| -> usize {
             let words: Vec<&str> = line.split([' ', ';']).collect();
             let at = words.iter().position(|one| *one == word);
-            at.and_then(|at| at.checked_sub(1)).and_then(|at| words[at].parse().ok()).unwrap_or(0)
+            at.and_then(|at| at.checked_sub(1))
+                .and_then(|at| words[at].parse().ok())
+                .unwrap_or(0)
         };
         counts.passed += number_before("passed");
         counts.failed += number_before("failed");
@@ -73,7 +103,11 @@ fn cargo_counts(output: &str) -> Counts {
 }
 
 fn failures_in(output: &str) -> String {
-    output.lines().filter(|line| line.contains("FAILED") || line.contains("panicked at")).collect::<Vec<_>>().join("\n")
+    output
+        .lines()
+        .filter(|line| line.contains("FAILED") || line.contains("panicked at"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn last_lines(text: &str) -> String {
@@ -84,23 +118,44 @@ fn last_lines(text: &str) -> String {
 fn test_programs(cache: &Cache, workbench: &Workbench) -> Counts {
     let mut counts = Counts::default();
     for provider in ["docker", "libvirt"] {
-        count(&mut counts, &format!("vagrant validate with {provider}"), || validate(Some(provider)));
+        count(
+            &mut counts,
+            &format!("vagrant validate with {provider}"),
+            || validate(Some(provider)),
+        );
     }
     // VirtualBox's own program is not in Debian; without it only the file itself can be judged.
     let virtualbox = sh::on_path("VBoxManage").then_some("virtualbox");
-    count(&mut counts, "vagrant validate with virtualbox's part", || validate(virtualbox));
+    count(
+        &mut counts,
+        "vagrant validate with virtualbox's part",
+        || validate(virtualbox),
+    );
     for (version, pot) in workbench.pots() {
-        count(&mut counts, &format!("the installer in the pot of {version} is static and small"), || {
-            installer_is_static(cache, pot)
-        });
-        count(&mut counts, &format!("kpot alone says which installer is in the pot of {version}"), || {
-            kpot_stands_alone(cache, workbench.kpot(), pot)
-        });
-        count(&mut counts, &format!("the pot of {version} built again is the same, byte for byte"), || {
-            let again = workbench.build_again(*version)?;
-            ensure!(sh::read_bytes(&pot.file)? == sh::read_bytes(&again)?, "{} and {} differ", pot.file.display(), again.display());
-            sh::remove(&again)
-        });
+        count(
+            &mut counts,
+            &format!("the installer in the pot of {version} is static and small"),
+            || installer_is_static(cache, pot),
+        );
+        count(
+            &mut counts,
+            &format!("kpot alone says which installer is in the pot of {version}"),
+            || kpot_stands_alone(cache, workbench.kpot(), pot),
+        );
+        count(
+            &mut counts,
+            &format!("the pot of {version} built again is the same, byte for byte"),
+            || {
+                let again = workbench.build_again(*version)?;
+                ensure!(
+                    sh::read_bytes(&pot.file)? == sh::read_bytes(&again)?,
+                    "{} and {} differ",
+                    pot.file.display(),
+                    again.display()
+                );
+                sh::remove(&again)
+            },
+        );
     }
     counts
 }
@@ -119,7 +174,10 @@ fn count(counts: &mut Counts, what: &str, test: impl FnOnce() -> Result<()>) {
 }
 
 fn validate(provider: Option<&str>) -> Result<()> {
-    let vagrant = Sh::new("vagrant").dir(vagrant_dir()).log("vagrant.log").arg("validate");
+    let vagrant = Sh::new("vagrant")
+        .dir(vagrant_dir())
+        .log("vagrant.log")
+        .arg("validate");
     match provider {
         Some(provider) => vagrant.env("VAGRANT_DEFAULT_PROVIDER", provider).run(),
         None => vagrant.arg("--ignore-provider").run(),
@@ -129,13 +187,22 @@ fn validate(provider: Option<&str>) -> Result<()> {
 fn installer_is_static(cache: &Cache, pot: &Pot) -> Result<()> {
     let installer = unpacked_installer(cache, pot)?;
     let size = sh::read_bytes(&installer)?.len();
-    ensure!(size <= INSTALLER_LIMIT, "it has {size} bytes, more than {INSTALLER_LIMIT}");
+    ensure!(
+        size <= INSTALLER_LIMIT,
+        "it has {size} bytes, more than {INSTALLER_LIMIT}"
+    );
     let kind = Sh::new("file").arg("--brief").arg(&installer).output()?;
-    ensure!(kind.contains("static") && kind.contains(", stripped"), "file(1) calls it {kind:?}");
+    ensure!(
+        kind.contains("static") && kind.contains(", stripped"),
+        "file(1) calls it {kind:?}"
+    );
     // ldd ends with 1 for a plain static program and with 0 for a static-pie one.
     let ldd = Sh::new("ldd").arg(&installer).outcome()?;
     let said = ldd.stdout + &ldd.stderr;
-    ensure!(said.contains("statically linked") || said.contains("not a dynamic executable"), "ldd(1) says {said:?}");
+    ensure!(
+        said.contains("statically linked") || said.contains("not a dynamic executable"),
+        "ldd(1) says {said:?}"
+    );
     Ok(())
 }
 
@@ -144,10 +211,18 @@ fn kpot_stands_alone(cache: &Cache, kpot: &Kpot, pot: &Pot) -> Result<()> {
     let folder = cache.pots().join("alone");
     let copy = folder.join("kpot");
     sh::copy(kpot.path(), &copy)?;
-    let said = Sh::new(&copy).args(["version", "--json"]).dir(&folder).env_remove("PATH").env_remove("HOME").output()?;
+    let said = Sh::new(&copy)
+        .args(["version", "--json"])
+        .dir(&folder)
+        .env_remove("PATH")
+        .env_remove("HOME")
+        .output()?;
     let said: Value = serde_json::from_str(&said).context("reading kpot version --json")?;
     let packed = Sha256::of(&sh::read_bytes(&unpacked_installer(cache, pot)?)?);
-    ensure!(said.to_string().contains(&packed.hex()), "it says {said}, the pot holds the installer {packed}");
+    ensure!(
+        said.to_string().contains(&packed.hex()),
+        "it says {said}, the pot holds the installer {packed}"
+    );
     sh::remove(&folder)
 }
 
@@ -155,7 +230,13 @@ fn unpacked_installer(cache: &Cache, pot: &Pot) -> Result<std::path::PathBuf> {
     let folder = cache.pots().join("unpacked");
     sh::remove(&folder)?;
     sh::make_dirs(&folder)?;
-    Sh::new("tar").arg("-xf").arg(&pot.file).arg("-C").arg(&folder).arg("kpot-install").run()?;
+    Sh::new("tar")
+        .arg("-xf")
+        .arg(&pot.file)
+        .arg("-C")
+        .arg(&folder)
+        .arg("kpot-install")
+        .run()?;
     Ok(folder.join(Path::new("kpot-install")))
 }
 
@@ -168,7 +249,13 @@ mod tests {
         let output = "running 3 tests\n\
                       test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\n\
                       test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s\n";
-        assert_eq!(cargo_counts(output), Counts { passed: 13, failed: 2 });
+        assert_eq!(
+            cargo_counts(output),
+            Counts {
+                passed: 13,
+                failed: 2
+            }
+        );
         assert_eq!(cargo_counts("error: could not compile"), Counts::default());
     }
 }

@@ -20,7 +20,10 @@ pub fn until(
             return Ok(());
         };
         if begun.elapsed() >= limit {
-            bail!("{what}: not within {} s; last seen: {reason}", limit.as_secs());
+            bail!(
+                "{what}: not within {} s; last seen: {reason}",
+                limit.as_secs()
+            );
         }
         thread::sleep(PAUSE);
     }
@@ -38,7 +41,10 @@ mod tests {
             Ok(Some(format!("phase {asked}")))
         })
         .expect_err("it never is");
-        assert_eq!(error.to_string(), "the moon is full: not within 0 s; last seen: phase 1");
+        assert_eq!(
+            error.to_string(),
+            "the moon is full: not within 0 s; last seen: phase 1"
+        );
         until("nothing", Duration::ZERO, || Ok(None)).expect("true at once");
     }
 }

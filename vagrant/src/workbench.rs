@@ -35,10 +35,15 @@ const PACKAGES: &[&str] = &[
 /// Installs what the lab needs, starts Docker, and makes the node image.
 pub fn prepare_machine(cache: &Cache) -> Result<()> {
     let user = Sh::new("id").arg("-u").output()?;
-    ensure!(user == "0", "the lab runs as root: it installs packages, starts Docker and makes machines");
+    ensure!(
+        user == "0",
+        "the lab runs as root: it installs packages, starts Docker and makes machines"
+    );
     let release = sh::read_text(Path::new("/etc/os-release")).context("is this Debian?")?;
     ensure!(
-        release.lines().any(|line| line == "VERSION_CODENAME=bookworm"),
+        release
+            .lines()
+            .any(|line| line == "VERSION_CODENAME=bookworm"),
         "the lab is made for Debian 12 (bookworm): its Vagrant, Docker and servers are Debian's"
     );
     sh::apt_install(PACKAGES)?;
@@ -68,10 +73,17 @@ impl Workbench {
         prepare_machine(cache)?;
         let (kpot, upstreams) = thread::scope(|scope| {
             // Downloads and links leave a core free here and there, which is what compiling kpot takes.
-            let kpot = scope.spawn(|| step("compiling kpot with the installer inside", Kpot::compile));
-            let upstreams: Result<Vec<Upstream>> =
-                versions.iter().map(|version| upstream_of(cache, *version)).collect();
-            (kpot.join().unwrap_or_else(|_| Err(anyhow!("compiling kpot panicked"))), upstreams)
+            let kpot =
+                scope.spawn(|| step("compiling kpot with the installer inside", Kpot::compile));
+            let upstreams: Result<Vec<Upstream>> = versions
+                .iter()
+                .map(|version| upstream_of(cache, *version))
+                .collect();
+            (
+                kpot.join()
+                    .unwrap_or_else(|_| Err(anyhow!("compiling kpot panicked"))),
+                upstreams,
+            )
         });
         let (kpot, upstreams) = (kpot?, upstreams?);
         let mirror = step("serving upstream on loopback", || {
@@ -81,16 +93,38 @@ impl Workbench {
         for upstream in upstreams {
             let version = upstream.version;
             let arguments = lab_arguments(&upstream, &mirror)?;
-            let pot = step(&format!("kpot build --k8s {version}"), || kpot.build(cache, version, &arguments))?;
-            eras.push(Prepared { version, materials: Materials::of_lab(&upstream)?, arguments, pot });
+            let pot = step(&format!("kpot build --k8s {version}"), || {
+                kpot.build(cache, version, &arguments)
+            })?;
+            eras.push(Prepared {
+                version,
+                materials: Materials::of_lab(&upstream)?,
+                arguments,
+                pot,
+            });
         }
-        Ok(Self { cache: cache.clone(), kpot, eras, _mirror: mirror })
+        Ok(Self {
+            cache: cache.clone(),
+            kpot,
+            eras,
+            _mirror: mirror,
+        })
     }
 
     /// A bench for one of the eras, in the order in which they were given.
     pub fn bench(&self, lab: &Lab, index: usize, what_runs: WhatRuns) -> Result<Bench> {
-        let era = self.eras.get(index).context("no such era on the workbench")?;
-        Ok(Bench::new(self.cache.clone(), lab.clone(), era.materials.clone(), era.pot.clone(), era.version, what_runs))
+        let era = self
+            .eras
+            .get(index)
+            .context("no such era on the workbench")?;
+        Ok(Bench::new(
+            self.cache.clone(),
+            lab.clone(),
+            era.materials.clone(),
+            era.pot.clone(),
+            era.version,
+            what_runs,
+        ))
     }
 
     /// The builder.
@@ -105,9 +139,14 @@ impl Workbench {
 
     /// Another file with the pot of an era, built again with the same key.
     pub fn build_again(&self, version: Version) -> Result<PathBuf> {
-        let era = self.eras.iter().find(|era| era.version == version).context("no such era on the workbench")?;
+        let era = self
+            .eras
+            .iter()
+            .find(|era| era.version == version)
+            .context("no such era on the workbench")?;
         let file = self.cache.pots().join(format!("{version}-again.pot"));
-        self.kpot.build_with(&era.pot.key, version, &era.arguments, &file)?;
+        self.kpot
+            .build_with(&era.pot.key, version, &era.arguments, &file)?;
         Ok(file)
     }
 }
@@ -115,5 +154,7 @@ impl Workbench {
 /// The lab's own builds of one era, made now if they are missing.
 pub fn upstream_of(cache: &Cache, version: Version) -> Result<Upstream> {
     let eras = Eras::load()?;
-    step(&format!("upstream of {version}"), || upstream::ensure(cache.root(), eras.find(version)?))
+    step(&format!("upstream of {version}"), || {
+        upstream::ensure(cache.root(), eras.find(version)?)
+    })
 }

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use crate::eras::Version;
 use crate::upstream::POD_SUBNET;
 
-
 /// What distinguishes one cluster of the lab from another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSpec {
@@ -63,18 +62,30 @@ pub fn init_config(spec: &ClusterSpec, address: &str) -> String {
 
 /// The flag that makes a `kubeadm join` one of a control plane.
 pub fn control_plane_flag(version: Version) -> &'static str {
-    if version.minor < 15 { "--experimental-control-plane" } else { "--control-plane" }
+    if version.minor < 15 {
+        "--experimental-control-plane"
+    } else {
+        "--control-plane"
+    }
 }
 
 /// The flag that makes `kubeadm init` store the certificates for other masters.
 pub fn upload_certs_flag(version: Version) -> &'static str {
-    if version.minor < 15 { "--experimental-upload-certs" } else { "--upload-certs" }
+    if version.minor < 15 {
+        "--experimental-upload-certs"
+    } else {
+        "--upload-certs"
+    }
 }
 
 /// kubeadm's checks that a kernel of today fails although it has what they look for: up to 1.17 kernels from 5.0 on are
 /// unknown to it.
 pub fn ignored_checks(version: Version) -> &'static str {
-    if version.minor < 18 { "--ignore-preflight-errors=SystemVerification" } else { "" }
+    if version.minor < 18 {
+        "--ignore-preflight-errors=SystemVerification"
+    } else {
+        ""
+    }
 }
 
 fn api_version(version: Version) -> &'static str {
@@ -87,7 +98,11 @@ fn api_version(version: Version) -> &'static str {
 }
 
 fn documents(values: &[Value]) -> String {
-    values.iter().map(|value| format!("{value:#}\n")).collect::<Vec<_>>().join("---\n")
+    values
+        .iter()
+        .map(|value| format!("{value:#}\n"))
+        .collect::<Vec<_>>()
+        .join("---\n")
 }
 
 #[cfg(test)]
@@ -101,12 +116,17 @@ mod tests {
             image_repository: Some("registry.example.internal/k8s".to_owned()),
         };
         let text = init_config(&spec, "10.77.0.11");
-        let parts: Vec<Value> =
-            text.split("---\n").map(|part| serde_json::from_str(part).expect("JSON")).collect();
+        let parts: Vec<Value> = text
+            .split("---\n")
+            .map(|part| serde_json::from_str(part).expect("JSON"))
+            .collect();
         assert_eq!(parts.len(), 4);
         assert_eq!(parts[0]["apiVersion"], "kubeadm.k8s.io/v1beta1");
         assert_eq!(parts[0]["imageRepository"], "registry.example.internal/k8s");
-        let newer = ClusterSpec { version: "v1.20.2".parse().expect("a version"), image_repository: None };
+        let newer = ClusterSpec {
+            version: "v1.20.2".parse().expect("a version"),
+            image_repository: None,
+        };
         assert!(init_config(&newer, "10.77.0.11").contains("kubeadm.k8s.io/v1beta2"));
         assert!(!init_config(&newer, "10.77.0.11").contains("imageRepository"));
     }

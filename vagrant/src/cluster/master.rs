@@ -3,7 +3,6 @@
 
 use anyhow::Result;
 
-use super::config::ClusterSpec;
 use crate::materials::Materials;
 use crate::node::{Node, quoted};
 
@@ -11,8 +10,8 @@ const DOCKER_CONFIG: &str = include_str!("docker.json");
 const DOCKER_UNIT: &str = include_str!("docker.service");
 const KUBELET_UNIT: &str = include_str!("kubelet.service");
 
-/// Installs everything and starts Docker; the kubelet waits for kubeadm.
-pub(super) fn install(node: &Node, materials: &Materials, spec: &ClusterSpec) -> Result<()> {
+/// Copies everything to the machine; the programs and units are then in place, the archives wait in /root.
+pub fn carry(node: &Node, materials: &Materials) -> Result<()> {
     node.copy(&materials.docker_archive, "/root/docker.tgz")?;
     node.copy(&materials.cni_archive, "/root/cni.tgz")?;
     for name in ["kubeadm", "kubelet", "kubectl"] {
@@ -27,6 +26,15 @@ pub(super) fn install(node: &Node, materials: &Materials, spec: &ClusterSpec) ->
         "net.ipv4.ip_forward = 1\nnet.bridge.bridge-nf-call-iptables = 1\n",
         0o644,
     )?;
+    node.run("mkdir /root/images")?;
+    for (number, archive) in materials.images_archives.iter().enumerate() {
+        node.copy(archive, &format!("/root/images/{number}.tar"))?;
+    }
+    Ok(())
+}
+
+/// Unpacks what [`carry`] brought, starts Docker and loads the images; the kubelet waits for kubeadm.
+pub fn install(node: &Node) -> Result<()> {
     node.run(
         "sysctl -q -p /etc/sysctl.d/kubernetes.conf
          tar -xzf /root/docker.tgz -C /usr/bin --strip-components=1 --no-same-owner
@@ -35,23 +43,19 @@ pub(super) fn install(node: &Node, materials: &Materials, spec: &ClusterSpec) ->
          chmod 0755 /usr/bin/kubeadm /usr/bin/kubelet /usr/bin/kubectl
          systemctl daemon-reload
          systemctl enable --quiet --now docker.service
-         systemctl enable --quiet kubelet.service",
-    )?;
-    for archive in &materials.images_archives {
-        node.copy(archive, "/root/images.tar")?;
-        node.run("docker load --quiet --input /root/images.tar; rm /root/images.tar")?;
-    }
-    if let Some(repository) = &spec.image_repository {
-        rename_images(node, &materials.registry, repository)?;
-    }
-    Ok(())
+         systemctl enable --quiet kubelet.service
+         for archive in /root/images/*.tar; do docker load --quiet --input $archive; rm $archive; done",
+    )
 }
 
 /// Gives Kubernetes' images the names of another repository, and takes their own away.
-fn rename_images(node: &Node, from: &str, to: &str) -> Result<()> {
+pub(super) fn rename_images(node: &Node, from: &str, to: &str) -> Result<()> {
     let names = node.output("docker images --format '{{.Repository}}:{{.Tag}}'")?;
     for name in names.lines() {
-        if let Some(image) = name.strip_prefix(from).and_then(|rest| rest.strip_prefix('/')) {
+        if let Some(image) = name
+            .strip_prefix(from)
+            .and_then(|rest| rest.strip_prefix('/'))
+        {
             let (name, other) = (quoted(name), quoted(&format!("{to}/{image}")));
             node.run(&format!("docker tag {name} {other}; docker rmi {name}"))?;
         }

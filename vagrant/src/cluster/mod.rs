@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use config::ClusterSpec;
+pub use master::{carry, install};
 
 use crate::materials::Materials;
 use crate::node::{Node, quoted};
@@ -22,10 +23,12 @@ use crate::sh::step;
 use crate::wait;
 
 /// `kubeadm init` took 11 s where it was tried by hand, alone on the machine; its own limits are 4 minutes each.
-const KUBEADM_LIMIT: Duration = Duration::from_secs(600);
+const KUBEADM_LIMIT: Duration = Duration::from_mins(10);
 /// How long nodes and DNS may take until they are ready.
-const READY_LIMIT: Duration = Duration::from_secs(240);
+const READY_LIMIT: Duration = Duration::from_mins(4);
 
+/// The file that the first master was made from.
+const INIT_CONFIG: &str = "/root/kubeadm-init.yaml";
 /// Where the first master keeps what the lab made it as.
 const NOTE: &str = "/root/lab-cluster.json";
 
@@ -46,44 +49,71 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a cluster of these bare machines, the first one by `init`, the others by `join`.
     pub fn make(spec: ClusterSpec, materials: &Materials, masters: &[Node]) -> Result<Self> {
-        let (m1, others) = masters.split_first().context("a cluster has at least one master")?;
-        let cluster = Self { spec, m1: m1.clone() };
-        step("installing Docker, kubelet and images on the masters by hand", || {
-            thread::scope(|scope| {
-                let installs: Vec<_> = masters
-                    .iter()
-                    .map(|node| scope.spawn(|| master::install(node, materials, &cluster.spec)))
-                    .collect();
-                installs
-                    .into_iter()
-                    .try_for_each(|install| install.join().map_err(|_| anyhow!("an installation panicked"))?)
-            })
-        })?;
+        let (m1, others) = masters
+            .split_first()
+            .context("a cluster has at least one master")?;
+        let cluster = Self {
+            spec,
+            m1: m1.clone(),
+        };
+        step(
+            "installing Docker, kubelet and images on the masters by hand",
+            || {
+                thread::scope(|scope| {
+                    let installs: Vec<_> = masters
+                        .iter()
+                        .map(|node| scope.spawn(|| cluster.install(node, materials)))
+                        .collect();
+                    installs.into_iter().try_for_each(|install| {
+                        install
+                            .join()
+                            .map_err(|_| anyhow!("an installation panicked"))?
+                    })
+                })
+            },
+        )?;
         let credentials = step("kubeadm init on m1", || cluster.init())?;
-        step("applying the pod network", || cluster.apply(&materials.pod_network))?;
+        step("applying the pod network", || {
+            cluster.apply(&materials.pod_network)
+        })?;
         for node in others {
-            step(&format!("kubeadm join on {node}"), || cluster.join(node, &credentials))?;
+            step(&format!("kubeadm join on {node}"), || {
+                cluster.join(node, &credentials)
+            })?;
         }
-        step("waiting for nodes, pod network and DNS", || cluster.wait_ready(masters.len()))?;
+        step("waiting for nodes, pod network and DNS", || {
+            cluster.wait_ready(masters.len())
+        })?;
         cluster.revoke()?;
-        m1.write(NOTE, &serde_json::to_string(&cluster.note(masters.len()))?, 0o600)?;
+        m1.write(
+            NOTE,
+            &serde_json::to_string(&cluster.note(masters.len()))?,
+            0o600,
+        )?;
         Ok(cluster)
     }
 
     /// The cluster that an earlier lab made of these machines, if it is whole: the same kind, as many masters, all Ready,
     /// and nobody else in it.
     pub fn found(spec: ClusterSpec, masters: &[Node]) -> Option<Self> {
-        let cluster = Self { spec, m1: masters.first()?.clone() };
+        let cluster = Self {
+            spec,
+            m1: masters.first()?.clone(),
+        };
         let note = cluster.m1.output(&format!("cat {NOTE}")).ok()?;
         (serde_json::from_str::<Note>(&note).ok()? == cluster.note(masters.len())).then_some(())?;
         let nodes = cluster.kubectl_json(&["get", "nodes"]).ok()?;
         let nodes = nodes["items"].as_array()?;
         let members = cluster.etcdctl(&["member", "list"]).ok()?.lines().count();
-        (nodes.len() == masters.len() && nodes.iter().all(is_ready) && members == masters.len()).then_some(cluster)
+        (nodes.len() == masters.len() && nodes.iter().all(is_ready) && members == masters.len())
+            .then_some(cluster)
     }
 
     fn note(&self, masters: usize) -> Note {
-        Note { spec: self.spec.clone(), masters }
+        Note {
+            spec: self.spec.clone(),
+            masters,
+        }
     }
 
     /// What it is.
@@ -104,12 +134,16 @@ impl Cluster {
     /// What kubectl prints as JSON.
     pub fn kubectl_json(&self, args: &[&str]) -> Result<Value> {
         let text = self.kubectl(&[args, &["-o", "json"]].concat())?;
-        serde_json::from_str(&text).with_context(|| format!("reading what kubectl {} says", args.join(" ")))
+        serde_json::from_str(&text)
+            .with_context(|| format!("reading what kubectl {} says", args.join(" ")))
     }
 
     /// Applies a manifest.
     pub fn apply(&self, manifest: &str) -> Result<()> {
-        self.m1.sh(&kubectl(&["apply", "-f", "-"]))?.stdin(manifest).run()
+        self.m1
+            .sh(&kubectl(&["apply", "-f", "-"]))?
+            .stdin(manifest)
+            .run()
     }
 
     /// etcdctl's standard output, asked in the etcd of the first master with its own certificates.
@@ -124,25 +158,55 @@ impl Cluster {
     }
 
     /// Removes what Kubernetes remembers of a master whose etcd member is gone: the Node, and up to 1.21 its entry in
-    /// ClusterStatus.
+    /// `ClusterStatus`.
     pub fn forget_node(&self, node: &Node) -> Result<()> {
         self.kubectl(&["delete", "node", node.name(), "--ignore-not-found"])?;
-        let mut config = self.kubectl_json(&["-n", "kube-system", "get", "configmap", "kubeadm-config"])?;
+        let mut config =
+            self.kubectl_json(&["-n", "kube-system", "get", "configmap", "kubeadm-config"])?;
         if let Some(status) = config["data"]["ClusterStatus"].as_str() {
             let kept = without_endpoint(status, node.name());
             config["data"]["ClusterStatus"] = Value::String(kept);
-            self.m1.sh(&kubectl(&["replace", "-f", "-"]))?.stdin(config.to_string()).run()?;
+            self.m1
+                .sh(&kubectl(&["replace", "-f", "-"]))?
+                .stdin(config.to_string())
+                .run()?;
         }
         Ok(())
     }
 
+    /// What one more master needs for [`Cluster::join`]; [`Cluster::revoke`] takes it back.
+    pub fn admit(&self) -> Result<JoinCredentials> {
+        let command = self
+            .m1
+            .output("kubeadm token create --print-join-command")?;
+        let said = self.m1.output(&format!(
+            "kubeadm init phase upload-certs --config {INIT_CONFIG} {}",
+            config::upload_certs_flag(self.spec.version)
+        ))?;
+        let key = said.lines().last().unwrap_or_default();
+        JoinCredentials::read(&format!("{command} --certificate-key {key}"))
+            .context("reading the join command that kubeadm token create prints")
+    }
+
+    fn install(&self, node: &Node, materials: &Materials) -> Result<()> {
+        master::carry(node, materials)?;
+        master::install(node)?;
+        match &self.spec.image_repository {
+            Some(repository) => master::rename_images(node, &materials.registry, repository),
+            None => Ok(()),
+        }
+    }
+
     fn init(&self) -> Result<JoinCredentials> {
-        let file = "/root/kubeadm-init.yaml";
-        self.m1.write(file, &config::init_config(&self.spec, self.m1.address()), 0o600)?;
+        self.m1.write(
+            INIT_CONFIG,
+            &config::init_config(&self.spec, self.m1.address()),
+            0o600,
+        )?;
         let said = self
             .m1
             .sh(&format!(
-                "kubeadm init --config {file} {} {}",
+                "kubeadm init --config {INIT_CONFIG} {} {}",
                 config::upload_certs_flag(self.spec.version),
                 config::ignored_checks(self.spec.version)
             ))?
@@ -151,7 +215,8 @@ impl Cluster {
         JoinCredentials::read(&said).context("reading the join command that kubeadm init prints")
     }
 
-    fn join(&self, node: &Node, credentials: &JoinCredentials) -> Result<()> {
+    /// Plain `kubeadm join` of a machine that is ready for it, as a master.
+    pub fn join(&self, node: &Node, credentials: &JoinCredentials) -> Result<()> {
         node.sh(&format!(
             "kubeadm join {}:6443 --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
             self.m1.address(),
@@ -174,16 +239,31 @@ impl Cluster {
                 .then(|| format!("{ready} of {} nodes Ready, {masters} wanted", nodes.len())))
         })?;
         wait::until("CoreDNS is available", READY_LIMIT, || {
-            let status = self.kubectl_json(&["-n", "kube-system", "get", "deployment", "coredns"])?["status"].clone();
+            let status = self.kubectl_json(&[
+                "-n",
+                "kube-system",
+                "get",
+                "deployment",
+                "coredns",
+            ])?["status"]
+                .clone();
             let available = status["availableReplicas"].as_u64().unwrap_or(0);
             let wanted = status["replicas"].as_u64().unwrap_or(0);
-            Ok((wanted == 0 || available != wanted).then(|| format!("{available} of {wanted} replicas")))
+            Ok((wanted == 0 || available != wanted)
+                .then(|| format!("{available} of {wanted} replicas")))
         })
     }
 
     /// Takes back what the joins needed: the product has to bring its own.
     pub fn revoke(&self) -> Result<()> {
-        self.kubectl(&["-n", "kube-system", "delete", "secret", "--ignore-not-found", "kubeadm-certs"])?;
+        self.kubectl(&[
+            "-n",
+            "kube-system",
+            "delete",
+            "secret",
+            "--ignore-not-found",
+            "kubeadm-certs",
+        ])?;
         self.kubectl(&[
             "-n",
             "kube-system",
@@ -198,17 +278,21 @@ impl Cluster {
 
 /// Whether a Node says that it is Ready.
 pub fn is_ready(node: &Value) -> bool {
-    node["status"]["conditions"]
-        .as_array()
-        .is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+    node["status"]["conditions"].as_array().is_some_and(|all| {
+        all.iter()
+            .any(|one| one["type"] == "Ready" && one["status"] == "True")
+    })
 }
 
 fn kubectl(args: &[&str]) -> String {
     let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
-    format!("kubectl --kubeconfig /etc/kubernetes/admin.conf {}", args.join(" "))
+    format!(
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf {}",
+        args.join(" ")
+    )
 }
 
-/// ClusterStatus without the endpoint of a node: its key and the deeper lines below it.
+/// `ClusterStatus` without the endpoint of a node: its key and the deeper lines below it.
 fn without_endpoint(status: &str, node: &str) -> String {
     let key = format!("  {node}:");
     let mut inside = false;
@@ -223,9 +307,9 @@ fn without_endpoint(status: &str, node: &str) -> String {
     kept
 }
 
-/// What `kubeadm init` prints for the next master. They are the lab's own and revoked before the product comes.
+/// What kubeadm prints for the next master. They are the lab's own and revoked before the product comes.
 #[derive(Debug)]
-struct JoinCredentials {
+pub struct JoinCredentials {
     token: String,
     ca_hash: String,
     certificate_key: String,
@@ -270,7 +354,11 @@ mod tests {
                     --experimental-control-plane --certificate-key bb\n\nThen you can join any number of worker nodes";
         let read = JoinCredentials::read(said).expect("all are there");
         assert_eq!(
-            (read.token.as_str(), read.ca_hash.as_str(), read.certificate_key.as_str()),
+            (
+                read.token.as_str(),
+                read.ca_hash.as_str(),
+                read.certificate_key.as_str()
+            ),
             ("abcdef.0123456789abcdef", "sha256:aa", "bb")
         );
         assert!(JoinCredentials::read("error execution phase preflight").is_err());

@@ -21,7 +21,7 @@ use crate::ssh_trust;
 use crate::wait;
 
 /// etcd wants five seconds of health before it changes its membership, and may refuse until then.
-const MEMBER_REMOVE_LIMIT: Duration = Duration::from_secs(60);
+const MEMBER_REMOVE_LIMIT: Duration = Duration::from_mins(1);
 
 /// Everything that a scenario may use.
 pub struct Bench {
@@ -55,8 +55,24 @@ enum Backup {
 
 impl Bench {
     /// A bench with nothing up yet.
-    pub fn new(cache: Cache, lab: Lab, materials: Materials, pot: Pot, version: Version, what_runs: WhatRuns) -> Self {
-        Self { cache, lab, materials, pot, version, cluster: None, backup: Backup::Unknown, what_runs }
+    pub fn new(
+        cache: Cache,
+        lab: Lab,
+        materials: Materials,
+        pot: Pot,
+        version: Version,
+        what_runs: WhatRuns,
+    ) -> Self {
+        Self {
+            cache,
+            lab,
+            materials,
+            pot,
+            version,
+            cluster: None,
+            backup: Backup::Unknown,
+            what_runs,
+        }
     }
 
     /// Where the lab keeps things.
@@ -91,27 +107,43 @@ impl Bench {
 
     /// The cluster that the running scenario asked for.
     pub fn cluster(&self) -> Result<&Cluster> {
-        self.cluster.as_ref().map(|(cluster, _)| cluster).context("no cluster is up")
+        self.cluster
+            .as_ref()
+            .map(|(cluster, _)| cluster)
+            .context("no cluster is up")
     }
 
     /// Number of masters that the cluster was made of.
     pub fn masters(&self) -> usize {
-        self.cluster.as_ref().map_or(0, |(_, masters)| masters.len())
+        self.cluster
+            .as_ref()
+            .map_or(0, |(_, masters)| masters.len())
     }
 
     /// The machines that are in use, the first master first.
     pub fn nodes(&self) -> Vec<Node> {
-        let mut nodes = self.cluster.as_ref().map(|(_, masters)| masters.clone()).unwrap_or_default();
+        let mut nodes = self
+            .cluster
+            .as_ref()
+            .map(|(_, masters)| masters.clone())
+            .unwrap_or_default();
         nodes.push(self.b1());
         nodes
     }
 
     /// Makes the wanted cluster, unless it is the one that is up.
     pub fn cluster_of(&mut self, spec: ClusterSpec, masters: usize) -> Result<()> {
-        if self.cluster.as_ref().is_some_and(|(is, nodes)| *is.spec() == spec && nodes.len() == masters) {
+        if self
+            .cluster
+            .as_ref()
+            .is_some_and(|(is, nodes)| *is.spec() == spec && nodes.len() == masters)
+        {
             return Ok(());
         }
-        let nodes: Vec<Node> = [self.lab.m1(), self.lab.m2(), self.lab.m3()].into_iter().take(masters).collect();
+        let nodes: Vec<Node> = [self.lab.m1(), self.lab.m2(), self.lab.m3()]
+            .into_iter()
+            .take(masters)
+            .collect();
         if std::mem::replace(&mut self.what_runs, WhatRuns::Stranger) == WhatRuns::MayServe
             && let Some(cluster) = Cluster::found(spec.clone(), &nodes)
         {
@@ -121,7 +153,8 @@ impl Bench {
         }
         self.distrust();
         step("bringing the masters up", || {
-            self.lab.destroy(&[&self.lab.m1(), &self.lab.m2(), &self.lab.m3()])?;
+            self.lab
+                .destroy(&[&self.lab.m1(), &self.lab.m2(), &self.lab.m3()])?;
             self.lab.up(&nodes.iter().collect::<Vec<_>>(), Bare::Full)
         })?;
         let cluster = Cluster::make(spec, &self.materials, &nodes)?;
@@ -157,14 +190,18 @@ impl Bench {
         let cluster = self.cluster()?;
         wait::until("etcd lets b1 go", MEMBER_REMOVE_LIMIT, || {
             // By address as well: a member that never started has no name yet.
-            let theirs = |member: &checks::Member| member.name == b1.name() || member.peer_url.contains(b1.address());
+            let theirs = |member: &checks::Member| {
+                member.name == b1.name() || member.peer_url.contains(b1.address())
+            };
             let Some(member) = checks::members(cluster)?.into_iter().find(theirs) else {
                 return Ok(None);
             };
-            Ok(Some(match cluster.etcdctl(&["member", "remove", &member.id]) {
-                Ok(said) => said,
-                Err(error) => format!("{error:#}"),
-            }))
+            Ok(Some(
+                match cluster.etcdctl(&["member", "remove", &member.id]) {
+                    Ok(said) => said,
+                    Err(error) => format!("{error:#}"),
+                },
+            ))
         })?;
         cluster.forget_node(&b1)?;
         self.lab.destroy(&[&b1])
@@ -178,6 +215,8 @@ impl Bench {
 
     /// A folder of this machine for a scenario's own pots and keys.
     pub fn folder(&self, scenario: &str) -> PathBuf {
-        self.cache.pots().join(format!("{}-{scenario}", self.version))
+        self.cache
+            .pots()
+            .join(format!("{}-{scenario}", self.version))
     }
 }

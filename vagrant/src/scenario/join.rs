@@ -12,7 +12,7 @@ use crate::pot;
 use crate::snapshot::{Files, Snapshot};
 
 /// A join takes well under a minute; on a machine whose two cores also compile something it may take longer.
-pub const JOIN_LIMIT: Duration = Duration::from_secs(420);
+pub const JOIN_LIMIT: Duration = Duration::from_mins(7);
 
 /// The scenario.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Scenario for Join {
     }
 
     fn budget(&self) -> Duration {
-        Duration::from_secs(600)
+        Duration::from_mins(10)
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
@@ -59,7 +59,11 @@ impl Scenario for Join {
 /// The one command that an operator types; gives what it said.
 pub fn join(bench: &Bench, b1: &Node) -> Result<String> {
     let healthy = bench.cluster()?.m1().address();
-    let outcome = pot::install_well(b1, &format!("join-master --healthy {healthy} --yes"), JOIN_LIMIT)?;
+    let outcome = pot::install_well(
+        b1,
+        &format!("join-master --healthy {healthy} --yes"),
+        JOIN_LIMIT,
+    )?;
     Ok(outcome.stdout + &outcome.stderr)
 }
 
@@ -69,7 +73,10 @@ pub fn nothing_to_do(bench: &Bench, b1: &Node) -> Result<()> {
     let files = Snapshot::of_files(b1, Files::Written)?;
     let state = Snapshot::of_cluster(cluster)?;
     let said = join(bench, b1)?;
-    ensure!(said.contains("nothing to do"), "the second run does not say that there is nothing to do:\n{said}");
+    ensure!(
+        said.contains("nothing to do"),
+        "the second run does not say that there is nothing to do:\n{said}"
+    );
     files.ensure_same(&Snapshot::of_files(b1, Files::Written)?, "files on b1")?;
     state.ensure_same(&Snapshot::of_cluster(cluster)?, "the cluster")
 }

@@ -41,11 +41,12 @@ impl Scenario for Leak {
     }
 
     fn about(&self) -> String {
-        "the secrets of a join are in no argument, environment, file or journal of either machine".to_owned()
+        "the secrets of a join are in no argument, environment, file or journal of either machine"
+            .to_owned()
     }
 
     fn budget(&self) -> Duration {
-        Duration::from_secs(900)
+        Duration::from_mins(15)
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
@@ -63,7 +64,10 @@ impl Scenario for Leak {
         let trace = bench.folder("leak").join("m1-execve");
         let mut watch = watch_secrets(m1, &watched)?;
         let tracer = Tracer::attach(m1, &trace)?;
-        let command = format!("./kpot-install join-master --healthy {} --ssh-user opspw --ask-pass --yes", m1.address());
+        let command = format!(
+            "./kpot-install join-master --healthy {} --ssh-user opspw --ask-pass --yes",
+            m1.address()
+        );
         let ended = b1
             .sh(&format!("cd {POT_DIR}; {command}"))?
             .stdin(format!("{PASSWORD}\n"))
@@ -72,12 +76,28 @@ impl Scenario for Leak {
         tracer.detach()?;
         watch.stop();
         let ended = ended?;
-        ensure!(ended.ok(), "{command} ended with {:?}:\n{}{}", ended.code, ended.stdout, ended.stderr);
+        ensure!(
+            ended.ok(),
+            "{command} ended with {:?}:\n{}{}",
+            ended.code,
+            ended.stdout,
+            ended.stderr
+        );
         self.secrets = secrets::tokens(&sh::read_text(&watched)?);
-        ensure!(!self.secrets.is_empty(), "no bootstrap token was seen in the cluster while b1 joined");
+        ensure!(
+            !self.secrets.is_empty(),
+            "no bootstrap token was seen in the cluster while b1 joined"
+        );
         let keys = secrets::certificate_keys(&tracer::read(&trace)?);
-        ensure!(!keys.is_empty(), "no certificate key was seen in what kubeadm prints on m1");
-        sh::say(format_args!("looking for {} token secrets, {} certificate keys and a password", self.secrets.len(), keys.len()));
+        ensure!(
+            !keys.is_empty(),
+            "no certificate key was seen in what kubeadm prints on m1"
+        );
+        sh::say(format_args!(
+            "looking for {} token secrets, {} certificate keys and a password",
+            self.secrets.len(),
+            keys.len()
+        ));
         self.secrets.extend(keys);
         self.secrets.insert(PASSWORD.to_owned());
         Ok(())
@@ -88,18 +108,33 @@ impl Scenario for Leak {
         checks::joined(cluster, &b1, bench.masters() + 1)?;
         join::no_secret_folder(&b1)?;
         let found = self.search(bench, "m1-execve")?;
-        ensure!(found.is_empty(), "secrets of this join were found:\n{}", found.join("\n"));
+        ensure!(
+            found.is_empty(),
+            "secrets of this join were found:\n{}",
+            found.join("\n")
+        );
         Ok(())
     }
 
     fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
         let (m1, b1) = (bench.cluster()?.m1(), bench.b1());
         ssh_trust::grant(&b1, m1, "root")?;
-        let again = pot::install_well(&b1, &format!("join-master --healthy {} --yes", m1.address()), join::JOIN_LIMIT)?;
+        let again = pot::install_well(
+            &b1,
+            &format!("join-master --healthy {} --yes", m1.address()),
+            join::JOIN_LIMIT,
+        )?;
         let said = again.stdout + &again.stderr;
-        ensure!(said.contains("nothing to do"), "the second run did something:\n{said}");
+        ensure!(
+            said.contains("nothing to do"),
+            "the second run did something:\n{said}"
+        );
         let found = self.search(bench, "m1-execve")?;
-        ensure!(found.is_empty(), "secrets were found after the second run:\n{}", found.join("\n"));
+        ensure!(
+            found.is_empty(),
+            "secrets were found after the second run:\n{}",
+            found.join("\n")
+        );
         self.planted_leaks_are_found(bench)
     }
 
@@ -123,9 +158,13 @@ impl Leak {
         sh::remove(&backup_trace)?;
         b1.fetch(TRACE, &backup_trace)?;
         let mut found = Vec::new();
-        for (node, file) in [(m1, bench.folder("leak").join(master_trace)), (&b1, backup_trace)] {
+        for (node, file) in [
+            (m1, bench.folder("leak").join(master_trace)),
+            (&b1, backup_trace),
+        ] {
             let trace = tracer::read(&file)?;
-            let calls = secrets::execves(&trace).filter(|call| self.forms().any(|form| call.contains(&form)));
+            let calls = secrets::execves(&trace)
+                .filter(|call| self.forms().any(|form| call.contains(&form)));
             found.extend(calls.map(|call| format!("{node}: in the call {}", self.masked(call))));
         }
         for node in [m1, &b1] {
@@ -145,7 +184,10 @@ impl Leak {
             .sh("journalctl --no-pager -q -o export >/run/lab-journal; grep -caF -f - /run/lab-journal || true; rm /run/lab-journal")?
             .stdin(patterns.as_str())
             .output()?;
-        let mut found: Vec<String> = files.lines().map(|file| format!("{node}: in the file {file}")).collect();
+        let mut found: Vec<String> = files
+            .lines()
+            .map(|file| format!("{node}: in the file {file}"))
+            .collect();
         if lines.trim() != "0" {
             found.push(format!("{node}: in {} lines of the journal", lines.trim()));
         }
@@ -154,22 +196,50 @@ impl Leak {
 
     fn planted_leaks_are_found(&self, bench: &Bench) -> Result<()> {
         let (m1, b1) = (bench.cluster()?.m1(), bench.b1());
-        let secret = self.secrets.iter().find(|secret| *secret != PASSWORD).context("no secret is known")?;
+        let secret = self
+            .secrets
+            .iter()
+            .find(|secret| *secret != PASSWORD)
+            .context("no secret is known")?;
         let tracer = Tracer::attach(m1, &bench.folder("leak").join("m1-planted"))?;
         let plants = [
-            (m1, "/bin/echo planted-argument $(cat) >/dev/null", "m1: in the call", "planted-argument"),
+            (
+                m1,
+                "/bin/echo planted-argument $(cat) >/dev/null",
+                "m1: in the call",
+                "planted-argument",
+            ),
             (m1, "cat >/root/planted", "m1: in the file", "/root/planted"),
-            (&b1, "PLANTED=$(cat); export PLANTED; /bin/true", "b1: in the call", "PLANTED="),
-            (&b1, "base64 --wrap=0 >/var/tmp/planted", "b1: in the file", "/var/tmp/planted"),
-            (&b1, "systemd-cat --identifier=planted", "b1: in", "of the journal"),
+            (
+                &b1,
+                "PLANTED=$(cat); export PLANTED; /bin/true",
+                "b1: in the call",
+                "PLANTED=",
+            ),
+            (
+                &b1,
+                "base64 --wrap=0 >/var/tmp/planted",
+                "b1: in the file",
+                "/var/tmp/planted",
+            ),
+            (
+                &b1,
+                "systemd-cat --identifier=planted",
+                "b1: in",
+                "of the journal",
+            ),
         ];
-        let planted: Result<()> = plants.iter().try_for_each(|(node, script, ..)| node.sh(script)?.stdin(secret.as_str()).run());
+        let planted: Result<()> = plants
+            .iter()
+            .try_for_each(|(node, script, ..)| node.sh(script)?.stdin(secret.as_str()).run());
         tracer.detach()?;
         planted?;
         let found = self.search(bench, "m1-planted")?;
         for (_, script, where_, what) in plants {
             ensure!(
-                found.iter().any(|line| line.starts_with(where_) && line.contains(what)),
+                found
+                    .iter()
+                    .any(|line| line.starts_with(where_) && line.contains(what)),
                 "a secret planted by `{script}` was not found; found:\n{}",
                 found.join("\n")
             );
@@ -178,11 +248,15 @@ impl Leak {
     }
 
     fn masked(&self, text: &str) -> String {
-        self.forms().fold(text.to_owned(), |text, form| text.replace(&form, "<secret>"))
+        self.forms().fold(text.to_owned(), |text, form| {
+            text.replace(&form, "<secret>")
+        })
     }
 
     /// Every secret as it is, and as base64.
     fn forms(&self) -> impl Iterator<Item = String> {
-        self.secrets.iter().flat_map(|secret| [secret.clone(), secrets::base64(secret)])
+        self.secrets
+            .iter()
+            .flat_map(|secret| [secret.clone(), secrets::base64(secret)])
     }
 }

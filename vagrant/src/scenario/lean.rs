@@ -34,7 +34,7 @@ impl Scenario for LeanHost {
     }
 
     fn budget(&self) -> Duration {
-        Duration::from_secs(600)
+        Duration::from_mins(10)
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
@@ -52,15 +52,30 @@ impl Scenario for LeanHost {
     }
 
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
-        let (Some(before), Some(outcome)) = (&self.before, &self.outcome) else { bail!("it was not run") };
+        let (Some(before), Some(outcome)) = (&self.before, &self.outcome) else {
+            bail!("it was not run")
+        };
         let said = format!("{}{}", outcome.stdout, outcome.stderr);
         if is_demanded(bench) {
-            ensure!(outcome.code == Some(3), "exit status {:?}, not 3:\n{said}", outcome.code);
-            ensure!(said.contains("conntrack"), "the refusal does not name conntrack:\n{said}");
-            return before.ensure_same(&Snapshot::of_files(&bench.b1(), Files::Machine)?, "files on b1");
+            ensure!(
+                outcome.code == Some(3),
+                "exit status {:?}, not 3:\n{said}",
+                outcome.code
+            );
+            ensure!(
+                said.contains("conntrack"),
+                "the refusal does not name conntrack:\n{said}"
+            );
+            return before.ensure_same(
+                &Snapshot::of_files(&bench.b1(), Files::Machine)?,
+                "files on b1",
+            );
         }
         ensure!(outcome.ok(), "exit status {:?}:\n{said}", outcome.code);
-        ensure!(said.contains("socat") && said.contains("ebtables"), "nothing warns of what is missing:\n{said}");
+        ensure!(
+            said.contains("socat") && said.contains("ebtables"),
+            "nothing warns of what is missing:\n{said}"
+        );
         checks::joined(bench.cluster()?, &bench.b1(), bench.masters() + 1)
     }
 

@@ -34,7 +34,13 @@ pub trait Scenario {
     fn budget(&self) -> Duration;
     /// The cluster that it wants, with this number of masters.
     fn wants(&self, version: Version) -> (ClusterSpec, usize) {
-        (ClusterSpec { version, image_repository: None }, 2)
+        (
+            ClusterSpec {
+                version,
+                image_repository: None,
+            },
+            2,
+        )
     }
     /// Makes the state that it starts from.
     fn prepare(&mut self, bench: &mut Bench) -> Result<()>;
@@ -51,7 +57,11 @@ pub trait Scenario {
 /// All scenarios, in the order in which one cluster can serve them.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     let mut all: Vec<Box<dyn Scenario>> = Vec::new();
-    all.extend(refusals::all().into_iter().map(|one| Box::new(one) as Box<dyn Scenario>));
+    all.extend(
+        refusals::all()
+            .into_iter()
+            .map(|one| Box::new(one) as Box<dyn Scenario>),
+    );
     all.push(Box::new(lean::LeanHost::default()));
     all.push(Box::new(broken::BrokenInstaller));
     all.push(Box::new(join::Join));
@@ -69,7 +79,10 @@ pub fn named(name: &str) -> Result<Vec<Box<dyn Scenario>>> {
         .collect();
     if found.is_empty() {
         let known: Vec<String> = all().iter().map(|one| one.name()).collect();
-        bail!("there is no scenario {name:?}; there are:\n  {}", known.join("\n  "));
+        bail!(
+            "there is no scenario {name:?}; there are:\n  {}",
+            known.join("\n  ")
+        );
     }
     Ok(found)
 }
@@ -101,18 +114,28 @@ pub fn play(bench: &mut Bench, scenarios: Vec<Box<dyn Scenario>>) -> Counts {
         let took = begun.elapsed();
         let ended = ended.and_then(|()| {
             if took > scenario.budget() {
-                bail!("it took {} s, its budget is {} s", took.as_secs(), scenario.budget().as_secs());
+                bail!(
+                    "it took {} s, its budget is {} s",
+                    took.as_secs(),
+                    scenario.budget().as_secs()
+                );
             }
             Ok(())
         });
         match ended {
             Ok(()) => {
                 counts.passed += 1;
-                sh::say(format_args!("scenario {name}: passed in {:.1} s", took.as_secs_f64()));
+                sh::say(format_args!(
+                    "scenario {name}: passed in {:.1} s",
+                    took.as_secs_f64()
+                ));
             }
             Err(error) => {
                 counts.failed += 1;
-                sh::say(format_args!("scenario {name}: FAILED after {:.1} s: {error:#}", took.as_secs_f64()));
+                sh::say(format_args!(
+                    "scenario {name}: FAILED after {:.1} s: {error:#}",
+                    took.as_secs_f64()
+                ));
             }
         }
     }
@@ -135,7 +158,12 @@ fn stages(bench: &mut Bench, scenario: &mut dyn Scenario) -> Result<()> {
     for (what, stage) in stages {
         ended = stage(scenario, bench).map_err(|error| error.context(format!("stage {what}")));
         if let Err(error) = &ended {
-            let kept = evidence::collect(bench.cache(), &scenario.name().replace('/', "-"), error, &bench.nodes());
+            let kept = evidence::collect(
+                bench.cache(),
+                &scenario.name().replace('/', "-"),
+                error,
+                &bench.nodes(),
+            );
             match kept {
                 Ok(folder) => sh::say(format_args!("evidence is in {}", folder.display())),
                 Err(error) => sh::say(format_args!("no evidence could be collected: {error:#}")),
@@ -164,7 +192,11 @@ mod tests {
     #[test]
     fn names_are_unique_and_groups_are_found() {
         let names: Vec<String> = all().iter().map(|one| one.name()).collect();
-        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+        assert_eq!(
+            names.iter().collect::<BTreeSet<_>>().len(),
+            names.len(),
+            "{names:?}"
+        );
         assert!(named("refusals").expect("a group").len() > 8);
         assert_eq!(named("join").expect("one").len(), 1);
         assert!(named("jo").is_err());

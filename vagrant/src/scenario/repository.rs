@@ -23,15 +23,23 @@ impl Scenario for OwnImageRepository {
     }
 
     fn about(&self) -> String {
-        format!("in a cluster with imageRepository {REPOSITORY} the new master's images have its names")
+        format!(
+            "in a cluster with imageRepository {REPOSITORY} the new master's images have its names"
+        )
     }
 
     fn budget(&self) -> Duration {
-        Duration::from_secs(900)
+        Duration::from_mins(15)
     }
 
     fn wants(&self, version: Version) -> (ClusterSpec, usize) {
-        (ClusterSpec { version, image_repository: Some(REPOSITORY.to_owned()) }, 1)
+        (
+            ClusterSpec {
+                version,
+                image_repository: Some(REPOSITORY.to_owned()),
+            },
+            1,
+        )
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
@@ -47,14 +55,31 @@ impl Scenario for OwnImageRepository {
         let (cluster, b1) = (bench.cluster()?, bench.b1());
         checks::joined(cluster, &b1, bench.masters() + 1)?;
         checks::pods_work(cluster, &b1, bench.test_image())?;
-        let pods = cluster.kubectl_json(&["-n", "kube-system", "get", "pods", "--field-selector", "spec.nodeName=b1"])?;
+        let pods = cluster.kubectl_json(&[
+            "-n",
+            "kube-system",
+            "get",
+            "pods",
+            "--field-selector",
+            "spec.nodeName=b1",
+        ])?;
         let mut seen = 0;
         for pod in pods["items"].as_array().into_iter().flatten() {
-            for container in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {
+            for container in pod["status"]["containerStatuses"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
                 // The kubelet's own word about what runs, not what was asked for.
                 let image = container["image"].as_str().unwrap_or_default();
-                if container["name"].as_str().is_some_and(|name| name == "etcd" || name.starts_with("kube-") && name != "kube-flannel") {
-                    ensure!(image.starts_with(REPOSITORY), "{} on b1 runs as {image}", container["name"]);
+                if container["name"].as_str().is_some_and(|name| {
+                    name == "etcd" || name.starts_with("kube-") && name != "kube-flannel"
+                }) {
+                    ensure!(
+                        image.starts_with(REPOSITORY),
+                        "{} on b1 runs as {image}",
+                        container["name"]
+                    );
                     seen += 1;
                 }
             }

@@ -56,11 +56,12 @@ impl Scenario for Sigkill {
     }
 
     fn about(&self) -> String {
-        "killed at every moment that its journal knows and started again, the installer converges".to_owned()
+        "killed at every moment that its journal knows and started again, the installer converges"
+            .to_owned()
     }
 
     fn budget(&self) -> Duration {
-        Duration::from_secs(1200)
+        Duration::from_mins(20)
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
@@ -77,7 +78,10 @@ impl Scenario for Sigkill {
             let outcome = b1.sh(&command)?.timeout(join::JOIN_LIMIT).outcome()?;
             match outcome.code {
                 Some(0) => {
-                    sh::say(format_args!("{} kills later the installer is done", self.kills));
+                    sh::say(format_args!(
+                        "{} kills later the installer is done",
+                        self.kills
+                    ));
                     return Ok(());
                 }
                 Some(137) => self.kills += 1,
@@ -93,7 +97,11 @@ impl Scenario for Sigkill {
     }
 
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
-        ensure!(self.kills >= FEWEST_KILLS, "only {} kills: the watcher does not see the journal", self.kills);
+        ensure!(
+            self.kills >= FEWEST_KILLS,
+            "only {} kills: the watcher does not see the journal",
+            self.kills
+        );
         let (cluster, b1) = (bench.cluster()?, bench.b1());
         checks::joined(cluster, &b1, bench.masters() + 1)?;
         checks::pods_work(cluster, &b1, bench.test_image())?;
