@@ -81,7 +81,7 @@ impl Materials {
                 images_archives.push(pull(name, &folder.join("images"))?);
             }
             let registry = manifest.images.iter().flat_map(|image| &image.names);
-            let registry = registry
+            let mut registry = registry
                 .filter_map(|name| name.split_once("/kube-apiserver:"))
                 .map(|(host, _)| host.to_owned());
             Ok(Self {
