@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, is_ready};
 use crate::eras::Version;
-use crate::node::Node;
+use crate::node::{Node, quoted};
 use crate::wait;
 
 /// The product has waited for all this itself, so most of it is true at once; a kubelet on a busy machine reports late.
@@ -49,7 +49,12 @@ pub fn joined(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
     etcd_voters(cluster, node, voters)?;
     control_plane_runs(cluster, node)?;
     answers(cluster, node)?;
-    nothing_left(cluster)
+    nothing_left(cluster)?;
+    ensure!(
+        lock(cluster)?.is_none(),
+        "the cluster's lock was not given back"
+    );
+    Ok(())
 }
 
 /// kubectl on m1 lists the node as Ready, with the labels of a master of that version and its own address.
@@ -179,7 +184,7 @@ pub fn answers(cluster: &Cluster, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Neither a bootstrap token nor the certificates for a join are left in the cluster, and nobody holds the lock.
+/// Neither a bootstrap token nor the certificates for a join are left in the cluster.
 pub fn nothing_left(cluster: &Cluster) -> Result<()> {
     let secrets = cluster.kubectl_json(&["-n", "kube-system", "get", "secrets"])?;
     for secret in secrets["items"].as_array().into_iter().flatten() {
@@ -190,17 +195,38 @@ pub fn nothing_left(cluster: &Cluster) -> Result<()> {
         );
         ensure!(name != "kubeadm-certs", "the Secret kubeadm-certs is left");
     }
+    Ok(())
+}
+
+/// Who holds the product's lock on the cluster, and for how many seconds more; `None` where nobody does, or did not renew
+/// it in time.
+pub fn lock(cluster: &Cluster) -> Result<Option<String>> {
     let leases =
         cluster.kubectl_json(&["-n", "kube-system", "get", "leases.coordination.k8s.io"])?;
     for lease in leases["items"].as_array().into_iter().flatten() {
         let name = lease["metadata"]["name"].as_str().unwrap_or_default();
         let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-        ensure!(
-            !name.contains("kpot") || holder.is_empty(),
-            "the lock {name} is still held by {holder}"
-        );
+        if !name.contains("kpot") || holder.is_empty() {
+            continue;
+        }
+        let renewed = lease["spec"]["renewTime"].as_str().unwrap_or_default();
+        let lasts = lease["spec"]["leaseDurationSeconds"].as_i64().unwrap_or(0);
+        let age: i64 = cluster
+            .m1()
+            .output(&format!(
+                "echo $(($(date +%s) - $(date -d {} +%s)))",
+                quoted(renewed)
+            ))?
+            .parse()
+            .context("reading the age of the lock")?;
+        if age <= lasts {
+            return Ok(Some(format!(
+                "{holder} holds {name} for {} s more",
+                lasts - age
+            )));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A pod on the node resolves kubernetes.default and reaches a Service whose pod is on m1: its image was in the pot, the

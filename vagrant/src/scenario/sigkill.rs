@@ -13,6 +13,7 @@ use crate::checks;
 use crate::lab::Bare;
 use crate::pot::POT_DIR;
 use crate::sh;
+use crate::wait;
 
 /// More starts than there are moments to kill at mean that it does not get on.
 const MOST_STARTS: usize = 100;
@@ -103,6 +104,11 @@ impl Scenario for Sigkill {
             self.kills
         );
         let (cluster, b1) = (bench.cluster()?, bench.b1());
+        // The last one may have been killed between its last change and giving the lock back, and the one after it had
+        // nothing to do.
+        wait::until("the lock has expired", Duration::from_mins(2), || {
+            checks::lock(cluster)
+        })?;
         checks::joined(cluster, &b1, bench.masters() + 1)?;
         checks::pods_work(cluster, &b1, bench.test_image())?;
         join::no_secret_folder(&b1)
