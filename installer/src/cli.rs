@@ -186,7 +186,7 @@ pub fn main() -> Result<()> {
             (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
             workflow::init_env(
                 &run,
-                InitEnv {
+                &InitEnv {
                     cgroup_driver,
                     insecure_registries: insecure_registry,
                 },

@@ -42,7 +42,7 @@ pub struct Plan {
 impl Plan {
     /// Asks every step; changes nothing.
     pub fn of(steps: &[Box<dyn Step>], view: View<'_>) -> Result<Self> {
-        let row = |step: &Box<dyn Step>| {
+        let row = |step: &dyn Step| {
             let state = step
                 .check(view)
                 .with_context(|| format!("cannot tell whether {}", step.summary()))?;
@@ -66,7 +66,10 @@ impl Plan {
             })
         };
         Ok(Self {
-            rows: steps.iter().map(row).collect::<Result<_>>()?,
+            rows: steps
+                .iter()
+                .map(|step| row(step.as_ref()))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -152,18 +155,18 @@ mod tests {
     enum Way {
         Works,
         Fails,
-        DoesNothing,
-        IsInTheWay,
-        IsNotPossible,
+        Idle,
+        Blocked,
+        Impossible,
     }
 
-    struct FileStep {
+    struct MarkerStep {
         id: &'static str,
         way: Way,
         applied: Rc<Cell<u32>>,
     }
 
-    impl Step for FileStep {
+    impl Step for MarkerStep {
         fn id(&self) -> &'static str {
             self.id
         }
@@ -174,11 +177,11 @@ mod tests {
 
         fn check(&self, view: View<'_>) -> Result<State> {
             Ok(match self.way {
-                Way::IsInTheWay => State::Conflict {
+                Way::Blocked => State::Conflict {
                     reason: "in the way".to_owned(),
                     remedy: "move it".to_owned(),
                 },
-                Way::IsNotPossible => State::Unsettable("no such kernel".to_owned()),
+                Way::Impossible => State::Unsettable("no such kernel".to_owned()),
                 _ if view.host.exists(&format!("/{}", self.id))? => State::Satisfied,
                 _ => State::Pending("not yet".to_owned()),
             })
@@ -197,7 +200,7 @@ mod tests {
     fn steps(ways: &[(&'static str, Way)]) -> (Steps, Rc<Cell<u32>>) {
         let applied = Rc::new(Cell::new(0));
         let step = |&(id, way): &(&'static str, Way)| {
-            Box::new(FileStep {
+            Box::new(MarkerStep {
                 id,
                 way,
                 applied: applied.clone(),
@@ -231,11 +234,8 @@ mod tests {
     #[test]
     fn a_second_run_changes_nothing_and_writes_nothing() {
         let root = tempfile::tempdir().unwrap();
-        let (steps, applied) = steps(&[
-            ("a", Way::Works),
-            ("b", Way::Works),
-            ("c", Way::IsNotPossible),
-        ]);
+        let (steps, applied) =
+            steps(&[("a", Way::Works), ("b", Way::Works), ("c", Way::Impossible)]);
         attempt(root.path(), &steps).unwrap();
         assert_eq!(applied.get(), 2);
         let before = events(root.path());
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn a_step_that_says_it_did_and_did_not_is_a_failure() {
         let root = tempfile::tempdir().unwrap();
-        let error = attempt(root.path(), &steps(&[("a", Way::DoesNothing)]).0).unwrap_err();
+        let error = attempt(root.path(), &steps(&[("a", Way::Idle)]).0).unwrap_err();
         assert!(
             format!("{error:#}").contains("and yet: not yet"),
             "{error:#}"
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_conflict_is_in_the_plan_with_its_remedy_and_is_never_applied() {
         let root = tempfile::tempdir().unwrap();
-        let (steps, applied) = steps(&[("a", Way::IsInTheWay), ("b", Way::Works)]);
+        let (steps, applied) = steps(&[("a", Way::Blocked), ("b", Way::Works)]);
         let view = HostView::new(root.path(), Arc::new(Scripted::new()));
         let plan = Plan::of(
             &steps,

@@ -210,22 +210,20 @@ impl Journal {
         line.push(b'\n');
         let path = self.dir.join("journal.jsonl");
         let mut slot = self.file.borrow_mut();
-        let file = match slot.as_mut() {
-            Some(file) => file,
-            None => {
-                make_private_dir(&self.dir)?;
-                let mut file = OpenOptions::new()
-                    .append(true)
-                    .read(true)
-                    .create(true)
-                    .mode(0o600)
-                    .open(&path)
-                    .with_context(|| format!("cannot open {}", path.display()))?;
-                end_torn_line(&path, &mut file)?;
-                sync_dir(&self.dir)
-                    .with_context(|| format!("cannot sync {}", self.dir.display()))?;
-                slot.insert(file)
-            }
+        let file = if let Some(file) = slot.as_mut() {
+            file
+        } else {
+            make_private_dir(&self.dir)?;
+            let mut file = OpenOptions::new()
+                .append(true)
+                .read(true)
+                .create(true)
+                .mode(0o600)
+                .open(&path)
+                .with_context(|| format!("cannot open {}", path.display()))?;
+            end_torn_line(&path, &mut file)?;
+            sync_dir(&self.dir).with_context(|| format!("cannot sync {}", self.dir.display()))?;
+            slot.insert(file)
         };
         file.write_all(&line)
             .and_then(|()| file.sync_data())

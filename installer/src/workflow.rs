@@ -129,7 +129,7 @@ fn needs(run: &Run<'_>, purpose: Purpose, node_name: String) -> Result<Needs> {
 const ETCD_ROOM: u64 = 512 << 20;
 
 /// Prepares this machine as a node.
-pub fn init_env(run: &Run<'_>, options: InitEnv) -> Result<()> {
+pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
     let manifest = run.pot.manifest();
     let facts = facts::gather(&run.host, None)?;
     let needs = needs(run, Purpose::Environment, hostname()?)?;
@@ -546,6 +546,10 @@ fn root_only() -> Result<()> {
 }
 
 /// Gives an error the number of a refusal.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "it is what map_err hands over"
+)]
 fn not_eligible(cause: anyhow::Error) -> anyhow::Error {
     NotEligible(format!("{cause:#}")).into()
 }

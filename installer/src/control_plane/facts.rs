@@ -56,8 +56,8 @@ pub struct ClusterFacts {
     pub config: ClusterConfiguration,
     /// The same as it is stored, for handing back to kubeadm.
     pub config_text: String,
-    /// The masters that kubeadm's `ClusterStatus` knows (up to 1.21): it asks the etcd of every one of them at a join.
-    pub api_endpoints: Vec<String>,
+    /// The masters that kubeadm's `ClusterStatus` knows, by name and address (up to 1.21): it asks the etcd of every one of them at a join.
+    pub api_endpoints: Vec<(String, String)>,
     /// The kubelet's configuration of the cluster.
     pub kubelet: KubeletConfiguration,
     /// Where the cluster's apiservers are reached.
@@ -119,7 +119,7 @@ impl ClusterFacts {
             .context("the ConfigMap kubeadm-config has no ClusterConfiguration")?
             .clone();
         let config = ClusterConfiguration::parse(&config_text)?;
-        let api_endpoints = ClusterStatus::names(kubeadm_config.data.get("ClusterStatus"))?;
+        let api_endpoints = ClusterStatus::masters(kubeadm_config.data.get("ClusterStatus"))?;
         let kubelet = kubelet_configuration(view, version)?;
         let runtime = healthy.status.node_info.container_runtime_version.clone();
         let stacked = config.etcd.external.is_none();

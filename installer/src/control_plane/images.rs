@@ -277,47 +277,11 @@ pub fn familiar(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bundle_spec::manifest::{Blob, Encoding, Runtime, RuntimeName};
-    use bundle_spec::{Arch, KubeVersion};
+    use bundle_spec::Arch;
 
     use super::super::kubeadm::{EtcdSection, LocalEtcd};
     use super::*;
-
-    fn manifest(names: &[&str]) -> Manifest {
-        let image = |name: &&str| {
-            let id = Sha256::of(name.as_bytes());
-            Image {
-                names: vec![(*name).to_owned()],
-                id,
-                config: id,
-                layers: vec![],
-            }
-        };
-        let blob = |image: &Image| Blob {
-            digest: image.id,
-            size: 1,
-            encoding: Encoding::Identity,
-            unpacked_digest: image.id,
-            unpacked_size: 1,
-        };
-        let images: Vec<Image> = names.iter().map(image).collect();
-        Manifest {
-            format: 1,
-            name: "pot".to_owned(),
-            serial: 1,
-            kubernetes: KubeVersion::new(1, 14, 0),
-            arch: Arch::Amd64,
-            runtime: Runtime {
-                name: RuntimeName::Docker,
-                version: "18.09.9".to_owned(),
-            },
-            cni: "v0.7.5".to_owned(),
-            built_by: "0".to_owned(),
-            artifacts: vec![],
-            blobs: images.iter().map(blob).collect(),
-            images,
-        }
-    }
+    use crate::joining::fixtures::manifest;
 
     fn core(host: &str) -> Vec<String> {
         CORE.iter()

@@ -197,18 +197,26 @@ impl ClusterConfiguration {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterStatus {
-    api_endpoints: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+    api_endpoints: std::collections::BTreeMap<String, ApiEndpoint>,
+}
+
+/// A master in it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ApiEndpoint {
+    advertise_address: String,
 }
 
 impl ClusterStatus {
-    /// The names of the masters in it; none where there is no such record.
-    pub fn names(yaml: Option<&String>) -> Result<Vec<String>> {
+    /// The names of the masters in it, with their addresses; none where there is no such record.
+    pub fn masters(yaml: Option<&String>) -> Result<Vec<(String, String)>> {
         let Some(yaml) = yaml else {
             return Ok(Vec::new());
         };
         let status: Self =
             serde_saphyr::from_str(yaml).context("the cluster's ClusterStatus does not parse")?;
-        Ok(status.api_endpoints.into_keys().collect())
+        let named = |(name, endpoint): (String, ApiEndpoint)| (name, endpoint.advertise_address);
+        Ok(status.api_endpoints.into_iter().map(named).collect())
     }
 }
 

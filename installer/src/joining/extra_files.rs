@@ -97,7 +97,7 @@ fn differences(wanted: &[Wanted], host: &HostView) -> Result<Vec<Difference>> {
     for item in wanted {
         match item {
             Wanted::Folder { path, named_by, .. } if !host.exists(path)? => {
-                found.push(Difference::Missing(format!("{path}/ ({named_by})")))
+                found.push(Difference::Missing(format!("{path}/ ({named_by})")));
             }
             Wanted::Folder { .. } => {}
             Wanted::File {

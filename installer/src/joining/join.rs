@@ -75,8 +75,7 @@ impl KubeadmJoin {
     fn place_certificates(&self, host: &Host<'_>, cluster: &Cluster, key: &Secret) -> Result<()> {
         let folder = &self.joining.cluster.config.certificates_dir;
         for (name, content) in credentials::fetch_certs(cluster.view(), key)? {
-            let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
-            host.write_secret(&self.place_of(&name), content.expose(), mode)?;
+            host.write_secret(&self.place_of(&name), content.expose(), mode_of(&name))?;
         }
         let written = host
             .view()
@@ -126,10 +125,18 @@ impl KubeadmJoin {
                 .view()
                 .file(&path)?
                 .with_context(|| format!("{} has no {path}", cluster.view().address()))?;
-            let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
-            host.write_secret(&path, Secret::new(content).expose(), mode)?;
+            host.write_secret(&path, Secret::new(content).expose(), mode_of(name))?;
         }
         Ok(())
+    }
+}
+
+/// As kubeadm itself writes them: private keys for root alone.
+fn mode_of(name: &str) -> u32 {
+    if name.rsplit_once('.').is_some_and(|(_, kind)| kind == "key") {
+        0o600
+    } else {
+        0o644
     }
 }
 
@@ -269,7 +276,7 @@ mod tests {
 
     use bundle_spec::KubeVersion;
 
-    use super::super::refusals::fixtures;
+    use super::super::fixtures;
     use super::*;
     use crate::control_plane::kubeadm::Generation;
 

@@ -3,6 +3,8 @@
 pub mod clear;
 pub mod endpoint;
 pub mod extra_files;
+#[cfg(test)]
+pub mod fixtures;
 pub mod join;
 pub mod refusals;
 pub mod revoke;

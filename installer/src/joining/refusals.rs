@@ -202,11 +202,11 @@ fn cluster_status(
     here: &Here<'_>,
     refuse: &mut impl FnMut(String, String),
 ) {
-    for name in &cluster.api_endpoints {
+    for (name, address) in &cluster.api_endpoints {
         if name != here.node && cluster.node(name).is_none() {
             refuse(
                 format!(
-                    "kubeadm's ClusterStatus still names the master {name}, which is no node of the cluster any more: kubeadm would ask its etcd and fail"
+                    "kubeadm's ClusterStatus still names the master {name} ({address}), which is no node of the cluster any more: kubeadm would ask its etcd and fail"
                 ),
                 format!(
                     "Cut its entry under apiEndpoints out on a healthy master: kubectl --namespace kube-system edit configmap kubeadm-config (entry {name})"
@@ -359,160 +359,9 @@ fn missing_images(
     );
 }
 
-/// A small healthy cluster of two masters, and a third machine that joins it.
-#[cfg(test)]
-pub mod fixtures {
-    use std::rc::Rc;
-
-    use bundle_spec::manifest::{Runtime, RuntimeName};
-    use bundle_spec::{Arch, KubeVersion, Manifest};
-
-    use super::super::Joining;
-    use crate::control_plane::etcd::{Member, MemberId};
-    use crate::control_plane::facts::{ClusterFacts, Endpoint};
-    use crate::control_plane::images::{MissingImage, PodNetwork};
-    use crate::control_plane::kubeadm::{ClusterConfiguration, Generation, KubeletConfiguration};
-    use crate::control_plane::objects::Node;
-
-    /// A master that is Ready.
-    pub fn node(name: &str, address: &str) -> Node {
-        let json = format!(
-            r#"{{"metadata":{{"name":"{name}","labels":{{"node-role.kubernetes.io/master":""}}}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}}],"conditions":[{{"type":"Ready","status":"True"}}],"nodeInfo":{{"containerRuntimeVersion":"docker://20.10.24","kubeletVersion":"v1.14.0"}}}}}}"#
-        );
-        serde_json::from_str(&json).unwrap()
-    }
-
-    /// A member that votes.
-    pub fn member(id: u64, name: &str, address: &str) -> Member {
-        Member {
-            id: MemberId(id),
-            name: name.to_owned(),
-            peer_urls: vec![format!("https://{address}:2380")],
-            client_urls: vec![format!("https://{address}:2379")],
-            is_learner: false,
-            healthy: true,
-        }
-    }
-
-    /// The cluster.
-    pub fn cluster() -> ClusterFacts {
-        ClusterFacts {
-            version: KubeVersion::new(1, 14, 0),
-            healthy: node("m1", "10.0.0.11"),
-            nodes: vec![node("m1", "10.0.0.11"), node("m2", "10.0.0.12")],
-            kubeadm: Some("v1.14.0".to_owned()),
-            etcd: None,
-            members: vec![member(1, "m1", "10.0.0.11"), member(2, "m2", "10.0.0.12")],
-            config: ClusterConfiguration {
-                certificates_dir: "/etc/kubernetes/pki".to_owned(),
-                image_repository: "k8s.gcr.io".to_owned(),
-                ..ClusterConfiguration::default()
-            },
-            config_text: "kind: ClusterConfiguration\n".to_owned(),
-            api_endpoints: vec!["m1".to_owned(), "m2".to_owned()],
-            kubelet: KubeletConfiguration::default(),
-            endpoint: Endpoint {
-                host: "10.0.0.11".to_owned(),
-                port: 6443,
-                resolved_there: vec![],
-            },
-            apiserver_port: 6443,
-            ca_certificate: vec![],
-            ca_hash: "sha256:aa".to_owned(),
-            cgroup_driver: "cgroupfs".to_owned(),
-            runtime: "docker://20.10.24".to_owned(),
-            daemon_sets: vec![],
-            healthy_has_cni: true,
-            extra_paths: vec![],
-            missing_etcd_files: vec![],
-            clock_skew: 0.2,
-            uploaded_certs: None,
-        }
-    }
-
-    /// What its pod network asks of a new master.
-    pub fn network() -> PodNetwork {
-        PodNetwork {
-            given_by: vec!["kube-system/flannel".to_owned()],
-            images: vec![MissingImage {
-                name: "flannel:1".to_owned(),
-                needed_by: "DaemonSet kube-system/flannel".to_owned(),
-            }],
-            others: vec![],
-        }
-    }
-
-    /// A pot whose images have these names.
-    pub fn manifest(names: &[&str]) -> Manifest {
-        use bundle_spec::Sha256;
-        use bundle_spec::manifest::{Blob, Encoding, Image};
-        let images: Vec<Image> = names
-            .iter()
-            .map(|name| {
-                let id = Sha256::of(name.as_bytes());
-                Image {
-                    names: vec![(*name).to_owned()],
-                    id,
-                    config: id,
-                    layers: vec![],
-                }
-            })
-            .collect();
-        let blob = |image: &Image| Blob {
-            digest: image.id,
-            size: 1,
-            encoding: Encoding::Identity,
-            unpacked_digest: image.id,
-            unpacked_size: 1,
-        };
-        Manifest {
-            format: 1,
-            name: "pot".to_owned(),
-            serial: 1,
-            kubernetes: KubeVersion::new(1, 14, 0),
-            arch: Arch::Amd64,
-            runtime: Runtime {
-                name: RuntimeName::Docker,
-                version: "18.09.9".to_owned(),
-            },
-            cni: "v0.7.5".to_owned(),
-            built_by: "0".to_owned(),
-            artifacts: vec![],
-            blobs: images.iter().map(blob).collect(),
-            images,
-        }
-    }
-
-    /// A pot with everything that the cluster needs.
-    pub fn whole_manifest() -> Manifest {
-        manifest(&[
-            "flannel:1",
-            "k8s.gcr.io/coredns:1",
-            "k8s.gcr.io/etcd:1",
-            "k8s.gcr.io/kube-apiserver:1",
-            "k8s.gcr.io/kube-controller-manager:1",
-            "k8s.gcr.io/kube-proxy:1",
-            "k8s.gcr.io/kube-scheduler:1",
-            "k8s.gcr.io/pause:1",
-        ])
-    }
-
-    /// The third machine.
-    pub fn joining(cluster: Rc<ClusterFacts>) -> Joining {
-        Joining {
-            cluster,
-            generation: Generation::of(KubeVersion::new(1, 14, 0)).unwrap(),
-            node: "b1".to_owned(),
-            address: "10.0.0.21".to_owned(),
-            discovery: "10.0.0.11:6443".to_owned(),
-            ignored_checks: vec![],
-            state: "/nowhere".into(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures;
     use std::time::UNIX_EPOCH;
 
     use bundle_spec::KubeVersion;
@@ -690,7 +539,7 @@ mod tests {
                 cluster.config.etcd.local = Some(crate::control_plane::kubeadm::LocalEtcd {
                     image_tag: "9".to_owned(),
                     ..Default::default()
-                })
+                });
             }),
             &["k8s.gcr.io/etcd:9"],
         );
@@ -723,11 +572,18 @@ mod tests {
     #[test]
     fn a_dead_master_in_cluster_status_and_a_recorded_version_that_is_wrong() {
         once(
-            &refused(|cluster, _| cluster.api_endpoints.push("m9".to_owned())),
+            &refused(|cluster, _| {
+                cluster
+                    .api_endpoints
+                    .push(("m9".to_owned(), "10.0.0.19".to_owned()));
+            }),
             &["m9", "ClusterStatus", "apiEndpoints"],
         );
         assert!(
-            refused(|cluster, _| cluster.api_endpoints.push("b1".to_owned())).is_empty(),
+            refused(|cluster, _| cluster
+                .api_endpoints
+                .push(("b1".to_owned(), "10.0.0.21".to_owned())))
+            .is_empty(),
             "our own entry is written over"
         );
         once(
@@ -740,7 +596,7 @@ mod tests {
     fn external_etcd_without_its_client_files() {
         once(
             &refused(|cluster, _| {
-                cluster.missing_etcd_files = vec!["/etc/etcd/client.key".to_owned()]
+                cluster.missing_etcd_files = vec!["/etc/etcd/client.key".to_owned()];
             }),
             &["/etc/etcd/client.key"],
         );

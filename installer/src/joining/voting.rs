@@ -40,24 +40,20 @@ impl Voting {
             {
                 None => missing.push(format!("etcd lists no member at {}", joining.address)),
                 Some(member) if member.is_learner => {
-                    missing.push(format!("etcd member {member} has no vote yet"))
+                    missing.push(format!("etcd member {member} has no vote yet"));
                 }
                 Some(member) if !member.votes() => {
-                    missing.push(format!("etcd member {member} does not answer yet"))
+                    missing.push(format!("etcd member {member} does not answer yet"));
                 }
                 Some(_) => {}
             }
         }
-        let server = match joining.address.contains(':') {
-            true => format!(
-                "https://[{}]:{}",
-                joining.address, joining.cluster.apiserver_port
-            ),
-            false => format!(
-                "https://{}:{}",
-                joining.address, joining.cluster.apiserver_port
-            ),
+        let host = if joining.address.contains(':') {
+            format!("[{}]", joining.address)
+        } else {
+            joining.address.clone()
         };
+        let server = format!("https://{host}:{}", joining.cluster.apiserver_port);
         let health = view.host.probe(&Probe::apiserver_health(&server));
         if !health.is_ok_and(|output| output.text() == "ok") {
             missing.push(format!("the apiserver at {server} does not answer yet"));
@@ -65,7 +61,7 @@ impl Voting {
         match cluster.find::<Node>(&["node", &joining.node])? {
             None => missing.push(format!("the cluster lists no node {}", joining.node)),
             Some(node) if !node.is_master() => {
-                missing.push(format!("node {} is not labelled as a master", joining.node))
+                missing.push(format!("node {} is not labelled as a master", joining.node));
             }
             Some(node) if !node.is_ready() => {
                 let why = node
