@@ -52,10 +52,14 @@ pub fn ensure(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// Takes the images out of Docker; the tar files stay in the cache.
+/// Takes the images out of Docker, unless another lab's machines are made of them; the tar files stay in the cache.
 pub fn forget() -> Result<()> {
     for image in [LEAN, FULL] {
-        if recipe_of(image).is_some() {
+        let machines = Sh::new("docker")
+            .args(["ps", "--all", "--quiet", "--filter"])
+            .arg(format!("ancestor={image}"))
+            .output()?;
+        if recipe_of(image).is_some() && machines.is_empty() {
             Sh::new("docker")
                 .args(["image", "rm", "--force", image])
                 .run()?;
