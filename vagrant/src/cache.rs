@@ -48,6 +48,11 @@ impl Cache {
         self.0.join("pots")
     }
 
+    /// Programs that check the code.
+    pub fn tools(&self) -> PathBuf {
+        self.0.join("tools")
+    }
+
     /// What was found on the machines when a scenario failed.
     pub fn evidence(&self) -> PathBuf {
         self.0.join("evidence")

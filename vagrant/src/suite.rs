@@ -19,10 +19,13 @@ use crate::workbench::Workbench;
 /// What the installer may weigh, stripped, in bytes.
 const INSTALLER_LIMIT: usize = 4_000_000;
 
+/// The release of cargo-deny that checks the dependencies.
+const CARGO_DENY: &str = "0.20.2";
+
 /// Runs everything; failures are told and counted. An error means that there was nothing to test with.
 pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
     let (code, workbench) = thread::scope(|scope| {
-        let code = scope.spawn(test_code);
+        let code = scope.spawn(|| test_code(cache));
         let workbench = Workbench::prepare(cache, versions);
         (
             code.join()
@@ -40,7 +43,7 @@ pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
     Ok(counts)
 }
 
-fn test_code() -> Result<Counts> {
+fn test_code(cache: &Cache) -> Result<Counts> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let cargo = || Sh::new(&cargo).dir(vagrant_dir()).log("cargo.log");
     let mut counts = Counts::default();
@@ -59,6 +62,7 @@ fn test_code() -> Result<Counts> {
         ]);
         clippy.run()
     });
+    count(&mut counts, "cargo deny", || deny(cache));
     let tests = step("cargo test", || {
         cargo()
             .args(["test", "--workspace", "--locked", "--no-fail-fast"])
@@ -80,6 +84,27 @@ fn test_code() -> Result<Counts> {
     ));
     counts += tested;
     Ok(counts)
+}
+
+/// Checks what is depended on by deny.toml. Not the advisories: they are fetched from the internet, which a machine of the lab need not have.
+fn deny(cache: &Cache) -> Result<()> {
+    let program = cache.tools().join("bin/cargo-deny");
+    if !program.is_file() {
+        let root = cache.tools();
+        step("building cargo-deny", || {
+            Sh::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .args(["install", "--quiet", "--locked", "cargo-deny", "--version"])
+                .args([CARGO_DENY, "--root"])
+                .arg(&root)
+                .log("cargo.log")
+                .run()
+        })?;
+    }
+    Sh::new(&program)
+        .dir(vagrant_dir())
+        .args(["check", "bans", "licenses", "sources"])
+        .log("cargo.log")
+        .run()
 }
 
 /// Adds up the lines that end each test program's output.
