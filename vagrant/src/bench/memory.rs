@@ -28,61 +28,85 @@ const BALLAST_BYTES: usize = 512 << 20;
 pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
     let image = desk.mirrored.image(BALLAST)?;
     push_ballast(desk, &image)?;
-    let large = desk.folder.join("large.pot");
-    let mut arguments = desk.arguments.clone();
-    arguments.extend(["--image".to_owned(), BALLAST.to_owned()]);
-    let built = build::kpot(&desk.kpot, &desk.pot, desk.version(), &arguments, &large)?;
-    let small = &desk.pot.file;
+    let pots = [desk.pot.file.as_path(), &desk.folder.join("large.pot")];
+    let [small, large] = pots;
+    let mut with_ballast = desk.arguments.clone();
+    with_ballast.extend(["--image".to_owned(), BALLAST.to_owned()]);
+    let build = |arguments: &[String], file: &Path| {
+        build::kpot(&desk.kpot, &desk.pot, desk.version(), arguments, file)
+    };
+    let again = desk.folder.join("again.pot");
+    let mut built = [vec![desk.first_build.peak], Vec::new()];
+    for round in 0..desk.repeat {
+        if round > 0 {
+            built[0].push(build(&desk.arguments, &again)?.peak);
+        }
+        built[1].push(build(&with_ballast, large)?.peak);
+    }
     let sizes = format!(
         "pots of {:.1} and {:.1} MB",
         measure::megabytes(measure::size(small)?),
-        measure::megabytes(measure::size(&large)?)
+        measure::megabytes(measure::size(large)?)
     );
-    let mut rows = Vec::new();
-    let mut add = |names: [&'static str; 2], goal, small: Sample, large: Sample| {
-        let worst = small.peak.max(large.peak);
-        rows.push(Row {
-            name: names[0],
+    let checked = |check: fn(&Desk, &Path) -> Result<Sample>| -> Result<[Vec<u64>; 2]> {
+        let peaks = |pot| {
+            (0..desk.repeat)
+                .map(|_| Ok(check(desk, pot)?.peak))
+                .collect()
+        };
+        let [small, large]: [Result<Vec<u64>>; 2] = pots.map(peaks);
+        Ok([small?, large?])
+    };
+    let rows = [
+        rows("kpot build, peak memory", BUILDER, built, &sizes),
+        rows(
+            "kpot verify, peak memory",
+            BUILDER,
+            checked(verify::builder)?,
+            &sizes,
+        ),
+        rows(
+            "kpot-install verify, peak memory",
+            INSTALLER,
+            checked(verify::installer)?,
+            &sizes,
+        ),
+    ];
+    sh::remove(large)?;
+    sh::remove(&again)?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// What one program took with the small pot and with the large one, in KiB: the most that was ever seen, and whether the
+/// medians differ.
+fn rows(name: &'static str, goal: f64, mut peaks: [Vec<u64>; 2], sizes: &str) -> [Row; 2] {
+    peaks.iter_mut().for_each(|peaks| peaks.sort_unstable());
+    let worst = peaks.iter().flatten().max().copied().unwrap_or_default();
+    let [small, large] = peaks.each_ref().map(|peaks| peaks[peaks.len() / 2]);
+    let list = |peaks: &[u64]| -> String {
+        let figures: Vec<String> = peaks
+            .iter()
+            .map(|peak| format!("{:.1}", measure::mebibytes(*peak)))
+            .collect();
+        figures.join(" ")
+    };
+    let detail = format!("{} MiB; {} MiB; {sizes}", list(&peaks[0]), list(&peaks[1]));
+    [
+        Row {
+            name,
             figure: measure::mebibytes(worst),
             goal,
             unit: Unit::MiB,
-            detail: format!(
-                "{:.1} and {:.1} MiB; {sizes}",
-                measure::mebibytes(small.peak),
-                measure::mebibytes(large.peak)
-            ),
-        });
-        rows.push(Row {
-            name: names[1],
-            figure: measure::float(large.peak) / measure::float(small.peak),
+            detail,
+        },
+        Row {
+            name: "  large pot / small pot",
+            figure: measure::float(large) / measure::float(small),
             goal: FLAT,
             unit: Unit::Ratio,
-            detail: sizes.clone(),
-        });
-    };
-    add(
-        ["kpot build, peak memory", "  large pot / small pot"],
-        BUILDER,
-        desk.first_build,
-        built,
-    );
-    add(
-        ["kpot verify, peak memory", "  large pot / small pot"],
-        BUILDER,
-        verify::builder(desk, small)?,
-        verify::builder(desk, &large)?,
-    );
-    add(
-        [
-            "kpot-install verify, peak memory",
-            "  large pot / small pot",
-        ],
-        INSTALLER,
-        verify::installer(desk, small)?,
-        verify::installer(desk, &large)?,
-    );
-    sh::remove(&large)?;
-    Ok(rows)
+            detail: sizes.to_owned(),
+        },
+    ]
 }
 
 /// Puts the image into the lab's registry, unless it is there.
