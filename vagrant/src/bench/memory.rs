@@ -80,7 +80,9 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
 /// What one program took with the small pot and with the large one, in KiB: the most that was ever seen, and whether the
 /// medians differ.
 fn rows(name: &'static str, goal: f64, mut peaks: [Vec<u64>; 2], sizes: &str) -> [Row; 2] {
-    peaks.iter_mut().for_each(|peaks| peaks.sort_unstable());
+    for peaks in &mut peaks {
+        peaks.sort_unstable();
+    }
     let worst = peaks.iter().flatten().max().copied().unwrap_or_default();
     let [small, large] = peaks.each_ref().map(|peaks| peaks[peaks.len() / 2]);
     let list = |peaks: &[u64]| -> String {
