@@ -7,13 +7,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use bundle_spec::Hasher;
+use bundle_spec::{Hasher, Sha256};
 
 use crate::cache::Cache;
 use crate::sh::{self, Sh, step};
 
 const RECIPE: [&str; 5] = ["build.sh", "setup.sh", "init.sh", "airgap.sh", "packages"];
-const LEAN_LACKS: [&str; 3] = ["conntrack", "socat", "ebtables"];
+/// What makes a full node a lean one. Debian's iptables brings an ebtables of its own under that name.
+const MAKE_LEAN: &str = "dpkg --purge conntrack socat ebtables && update-alternatives --remove-all ebtables && \
+                         ! command -v conntrack && ! command -v socat && ! command -v ebtables";
 const FULL: &str = "kpot-lab/node:full";
 const LEAN: &str = "kpot-lab/node:lean";
 
@@ -46,8 +48,9 @@ pub fn ensure(cache: &Cache) -> Result<()> {
                 .run()
         })?;
     }
-    if recipe_of(LEAN).as_deref() != Some(&recipe) {
-        step("making the lean node image", make_lean)?;
+    let lean = Sha256::of(format!("{recipe} {MAKE_LEAN}").as_bytes()).hex()[..16].to_owned();
+    if recipe_of(LEAN).as_deref() != Some(&lean) {
+        step("making the lean node image", || make_lean(&lean))?;
     }
     Ok(())
 }
@@ -101,7 +104,7 @@ fn built(cache: &Cache, dir: &Path, recipe: &str) -> Result<PathBuf> {
     Ok(tar)
 }
 
-fn make_lean() -> Result<()> {
+fn make_lean(recipe: &str) -> Result<()> {
     const CONTAINER: &str = "kpot-lab-lean-build";
     // Left over from a lab that was killed here; usually there is none.
     let _ = Sh::new("docker")
@@ -115,16 +118,18 @@ fn make_lean() -> Result<()> {
             "--network",
             "none",
             FULL,
-            "dpkg",
-            "--purge",
+            "sh",
+            "-c",
+            MAKE_LEAN,
         ])
-        .args(LEAN_LACKS)
         .run()?;
     Sh::new("docker")
         .args([
             "commit",
             "--change",
             "CMD [\"/usr/local/sbin/lab-init\"]",
+            "--change",
+            &format!("LABEL kpot-lab.recipe={recipe}"),
             CONTAINER,
             LEAN,
         ])
