@@ -284,10 +284,11 @@ pub fn is_ready(node: &Value) -> bool {
     })
 }
 
+/// An API server without etcd would let every question wait for a minute.
 fn kubectl(args: &[&str]) -> String {
     let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
     format!(
-        "kubectl --kubeconfig /etc/kubernetes/admin.conf {}",
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout=20s {}",
         args.join(" ")
     )
 }

@@ -38,6 +38,7 @@ while kill -0 $pid 2>/dev/null; do
         echo "killed at $moment $step"
         exit 137
     fi
+    sleep 0.02
 done
 wait $pid
 status=$?
