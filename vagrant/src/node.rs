@@ -111,7 +111,7 @@ impl Node {
 
     fn ssh(program: &str) -> Result<Sh> {
         Ok(Sh::new(program)
-            .args(["-q", "-F", "none", "-i", vagrant_key()?])
+            .args(["-F", "none", "-i", vagrant_key()?, "-o", "LogLevel=ERROR"])
             .args([
                 "-o",
                 "BatchMode=yes",
