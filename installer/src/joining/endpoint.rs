@@ -118,14 +118,15 @@ pub fn reach(cluster: &ClusterFacts, name: &EndpointName) -> Option<Refusal> {
     })
 }
 
-/// Connects to what a join needs besides the endpoint: the healthy master's apiserver, and every etcd member's ports for clients and peers. A port that a firewall drops
+/// Connects to what a join needs besides the endpoint: the healthy master's apiserver, and the ports for clients and peers of every etcd member that answers. A port that a firewall drops
 /// would else be found out after the member was added.
 pub fn reach_members(cluster: &ClusterFacts, discovery: &str) -> Vec<Refusal> {
     let mut wanted: Vec<(String, String)> = vec![(
         discovery.to_owned(),
         "the healthy master's apiserver".to_owned(),
     )];
-    for member in &cluster.members {
+    // A member that does not answer the cluster itself is refused as such, with a better remedy than a firewall's.
+    for member in cluster.members.iter().filter(|member| member.votes()) {
         for url in member.client_urls.iter().chain(&member.peer_urls) {
             let place = url
                 .split_once("://")
