@@ -251,7 +251,9 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
     if here.past == Past::Stranger {
         for member in &stale {
             refuse(
-                format!("etcd still lists a stale member with this machine's name or address: {member}"),
+                format!(
+                    "etcd still lists a stale member with this machine's name or address: {member}"
+                ),
                 format!(
                     "This machine was a master before: what it needs is a rebirth, not a join (rebirth-master, which this program does not have yet).\nBy hand, if every other member is healthy: on a healthy master `etcdctl member remove {}` and `kubectl delete node {}`, then run this again",
                     member.id, here.node
