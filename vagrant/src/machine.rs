@@ -46,6 +46,12 @@ const INOTIFY_INSTANCES: (&str, u64) = ("fs/inotify/max_user_instances", 4096);
 /// Docker writes rules into both.
 const FIREWALLS: [&str; 2] = ["iptables", "ip6tables"];
 
+/// Where dockerd and its containerd keep their process IDs.
+const PID_FILES: [(&str, &str); 2] = [
+    ("/run/docker.pid", "dockerd"),
+    ("/run/docker/containerd/containerd.pid", "containerd"),
+];
+
 /// How long dockerd may take until it answers, or until it has ended.
 const DOCKERD_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -245,6 +251,9 @@ fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
             save(cache, record)?;
             Sh::new("systemctl").args(["start", "docker"]).run()?;
         } else {
+            for (file, program) in PID_FILES {
+                forget_dead(Path::new(file), program)?;
+            }
             // A session of its own, so that the end of this terminal is not the end of the nodes.
             let started = Sh::new("setsid")
                 .args(["dockerd", "--log-level", "warn"])
@@ -266,6 +275,18 @@ fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Removes a process ID file that a killed program left: dockerd takes whatever process has that ID by now for itself, or for its containerd, and does not start.
+fn forget_dead(file: &Path, program: &str) -> Result<()> {
+    let Ok(pid) = sh::read_text(file) else {
+        return Ok(());
+    };
+    let comm = PathBuf::from(format!("/proc/{}/comm", pid.trim()));
+    if sh::read_text(&comm).is_ok_and(|name| name.trim() == program) {
+        return Ok(());
+    }
+    sh::remove(file)
 }
 
 fn stop_docker(docker: &StartedDocker, forward_policy: &BTreeMap<String, String>) -> Result<()> {
