@@ -67,12 +67,8 @@ impl Scenario for OwnImageRepository {
         ])?;
         let mut seen = 0;
         for pod in pods["items"].as_array().into_iter().flatten() {
-            for container in pod["status"]["containerStatuses"]
-                .as_array()
-                .into_iter()
-                .flatten()
-            {
-                // The kubelet's own word about what runs, not what was asked for.
+            for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
+                // What the node was given to run; the kubelet's status has any one of an image's names.
                 let image = container["image"].as_str().unwrap_or_default();
                 if container["name"].as_str().is_some_and(|name| {
                     name == "etcd" || name.starts_with("kube-") && name != "kube-flannel"
