@@ -1,5 +1,6 @@
 //! What each command does from its first look to its last word: gather, refuse, plan, ask, lock, run, tidy up, report.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::console::{Console, Format};
 use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::freshness;
 use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
 use crate::control_plane::kubeadm::Generation;
 use crate::control_plane::lease::{self, Holder, Lock};
@@ -379,7 +381,9 @@ fn on_cluster(
         step: "cluster-lock".to_owned(),
     })?;
     let lock = Lock::take(cluster, holder).map_err(not_eligible)?;
-    if let Err(refused) = recheck() {
+    let mut servers = joining.cluster.api_servers();
+    let refused = recheck().and_then(|()| all_fresh(run, cluster.view(), joining, &servers));
+    if let Err(refused) = refused {
         lock.release()?;
         return Err(refused);
     }
@@ -398,6 +402,15 @@ fn on_cluster(
             run.console.say(&format!("the join's credentials could not be taken back: {cause:#}\nThey end by themselves: the token in 15 minutes, the certificates in 2 hours"));
         }
     }
+    if outcome.is_ok() {
+        servers.insert(joining.node.clone(), joining.own_server());
+        lock.renew(cluster, holder)?;
+        let behind = freshness::standing_still(cluster.view(), &servers)?;
+        if !behind.is_empty() {
+            let (cause, remedy) = freshness::told(&behind);
+            warn(run, &[format!("{cause}. {remedy}")]);
+        }
+    }
     match (outcome, lock.release()) {
         (Ok(()), released) => released,
         (failed, Ok(())) => failed,
@@ -406,6 +419,25 @@ fn on_cluster(
             failed
         }
     }
+}
+
+/// Refuses a join through an API server that stands still; of others that do, it only tells.
+fn all_fresh(
+    run: &Run<'_>,
+    view: &ClusterView,
+    joining: &Joining,
+    servers: &BTreeMap<String, String>,
+) -> Result<()> {
+    let behind = freshness::standing_still(view, servers)?;
+    if behind.is_empty() {
+        return Ok(());
+    }
+    let (cause, remedy) = freshness::told(&behind);
+    if behind.contains(&joining.cluster.healthy.metadata.name) {
+        return refuse(run, &[Refusal { cause, remedy }]);
+    }
+    warn(run, &[format!("{cause}. {remedy}")]);
+    Ok(())
 }
 
 fn after_join(endpoint: &EndpointName) -> Steps {

@@ -2,7 +2,8 @@
 //!
 //! Gathering changes nothing and judges nothing, apart from what makes gathering impossible: no kubectl, no administrator's credentials, an apiserver that does not answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -87,6 +88,27 @@ pub struct ClusterFacts {
 }
 
 impl ClusterFacts {
+    /// The API servers of the masters that are Ready: names of their nodes, and `https://ADDRESS:PORT`.
+    pub fn api_servers(&self) -> BTreeMap<String, String> {
+        let address = |node: &Node| {
+            let internal = node
+                .status
+                .addresses
+                .iter()
+                .find(|address| address.kind == "InternalIP")?;
+            let ip: IpAddr = internal.address.parse().ok()?;
+            Some(format!(
+                "https://{}",
+                SocketAddr::new(ip, self.apiserver_port)
+            ))
+        };
+        self.nodes
+            .iter()
+            .filter(|node| node.is_master() && node.is_ready())
+            .filter_map(|node| Some((node.metadata.name.clone(), address(node)?)))
+            .collect()
+    }
+
     /// Asks everything.
     pub fn gather(view: &ClusterView) -> Result<Self> {
         let host = view.address();

@@ -105,6 +105,13 @@ impl Lock {
         })
     }
 
+    /// Renews the lock now, so that the Lease is as young as this moment.
+    pub fn renew(&self, cluster: &Cluster, holder: &Holder) -> Result<()> {
+        let renew = || write(cluster, holder, Some(&holder.identity), Take::Keep);
+        // The renewal in the background may have come in between.
+        renew().or_else(|_| renew())
+    }
+
     /// Gives the lock back.
     pub fn release(mut self) -> Result<()> {
         self.end()
@@ -156,7 +163,7 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
     }
     let now = humantime::format_rfc3339_micros(holder.now()).to_string();
     let mut object: Value = json!({
-        "apiVersion": if cluster.has_lease_v1()? { "coordination.k8s.io/v1" } else { "coordination.k8s.io/v1beta1" },
+        "apiVersion": api(cluster.view())?,
         "kind": "Lease",
         "metadata": { "name": NAME, "namespace": "kube-system" },
         "spec": { "leaseDurationSeconds": DURATION.as_secs(), "renewTime": now, "acquireTime": now },
@@ -180,15 +187,15 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
     Ok(())
 }
 
-impl Cluster {
-    /// Whether Leases have their final API version: from 1.14 on.
-    fn has_lease_v1(&self) -> Result<bool> {
-        let output = self.view.ask(&super::kubectl(["api-versions"]))?;
-        Ok(output
-            .text()
-            .lines()
-            .any(|line| line == "coordination.k8s.io/v1"))
-    }
+/// The API version of Leases in this cluster: the final one from 1.14 on.
+pub(crate) fn api(view: &ClusterView) -> Result<&'static str> {
+    const FINAL: &str = "coordination.k8s.io/v1";
+    let versions = view.ask(&super::kubectl(["api-versions"]))?.text();
+    Ok(if versions.lines().any(|line| line == FINAL) {
+        FINAL
+    } else {
+        "coordination.k8s.io/v1beta1"
+    })
 }
 
 #[cfg(test)]

@@ -19,8 +19,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bundle_spec::{Hasher, Sha256};
 use nix::errno::Errno;
 
@@ -423,6 +426,41 @@ impl<'a> Host<'a> {
     pub fn run(&self, cmd: &Cmd, change: Change) -> Result<Output> {
         self.journal.intent(change)?;
         Ok(self.view.runner.expect(cmd)?)
+    }
+
+    /// The same, with `look` called every `pause` while the command runs. What `look` finds wrong does not stop the command.
+    pub fn run_watched(
+        &self,
+        cmd: &Cmd,
+        change: Change,
+        pause: Duration,
+        look: &mut dyn FnMut(&Self) -> Result<()>,
+    ) -> Result<Output> {
+        self.journal.intent(change)?;
+        thread::scope(|scope| {
+            let runner = &self.view.runner;
+            let (ended, wait) = mpsc::channel();
+            let running = scope.spawn(move || {
+                let outcome = runner.expect(cmd);
+                // Nobody listens only where `look` panicked, and then nothing matters any more.
+                let _ = ended.send(());
+                outcome
+            });
+            let mut looked = Ok(());
+            while wait.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                looked = look(self);
+            }
+            let outcome = running
+                .join()
+                .map_err(|_| anyhow!("what ran {cmd} panicked"))?;
+            match (outcome, looked) {
+                (Ok(output), _) => Ok(output),
+                (Err(failed), Ok(())) => Err(failed.into()),
+                (Err(failed), Err(look)) => {
+                    Err(anyhow::Error::from(failed).context(format!("{look:#}; and then")))
+                }
+            }
+        })
     }
 
     /// The same, while `feed` writes the command's standard input.

@@ -104,6 +104,18 @@ impl Probe {
         ))
     }
 
+    /// What the kubelet said since `since`, in seconds since 1970.
+    pub fn kubelet_log(since: u64) -> Self {
+        let since = format!("--since=@{since}");
+        Self(
+            Cmd::new(
+                "journalctl",
+                ["--unit=kubelet", "--no-pager", "--output=cat", &since],
+            )
+            .timeout(Duration::from_secs(20)),
+        )
+    }
+
     /// This node's apiserver's health, asked with the administrator's own credentials on this machine. `server` is `https://ADDRESS:PORT`.
     pub fn apiserver_health(server: &str) -> Self {
         let args = [

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::admission::{self, Admission};
 use super::{Joining, REVOKED, Standing, UPLOADING, uploaded_by_us};
 use crate::control_plane::Cluster;
 use crate::control_plane::credentials::{self, ca_hash};
@@ -253,12 +254,15 @@ impl Step for KubeadmJoin {
             .stdin(config.expose())
             .timeout(LIMIT)
             .outlive(joining.kubeadm_log());
-        let joined = world.host.run(
+        let mut admission = Admission::since_now(&joining.node);
+        let joined = world.host.run_watched(
             &cmd,
             Change::Join {
                 node: joining.node.clone(),
                 address: joining.address.clone(),
             },
+            admission::PAUSE,
+            &mut |host| admission.look(host),
         );
         joined.with_context(|| {
             format!(

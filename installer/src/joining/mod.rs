@@ -1,5 +1,6 @@
 //! Joining as a master: who joins what, how far it is, what may refuse it, and the steps on the cluster.
 
+pub mod admission;
 pub mod clear;
 pub mod endpoint;
 pub mod extra_files;
@@ -123,6 +124,16 @@ impl Joining {
             Standing::Nothing
         } else {
             Standing::Partial(traces)
+        }
+    }
+
+    /// This machine's apiserver: `https://ADDRESS:PORT`.
+    pub fn own_server(&self) -> String {
+        let port = self.cluster.apiserver_port;
+        if self.address.contains(':') {
+            format!("https://[{}]:{port}", self.address)
+        } else {
+            format!("https://{}:{port}", self.address)
         }
     }
 

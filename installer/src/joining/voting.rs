@@ -48,12 +48,7 @@ impl Voting {
                 Some(_) => {}
             }
         }
-        let host = if joining.address.contains(':') {
-            format!("[{}]", joining.address)
-        } else {
-            joining.address.clone()
-        };
-        let server = format!("https://{host}:{}", joining.cluster.apiserver_port);
+        let server = joining.own_server();
         let health = view.host.probe(&Probe::apiserver_health(&server));
         if !health.is_ok_and(|output| output.text() == "ok") {
             missing.push(format!("the apiserver at {server} does not answer yet"));

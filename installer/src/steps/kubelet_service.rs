@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::config_file::ConfigFile;
 use super::{combine, unit};
-use crate::host::HostView;
+use crate::host::{Host, HostView};
 use crate::step::{State, Step, View, World};
 
 const NAME: &str = "kubelet.service";
@@ -64,6 +64,11 @@ impl Step for KubeletService {
         unit::reload(host)?;
         unit::change(host, "enable", NAME)
     }
+}
+
+/// Starts the kubelet again; the pods go on running.
+pub(crate) fn restart(host: &Host<'_>) -> Result<()> {
+    unit::change(host, "restart", NAME)
 }
 
 /// The files that are ours to write: none of them where a package brought its own, which kubeadm's packages do in another folder.

@@ -19,13 +19,22 @@ pub use master::{carry, install};
 
 use crate::materials::Materials;
 use crate::node::{Node, quoted};
-use crate::sh::step;
+use crate::sh::{self, step};
 use crate::wait;
 
 /// `kubeadm init` took 11 s where it was tried by hand, alone on the machine; its own limits are 4 minutes each.
 const KUBEADM_LIMIT: Duration = Duration::from_mins(10);
 /// How long nodes and DNS may take until they are ready.
 const READY_LIMIT: Duration = Duration::from_mins(4);
+
+/// How long an API server may take to see what another one wrote; a healthy one takes milliseconds.
+const FRESH_LIMIT: Duration = Duration::from_secs(30);
+
+/// A kubelet of 1.20 that has just started may turn etcd's pod away for good (kubernetes/kubernetes#99305), and plain kubeadm waits for it in vain: such a kubelet is started
+/// again.
+const ADMIT_ETCD: &str = "(for look in $(seq 40); do sleep 3; \
+     if journalctl -q -u kubelet -o cat | grep -q 'Failed to admit pod etcd-'; then systemctl restart kubelet; break; fi; \
+     done) >/dev/null 2>&1 & ";
 
 /// The file that the first master was made from.
 const INIT_CONFIG: &str = "/root/kubeadm-init.yaml";
@@ -85,6 +94,10 @@ impl Cluster {
             cluster.wait_ready(masters.len())
         })?;
         cluster.revoke()?;
+        for node in masters {
+            cluster.refresh(node)?;
+        }
+        cluster.wait_settled()?;
         m1.write(
             NOTE,
             &serde_json::to_string(&cluster.note(masters.len()))?,
@@ -218,7 +231,7 @@ impl Cluster {
     /// Plain `kubeadm join` of a machine that is ready for it, as a master.
     pub fn join(&self, node: &Node, credentials: &JoinCredentials) -> Result<()> {
         node.sh(&format!(
-            "kubeadm join {}:6443 --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
+            "{ADMIT_ETCD} kubeadm join {}:6443 --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
             self.m1.address(),
             credentials.token,
             credentials.ca_hash,
@@ -251,6 +264,62 @@ impl Cluster {
             let wanted = status["replicas"].as_u64().unwrap_or(0);
             Ok((wanted == 0 || available != wanted)
                 .then(|| format!("{available} of {wanted} replicas")))
+        })
+    }
+
+    /// Makes sure that a master's API server serves what is true now. While etcd goes from one member to two it has no leader for some seconds, and watches of an API
+    /// server of 1.20 may stand still from then on (kubernetes/kubernetes#97294): it is started again.
+    fn refresh(&self, node: &Node) -> Result<()> {
+        self.kubectl(&[
+            "-n",
+            "kube-system",
+            "create",
+            "configmap",
+            node.name(),
+            "--from-literal=lab=fresh",
+        ])?;
+        let server = format!("https://{}:6443", node.address());
+        let cached = format!(
+            "/api/v1/namespaces/kube-system/configmaps/{}?resourceVersion=0",
+            node.name()
+        );
+        let fresh = || {
+            wait::until(
+                &format!("the API server on {node} knows a new object"),
+                FRESH_LIMIT,
+                || {
+                    let known = self.kubectl(&["--server", &server, "get", "--raw", &cached]);
+                    Ok(known.err().map(|error| format!("{error:#}")))
+                },
+            )
+        };
+        if let Err(stale) = fresh() {
+            sh::say(format_args!("starting that API server again: {stale:#}"));
+            node.run("docker restart $(docker ps -q -f name=k8s_kube-apiserver_) >/dev/null")?;
+            fresh()?;
+        }
+        self.kubectl(&["-n", "kube-system", "delete", "configmap", node.name()])?;
+        Ok(())
+    }
+
+    /// Waits until nothing of the making is still on its way: taints that go when a node is ready, and signatures by tokens that are revoked.
+    fn wait_settled(&self) -> Result<()> {
+        wait::until("the cluster has settled", READY_LIMIT, || {
+            let nodes = self.kubectl(&[
+                "get",
+                "nodes",
+                "-o",
+                "jsonpath={.items[*].spec.taints[*].key}",
+            ])?;
+            if nodes.contains("node.kubernetes.io/") {
+                return Ok(Some(format!("taints: {nodes}")));
+            }
+            let info =
+                self.kubectl_json(&["-n", "kube-public", "get", "configmap", "cluster-info"])?;
+            let signed = info["data"]
+                .as_object()
+                .is_some_and(|data| data.keys().any(|key| key.starts_with("jws-")));
+            Ok(signed.then(|| "cluster-info is still signed with a token".to_owned()))
         })
     }
 

@@ -1,0 +1,144 @@
+//! Whether the API servers of the masters serve what is true now.
+//!
+//! An API server answers lists and watches out of a cache that it fills by watching etcd. After etcd was without a leader for some seconds (when a second member was
+//! added to a single one, say) those watches can stand still while everything still looks healthy, with API servers of 1.20 above all: kubernetes/kubernetes#97294. Whoever
+//! asks such a server sees no new Service, Node or Secret any more, and kubeadm's join through it hangs. The Lease that this program has just written tells: a server that
+//! does not know it in its cache after a while is told apart from one that does.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::objects::Metadata;
+use super::{ClusterView, lease};
+
+/// How long a cache may lag behind; a healthy one does by milliseconds.
+const LAG: Duration = Duration::from_secs(15);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+struct Lease {
+    metadata: Metadata,
+}
+
+/// Which of these API servers (name of the node, `https://HOST:PORT`) do not know the cluster's lock as it is now. The lock must be held by us. Servers that do not
+/// answer are not judged.
+pub fn standing_still(
+    view: &ClusterView,
+    servers: &BTreeMap<String, String>,
+) -> Result<Vec<String>> {
+    let path = format!(
+        "/apis/{}/namespaces/kube-system/leases/{}",
+        lease::api(view)?,
+        lease::NAME
+    );
+    let now = revision(view, None, &path)?.context("the cluster's lock is gone")?;
+    let cached = format!("{path}?resourceVersion=0");
+    let deadline = Instant::now() + LAG;
+    let mut behind: Vec<String> = servers.keys().cloned().collect();
+    loop {
+        let mut still = Vec::new();
+        for name in behind {
+            match revision(view, servers.get(&name).map(String::as_str), &cached) {
+                Ok(Some(known)) if known >= now => {}
+                Ok(_) => still.push(name),
+                Err(_) => {}
+            }
+        }
+        if still.is_empty() || Instant::now() >= deadline {
+            return Ok(still);
+        }
+        behind = still;
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The revision of an object as a server knows it; nothing where it knows none.
+fn revision(view: &ClusterView, server: Option<&str>, path: &str) -> Result<Option<u64>> {
+    let mut args = Vec::new();
+    if let Some(server) = server {
+        args.extend(["--server", server]);
+    }
+    args.extend(["get", "--raw", path]);
+    let output = view.ask(&super::kubectl(args))?;
+    if !output.ok() {
+        if output.evidence().contains("NotFound") {
+            return Ok(None);
+        }
+        anyhow::bail!("no answer: {}", output.evidence());
+    }
+    let lease: Lease = serde_json::from_slice(&output.stdout).context("a Lease is expected")?;
+    lease
+        .metadata
+        .resource_version
+        .parse()
+        .map(Some)
+        .context("a revision is a number")
+}
+
+/// What an operator has to know of API servers that stand still, and what to type.
+pub fn told(names: &[String]) -> (String, String) {
+    let list = names.join(", ");
+    (
+        format!(
+            "the API server on {list} serves an old state of the cluster: it answers, but it has seen no change for {} s (its watches of etcd stand still)",
+            LAG.as_secs()
+        ),
+        format!(
+            "Start it again, on {list}: docker restart $(docker ps --quiet --filter name=k8s_kube-apiserver_) (with containerd: crictl stop, and the kubelet starts it)"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    fn lease(revision: u64) -> String {
+        format!(
+            r#"{{"metadata":{{"name":"kpot","namespace":"kube-system","resourceVersion":"{revision}"}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_cache_that_catches_up_is_fresh_and_a_server_that_is_gone_is_not_judged() {
+        let kubectl = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s";
+        let path = "get --raw /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kpot";
+        let (old, new) = (lease(7), lease(9));
+        let script = Scripted::new()
+            .on(
+                &format!("{kubectl} api-versions"),
+                0,
+                "coordination.k8s.io/v1\nv1\n",
+            )
+            .on(&format!("{kubectl} {path}"), 0, &new)
+            .once_each(
+                &format!("{kubectl} --server https://10.0.0.11:6443 {path}?resourceVersion=0"),
+                [(0, old.as_str()), (0, new.as_str())],
+            )
+            .on(
+                &format!("{kubectl} --server https://10.0.0.12:6443 {path}?resourceVersion=0"),
+                1,
+                "dial tcp: connection refused",
+            );
+        let view = ClusterView::new(Arc::new(script), "10.0.0.11");
+        let servers = [
+            ("m1", "https://10.0.0.11:6443"),
+            ("m2", "https://10.0.0.12:6443"),
+        ]
+        .map(|(name, server)| (name.to_owned(), server.to_owned()))
+        .into();
+        assert_eq!(
+            standing_still(&view, &servers).unwrap(),
+            Vec::<String>::new()
+        );
+    }
+}
