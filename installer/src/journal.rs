@@ -259,6 +259,31 @@ impl Journal {
         })
     }
 
+    /// Puts a file (0600) beside this run's backups, whole or not at all, and brings it to the disk; the path is where it lies.
+    pub fn keep(
+        &self,
+        name: &str,
+        fill: &mut dyn FnMut(&mut File) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let backups = self.dir.join("backup");
+        let folder = backups.join(&self.run);
+        make_private_dir(&self.dir)?;
+        make_private_dir(&folder)?;
+        let (path, fresh) = (folder.join(name), folder.join(format!(".{name}.kpot-new")));
+        let written = write_synced(&fresh, 0o600, fill)
+            .and_then(|()| Ok(fs::rename(&fresh, &path)?))
+            .with_context(|| format!("cannot write {}", path.display()));
+        if let Err(cause) = written {
+            // Nothing half-written stays behind; the first error says more than a second one would.
+            let _ = fs::remove_file(&fresh);
+            return Err(cause);
+        }
+        for folder in [&folder, &backups, &self.dir] {
+            sync_dir(folder).with_context(|| format!("cannot sync {}", folder.display()))?;
+        }
+        Ok(path)
+    }
+
     /// Every readable line of the journal in `dir`, oldest first; none where there is no journal. A line that a power cut tore apart is left out.
     pub fn read(dir: &Path) -> Result<Vec<Entry>> {
         let path = dir.join("journal.jsonl");
@@ -310,4 +335,35 @@ pub(crate) fn now() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use anyhow::bail;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_file_is_private_and_whole_or_the_former_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path().join("state"));
+        let path = journal
+            .keep("copy", &mut |file| Ok(file.write_all(b"first")?))
+            .unwrap();
+        journal
+            .keep("copy", &mut |file| {
+                file.write_all(b"half")?;
+                bail!("broke off")
+            })
+            .unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let names = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(names, 1, "nothing half-written is left");
+    }
 }

@@ -148,6 +148,18 @@ impl Output {
         self.status == 0
     }
 
+    /// The same, or an error that carries the end of what `cmd` printed where its status is not 0.
+    pub fn expect(self, cmd: &Cmd) -> Result<Self, CommandError> {
+        if self.ok() {
+            return Ok(self);
+        }
+        Err(CommandError::Status {
+            command: cmd.to_string(),
+            status: self.status,
+            evidence: self.evidence(),
+        })
+    }
+
     /// Its standard output as text, without the line feed at the end.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
@@ -219,6 +231,15 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// What it printed could not be taken.
+    #[error("what {command} printed could not be written")]
+    Sink {
+        /// The command, as one would type it.
+        command: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A scripted runner was asked for something that its script does not hold.
     #[error("unexpected command: {0}")]
     Unexpected(String),
@@ -235,17 +256,13 @@ pub trait Runner: Send + Sync {
     /// Runs `cmd` while `feed` writes its standard input; `cmd.stdin` is not used.
     fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError>;
 
+    /// Runs `cmd` while its standard output, of any size, goes to `sink`; none of it is kept in what is returned, and `cmd.life` is not used. An exit status other
+    /// than 0 is not an error here: the caller must look at it before it believes what the sink got.
+    fn fetch(&self, cmd: &Cmd, sink: &mut dyn Write) -> Result<Output, CommandError>;
+
     /// Runs `cmd`; an exit status other than 0 is an error that carries the end of what it printed.
     fn expect(&self, cmd: &Cmd) -> Result<Output, CommandError> {
-        let output = self.run(cmd)?;
-        if output.ok() {
-            return Ok(output);
-        }
-        Err(CommandError::Status {
-            command: cmd.to_string(),
-            status: output.status,
-            evidence: output.evidence(),
-        })
+        self.run(cmd)?.expect(cmd)
     }
 }
 
@@ -264,14 +281,7 @@ impl Runner for Local {
             command: cmd.to_string(),
             source,
         };
-        let mut command = Command::new(&cmd.program);
-        let variables = cmd.env.iter().map(|(name, value)| (name, value));
-        command
-            .args(&cmd.args)
-            .env("PATH", search_path())
-            .envs(variables)
-            .stdin(Stdio::piped())
-            .process_group(0);
+        let mut command = prepared(cmd);
         let log = match &cmd.life {
             Life::Ours => {
                 command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -346,6 +356,23 @@ impl Runner for Local {
             }
         })
     }
+
+    fn fetch(&self, cmd: &Cmd, sink: &mut dyn Write) -> Result<Output, CommandError> {
+        super::fetch::fetch(cmd, sink)
+    }
+}
+
+/// The command, ready to start with a pipe for its input and a process group of its own.
+pub(super) fn prepared(cmd: &Cmd) -> Command {
+    let mut command = Command::new(&cmd.program);
+    let variables = cmd.env.iter().map(|(name, value)| (name, value));
+    command
+        .args(&cmd.args)
+        .env("PATH", search_path())
+        .envs(variables)
+        .stdin(Stdio::piped())
+        .process_group(0);
+    command
 }
 
 /// Where programs are found: the usual folders, then whatever the operator's shell has. A root shell by `su` has no /usr/sbin in it.
@@ -396,7 +423,7 @@ pub fn await_outliving(path: &Path, limit: Duration) -> io::Result<bool> {
     }
 }
 
-fn read_capped(pipe: impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn read_capped(pipe: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     pipe.take(OUTPUT_LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > OUTPUT_LIMIT {
@@ -409,7 +436,7 @@ fn read_capped(pipe: impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Waits for the end, or kills the whole process group at the limit and returns nothing.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<i32>> {
+pub(super) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<i32>> {
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -421,15 +448,20 @@ fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<i32>> {
             ));
         }
         if Instant::now() >= deadline {
-            let group = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-            // Already gone is as good as killed.
-            let _ = killpg(group, Signal::SIGKILL);
-            child.wait()?;
+            kill(child)?;
             return Ok(None);
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Kills a command and its children.
+pub(super) fn kill(child: &mut Child) -> io::Result<()> {
+    let group = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    // Already gone is as good as killed.
+    let _ = killpg(group, Signal::SIGKILL);
+    child.wait().map(drop)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 )]
 
 pub mod command;
+mod fetch;
 pub mod probe;
 #[cfg(test)]
 pub mod scripted;
@@ -288,6 +289,15 @@ impl<'a> Host<'a> {
         self.journal.intent(change)
     }
 
+    /// Puts a file (0600) among this run's backups, whole or not at all; the path is where it lies.
+    pub fn keep(
+        &self,
+        name: &str,
+        fill: &mut dyn FnMut(&mut File) -> Result<()>,
+    ) -> Result<PathBuf> {
+        self.journal.keep(name, fill)
+    }
+
     /// Replaces a file by `content`, whole or not at all.
     pub fn write_file(&self, path: &str, content: &[u8], mode: u32) -> Result<()> {
         self.replace(path, mode, &mut |file| {
@@ -466,16 +476,7 @@ impl<'a> Host<'a> {
     /// The same, while `feed` writes the command's standard input.
     pub fn feed(&self, cmd: &Cmd, change: Change, feed: &mut Feed<'_>) -> Result<Output> {
         self.journal.intent(change)?;
-        let output = self.view.runner.feed(cmd, feed)?;
-        ensure!(
-            output.ok(),
-            CommandError::Status {
-                command: cmd.to_string(),
-                status: output.status,
-                evidence: output.evidence()
-            }
-        );
-        Ok(output)
+        Ok(self.view.runner.feed(cmd, feed)?.expect(cmd)?)
     }
 
     fn before(&self, path: &str) -> Result<Before> {

@@ -1,6 +1,7 @@
 //! A runner for tests: it answers what its script holds, remembers what it was asked, and fails on anything else.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::sync::Mutex;
 
 use super::command::{Cmd, CommandError, Feed, Output, Runner};
@@ -104,5 +105,18 @@ impl Runner for Scripted {
             .iter_mut()
             .find_map(|answer| answer(cmd, &input))
             .ok_or(CommandError::Unexpected(text))
+    }
+
+    fn fetch(&self, cmd: &Cmd, sink: &mut dyn Write) -> Result<Output, CommandError> {
+        let output = self.run(cmd)?;
+        sink.write_all(&output.stdout)
+            .map_err(|source| CommandError::Sink {
+                command: cmd.to_string(),
+                source,
+            })?;
+        Ok(Output {
+            stdout: Vec::new(),
+            ..output
+        })
     }
 }

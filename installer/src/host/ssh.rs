@@ -307,6 +307,34 @@ impl Ssh {
         self.local.run(&self.remote(cmd))
     }
 
+    /// The command as root's on the other machine, and what has to go before its input.
+    fn as_root(&self, cmd: &Cmd) -> (Cmd, Secret) {
+        // sudo's own search path, or that of a shell without a login, may lack what root needs.
+        let found = cmd.clone().env("PATH", super::PROGRAM_DIRS.join(":"));
+        elevate(&found, &self.elevation)
+    }
+
+    /// Tells a broken connection from a command that failed.
+    fn judged(
+        &self,
+        cmd: &Cmd,
+        output: Result<Output, CommandError>,
+    ) -> Result<Output, CommandError> {
+        let named = |evidence| CommandError::Remote {
+            host: self.target.host.clone(),
+            command: cmd.to_string(),
+            evidence,
+        };
+        match output {
+            Ok(output) if output.status == NO_CONNECTION => Err(named(output.evidence())),
+            Err(CommandError::Timeout { limit, .. }) => {
+                Err(named(format!("no answer after {} s", limit.as_secs())))
+            }
+            Err(CommandError::Pipe { source, .. }) => Err(named(source.to_string())),
+            other => other,
+        }
+    }
+
     /// The local command that runs `cmd` there.
     fn remote(&self, cmd: &Cmd) -> Cmd {
         let mut words = Vec::new();
@@ -343,26 +371,21 @@ impl Runner for Ssh {
     }
 
     fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError> {
-        // sudo's own search path, or that of a shell without a login, may lack what root needs.
-        let found = cmd.clone().env("PATH", super::PROGRAM_DIRS.join(":"));
-        let (elevated, prefix) = elevate(&found, &self.elevation);
+        let (elevated, prefix) = self.as_root(cmd);
         let output = self.local.feed(&self.remote(&elevated), &mut |pipe| {
             pipe.write_all(prefix.expose())?;
             feed(pipe)
         });
-        let named = |evidence| CommandError::Remote {
-            host: self.target.host.clone(),
-            command: cmd.to_string(),
-            evidence,
-        };
-        match output {
-            Ok(output) if output.status == NO_CONNECTION => Err(named(output.evidence())),
-            Err(CommandError::Timeout { limit, .. }) => {
-                Err(named(format!("no answer after {} s", limit.as_secs())))
-            }
-            Err(CommandError::Pipe { source, .. }) => Err(named(source.to_string())),
-            other => other,
-        }
+        self.judged(cmd, output)
+    }
+
+    fn fetch(&self, cmd: &Cmd, sink: &mut dyn Write) -> Result<Output, CommandError> {
+        let (elevated, prefix) = self.as_root(cmd);
+        let mut input = Vec::with_capacity(prefix.expose().len() + cmd.stdin.expose().len());
+        input.extend_from_slice(prefix.expose());
+        input.extend_from_slice(cmd.stdin.expose());
+        let output = self.local.fetch(&self.remote(&elevated).stdin(input), sink);
+        self.judged(cmd, output)
     }
 }
 
@@ -495,6 +518,7 @@ pub fn quote(arg: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::command::Local;
+    use super::super::scripted::Scripted;
     use super::*;
 
     #[test]
@@ -546,6 +570,63 @@ mod tests {
             elevate(&cmd, &Elevation::SudoWithoutPassword).0.to_string(),
             "sudo -n -- env 'A=b' kubectl get nodes"
         );
+    }
+
+    /// A connection whose local commands a script answers.
+    fn connected(local: Scripted, elevation: Elevation) -> Ssh {
+        let target = Target {
+            host: "m1".to_owned(),
+            user: "ops".to_owned(),
+            port: None,
+            identity: None,
+            host_key: None,
+            password: None,
+        };
+        Ssh {
+            local: Arc::new(local),
+            target,
+            folder: PathBuf::from("/nonexistent"),
+            options: Vec::new(),
+            elevation,
+        }
+    }
+
+    #[test]
+    fn a_file_is_fetched_through_sudo_byte_for_byte() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let printed = bytes.clone();
+        let local = Scripted::new().with(move |cmd, input| {
+            let line = cmd.args.last()?;
+            (line.starts_with("sudo -k -S -p '' -- env 'PATH=")
+                && line.ends_with(" cat -- /f")
+                && input == b"pw\n")
+                .then(|| Output {
+                    stdout: printed.clone(),
+                    ..Output::default()
+                })
+        });
+        let ssh = connected(local, Elevation::SudoWithPassword(Secret::new("pw")));
+        let mut sink = Vec::new();
+        let output = ssh
+            .fetch(&Cmd::new("cat", ["--", "/f"]), &mut sink)
+            .unwrap();
+        assert!(output.ok() && output.stdout.is_empty());
+        assert_eq!(sink, bytes);
+    }
+
+    #[test]
+    fn a_connection_that_breaks_while_a_file_is_fetched_is_told_from_a_failed_command() {
+        let broken = connected(Scripted::new().on("ssh ", 255, "closed"), Elevation::Root)
+            .fetch(&Cmd::new("cat", ["/f"]), &mut Vec::new())
+            .unwrap_err();
+        assert!(matches!(broken, CommandError::Remote { .. }), "{broken}");
+        let failed = connected(
+            Scripted::new().on("ssh ", 1, "no such file"),
+            Elevation::Root,
+        )
+        .fetch(&Cmd::new("cat", ["/f"]), &mut Vec::new())
+        .unwrap();
+        assert_eq!(failed.status, 1);
     }
 
     #[test]
