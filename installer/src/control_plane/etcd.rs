@@ -4,12 +4,14 @@
 //! member once started; health is asked of each member with a read that needs the quorum.
 
 use std::fmt;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::objects::{List, Pod};
+use super::objects::{self, List, Pod, PodSpec};
 use super::{Cluster, ClusterView};
 use crate::host::command::{Cmd, CommandError, Output};
 
@@ -83,6 +85,63 @@ pub struct Etcd {
     container: Container,
     /// `--cacert`, `--cert`, `--key`, as the server itself uses them.
     credentials: Vec<String>,
+    /// Nothing where the pod mounts no folder of the node there.
+    data: Option<DataFolder>,
+}
+
+/// The folder of etcd's data on the healthy master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DataFolder {
+    /// Its path in the container.
+    pub(super) inside: String,
+    /// Its path on the node.
+    pub(super) outside: String,
+}
+
+/// What an etcd says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its version.
+    pub version: Version,
+    /// The newest revision that it knows.
+    pub revision: u64,
+    /// Bytes of its database.
+    pub db_size: u64,
+}
+
+/// etcd's version, as far as its tools differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// 3.
+    pub major: u32,
+    /// 3 and later.
+    pub minor: u32,
+}
+
+impl Version {
+    /// Reads `3.4.13` or `3.4.13-0`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        Some(Self {
+            major: parts.next()?.parse().ok()?,
+            minor: parts.next()?.parse().ok()?,
+        })
+    }
+
+    /// The program beside etcd that looks at snapshot files and restores them: from 3.6 on, etcdctl only takes them.
+    pub fn snapshot_tool(self) -> &'static str {
+        if self < (Self { major: 3, minor: 6 }) {
+            "etcdctl"
+        } else {
+            "etcdutl"
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,27 +236,50 @@ impl Etcd {
         Ok(Self {
             container,
             credentials,
+            data: data_folder(&pod.spec, server),
         })
     }
 
     fn command(&self, endpoint: &str, args: &[&str]) -> Cmd {
-        let fixed = ["etcdctl", "--dial-timeout=3s", "--command-timeout=8s"]
-            .into_iter()
-            .map(str::to_owned);
-        let rest = [format!("--endpoints={endpoint}")]
+        self.command_within(Duration::from_secs(8), endpoint, args)
+    }
+
+    /// An `etcdctl` that gives up after `limit`.
+    pub(super) fn command_within(&self, limit: Duration, endpoint: &str, args: &[&str]) -> Cmd {
+        let fixed = [
+            "etcdctl".to_owned(),
+            "--dial-timeout=3s".to_owned(),
+            format!("--command-timeout={}s", limit.as_secs()),
+            format!("--endpoints={endpoint}"),
+        ];
+        let words = fixed
             .into_iter()
             .chain(self.credentials.iter().cloned())
             .chain(args.iter().map(|&arg| arg.to_owned()));
+        self.exec(words).timeout(limit + Duration::from_secs(12))
+    }
+
+    /// A command in etcd's container, which may have no shell.
+    pub(super) fn exec(&self, words: impl IntoIterator<Item = String>) -> Cmd {
         let (program, exec) = match &self.container {
             // etcdctl before 3.4 speaks the old API unless told.
             Container::Docker(id) => ("docker", vec!["exec", "--env", "ETCDCTL_API=3", id]),
             Container::Cri(id) => ("crictl", vec!["exec", id]),
         };
-        Cmd::new(
-            program,
-            exec.into_iter().map(str::to_owned).chain(fixed).chain(rest),
-        )
-        .timeout(Duration::from_secs(20))
+        Cmd::new(program, exec.into_iter().map(str::to_owned).chain(words))
+    }
+
+    /// What the healthy master's own etcd says of itself. It answers this without a quorum too.
+    pub fn status(&self, view: &ClusterView) -> Result<Status> {
+        let output = view.ask(&self.command(LOCAL, &["endpoint", "status", "--write-out=json"]))?;
+        ensure!(
+            output.ok(),
+            "etcd on {} does not tell its status: {}",
+            view.address(),
+            output.evidence()
+        );
+        Status::parse(&output.stdout)
+            .with_context(|| format!("etcd's status on {} is not understood", view.address()))
     }
 
     /// Every member, with its health.
@@ -229,18 +311,257 @@ impl Etcd {
         Ok(answer.members)
     }
 
-    /// Removes a member. The caller has made sure that the quorum survives it.
-    pub fn remove(&self, cluster: &Cluster, id: MemberId) -> Result<Output, CommandError> {
+    /// Removes `member`. etcd wants 5 s of steady health before it accepts a change of its members: its refusal is taken for a passing one for half a minute. Just
+    /// before each try the member must still be listed with this ID, name and peer addresses; one that is gone already is fine. The caller has made sure that the
+    /// quorum survives it.
+    pub fn remove_steadily(&self, cluster: &Cluster, member: &Member) -> Result<()> {
+        self.remove_within(cluster, member, RECONFIGURATION, Duration::from_secs(2))
+    }
+
+    fn remove_within(
+        &self,
+        cluster: &Cluster,
+        member: &Member,
+        limit: Duration,
+        pause: Duration,
+    ) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let listed = self.listed(cluster.view())?;
+            let Some(found) = listed.iter().find(|found| found.id == member.id) else {
+                return not_replaced(&listed, member);
+            };
+            ensure!(
+                found.name == member.name && found.peer_urls == member.peer_urls,
+                "etcd member {member} is now {found}: somebody else changes the members. Nothing was removed; run this again"
+            );
+            let Err(cause) = self.remove(cluster, member.id) else {
+                return Ok(());
+            };
+            ensure!(
+                cause.to_string().contains("unhealthy") && Instant::now() < deadline,
+                "cannot remove etcd member {member}: {cause}"
+            );
+            thread::sleep(pause);
+        }
+    }
+
+    fn remove(&self, cluster: &Cluster, id: MemberId) -> Result<Output, CommandError> {
         cluster.run(&self.command(LOCAL, &["member", "remove", &id.to_string()]))
     }
 }
 
+/// A member that is gone is what was wanted, unless another one took its name or its address.
+fn not_replaced(listed: &[Member], gone: &Member) -> Result<()> {
+    let same = |other: &&Member| {
+        (!gone.name.is_empty() && other.name == gone.name)
+            || other
+                .peer_urls
+                .iter()
+                .any(|url| gone.peer_urls.contains(url))
+    };
+    if let Some(other) = listed.iter().find(same) {
+        bail!(
+            "etcd member {gone} is gone, and {other} is there in its place: somebody else changes the members. Nothing was removed; run this again"
+        );
+    }
+    Ok(())
+}
+
+impl Status {
+    /// Reads what `etcdctl endpoint status --write-out=json` prints of one endpoint, in 3.3 and later.
+    fn parse(json: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Endpoint {
+            #[serde(rename = "Status")]
+            status: Answer,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            header: Header,
+            version: String,
+            #[serde(rename = "dbSize")]
+            db_size: u64,
+        }
+        #[derive(Deserialize)]
+        struct Header {
+            revision: u64,
+        }
+        let [Endpoint { status }] = serde_json::from_slice(json)?;
+        let version = Version::parse(&status.version)
+            .with_context(|| format!("{:?} is no version", status.version))?;
+        Ok(Self {
+            version,
+            revision: status.header.revision,
+            db_size: status.db_size,
+        })
+    }
+}
+
+/// Where etcd's data lies on its node.
+fn data_folder(pod: &PodSpec, server: &objects::Container) -> Option<DataFolder> {
+    let words = || server.command.iter().chain(&server.args);
+    let inside = words()
+        .find_map(|word| word.strip_prefix("--data-dir="))
+        .unwrap_or(DATA_DIR);
+    let mount = server
+        .volume_mounts
+        .iter()
+        .filter(|mount| Path::new(inside).starts_with(&mount.mount_path))
+        .max_by_key(|mount| mount.mount_path.len())?;
+    let volume = pod
+        .volumes
+        .iter()
+        .find(|volume| volume.name == mount.name)?;
+    let below = Path::new(inside).strip_prefix(&mount.mount_path).ok()?;
+    let whole = Path::new(&volume.host_path.as_ref()?.path).join(below);
+    // Without the slash that a join with nothing leaves.
+    let outside: PathBuf = whole.components().collect();
+    Some(DataFolder {
+        inside: inside.trim_end_matches('/').to_owned(),
+        outside: outside.to_str()?.to_owned(),
+    })
+}
+
+/// kubeadm's choice.
+const DATA_DIR: &str = "/var/lib/etcd";
+
+/// How long etcd's refusal of an unsteady cluster is taken for a passing one.
+const RECONFIGURATION: Duration = Duration::from_secs(30);
+
 /// Every kubeadm etcd listens here too.
-const LOCAL: &str = "https://127.0.0.1:2379";
+pub(super) const LOCAL: &str = "https://127.0.0.1:2379";
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::host::scripted::Scripted;
+    use crate::joining::fixtures::member;
+
+    const M2: &str = r#"{"ID":2,"name":"m2","peerURLs":["https://10.0.0.12:2380"]}"#;
+
+    fn etcd() -> Etcd {
+        Etcd {
+            container: Container::Cri("c0ffee".to_owned()),
+            credentials: vec![],
+            data: None,
+        }
+    }
+
+    /// Removes m2 where etcd lists `listed`, one after the other, and answers a removal by `answers`; tells what came of it and how often a removal was tried.
+    fn removal<'t>(
+        listed: impl IntoIterator<Item = &'t str>,
+        answers: impl IntoIterator<Item = (i32, &'t str)>,
+        limit: Duration,
+    ) -> (Result<(), String>, usize) {
+        let exec = "crictl exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
+        let lists: Vec<String> = listed
+            .into_iter()
+            .map(|members| format!(r#"{{"members":[{members}]}}"#))
+            .collect();
+        let runner = Arc::new(
+            Scripted::new()
+                .once_each(
+                    &format!("{exec} member list"),
+                    lists.iter().map(|list| (0, list.as_str())),
+                )
+                .once_each(&format!("{exec} member remove 2"), answers),
+        );
+        let cluster = Cluster::new(ClusterView::new(runner.clone(), "10.0.0.11"));
+        let removed = etcd().remove_within(
+            &cluster,
+            &member(2, "m2", "10.0.0.12"),
+            limit,
+            Duration::ZERO,
+        );
+        let asked = runner.asked();
+        let tries = asked.iter().filter(|cmd| cmd.contains(" remove ")).count();
+        (removed.map_err(|cause| cause.to_string()), tries)
+    }
+
+    const UNHEALTHY: (i32, &str) = (1, "Error: etcdserver: unhealthy cluster");
+
+    #[test]
+    fn a_removal_that_etcd_puts_off_is_tried_again() {
+        let (removed, tries) = removal([M2], [UNHEALTHY, (0, "")], Duration::from_secs(9));
+        assert_eq!((removed, tries), (Ok(()), 2));
+    }
+
+    #[test]
+    fn a_removal_is_not_tried_for_ever_nor_after_another_refusal() {
+        let (removed, tries) = removal([M2], [UNHEALTHY], Duration::ZERO);
+        assert!(removed.unwrap_err().contains("unhealthy") && tries == 1);
+        let (removed, tries) = removal([M2], [(1, "permission denied")], Duration::from_secs(9));
+        assert!(removed.unwrap_err().contains("denied") && tries == 1);
+    }
+
+    #[test]
+    fn a_member_that_is_gone_already_is_fine() {
+        let other = r#"{"ID":3,"name":"m3","peerURLs":["https://10.0.0.13:2380"]}"#;
+        assert_eq!(removal([other], [(0, "")], Duration::ZERO), (Ok(()), 0));
+        let (removed, tries) = removal([M2, other], [UNHEALTHY], Duration::from_secs(9));
+        assert_eq!((removed, tries), (Ok(()), 1), "it went between two tries");
+    }
+
+    #[test]
+    fn nothing_is_removed_where_id_name_and_address_do_not_all_agree() {
+        for changed in [
+            r#"{"ID":2,"name":"m9","peerURLs":["https://10.0.0.12:2380"]}"#,
+            r#"{"ID":2,"name":"m2","peerURLs":["https://10.0.0.19:2380"]}"#,
+            r#"{"ID":9,"name":"m2","peerURLs":["https://10.0.0.19:2380"]}"#,
+            r#"{"ID":9,"name":"","peerURLs":["https://10.0.0.12:2380"]}"#,
+        ] {
+            let (removed, tries) = removal([changed], [(0, "")], Duration::ZERO);
+            assert!(removed.unwrap_err().contains("Nothing was removed"));
+            assert_eq!(tries, 0, "{changed}");
+            let (_, tries) = removal([M2, changed], [UNHEALTHY, (0, "")], Duration::from_secs(9));
+            assert_eq!(tries, 1, "it changed between two tries: {changed}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_read_as_etcd_prints_it() {
+        // Printed by etcdctl 3.4.23.
+        let json = br#"[{"Endpoint":"http://127.0.0.1:2379","Status":{"header":{"cluster_id":15875391935852295136,"member_id":7383792418829112008,"revision":6,"raft_term":2},"version":"3.4.23","dbSize":20480,"leader":7383792418829112008,"raftIndex":9,"raftTerm":2,"raftAppliedIndex":9,"dbSizeInUse":20480}}]"#;
+        let status = Status::parse(json).unwrap();
+        assert_eq!((status.revision, status.db_size), (6, 20480));
+        assert_eq!(status.version.to_string(), "3.4");
+        assert!(Status::parse(b"[]").is_err());
+    }
+
+    #[test]
+    fn snapshot_files_are_for_etcdutl_from_3_6_on() {
+        let tool = |text| Version::parse(text).map(Version::snapshot_tool);
+        assert_eq!(tool("3.3.10"), Some("etcdctl"));
+        assert_eq!(tool("3.5.15-0"), Some("etcdctl"));
+        assert_eq!(tool("3.6.4"), Some("etcdutl"));
+        assert_eq!(tool("3.10.0"), Some("etcdutl"));
+        assert_eq!(tool("three"), None);
+    }
+
+    #[test]
+    fn the_data_folder_is_where_the_node_keeps_it() {
+        let place = |flag: &str, mount: &str, path: &str| {
+            let pod: PodSpec = serde_json::from_str(&format!(
+                r#"{{"containers":[{{"command":["etcd"{flag}],"volumeMounts":[{{"name":"data","mountPath":"{mount}"}}]}}],"volumes":[{{"name":"data","hostPath":{{"path":"{path}"}}}}]}}"#
+            ))
+            .unwrap();
+            data_folder(&pod, &pod.containers[0]).map(|data| (data.inside, data.outside))
+        };
+        let pair = |inside: &str, outside: &str| Some((inside.to_owned(), outside.to_owned()));
+        let flag = r#","--data-dir=/data/etcd""#;
+        assert_eq!(
+            place("", "/var/lib/etcd", "/var/lib/etcd"),
+            pair("/var/lib/etcd", "/var/lib/etcd")
+        );
+        assert_eq!(
+            place(flag, "/data", "/ssd"),
+            pair("/data/etcd", "/ssd/etcd")
+        );
+        assert_eq!(place(flag, "/dat", "/ssd"), None, "not a folder above it");
+    }
 
     #[test]
     fn ids_above_what_a_float_holds_keep_every_bit() {

@@ -202,6 +202,18 @@ pub struct Container {
     pub args: Vec<String>,
     /// `Always`, `IfNotPresent` or `Never`.
     pub image_pull_policy: String,
+    /// Where it sees the pod's volumes.
+    pub volume_mounts: Vec<VolumeMount>,
+}
+
+/// Where a container sees a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeMount {
+    /// The volume's name.
+    pub name: String,
+    /// The path in the container.
+    pub mount_path: String,
 }
 
 /// A volume.

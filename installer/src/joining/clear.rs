@@ -3,8 +3,7 @@
 //! It runs only where this machine's own journal says that it began that join, so the machine was empty of Kubernetes before, and nothing of anybody else's is lost. The
 //! etcd member goes first, by ID, name and address, and only if the others keep their quorum.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -18,9 +17,6 @@ pub const ID: &str = "clear-interrupted-join";
 
 /// The longest that a kubeadm of a killed run is waited for: kubeadm itself gives up on every phase in less.
 const OUTLIVING: Duration = Duration::from_secs(600);
-
-/// How long etcd's refusal of an unsteady cluster is taken for a passing one.
-const RECONFIGURATION: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub struct ClearInterruptedJoin {
@@ -66,16 +62,7 @@ impl ClearInterruptedJoin {
         world.host.note(Change::Cluster {
             what: format!("remove etcd member {own}"),
         })?;
-        // etcd wants 5 s of steady health before it accepts a change of its members.
-        let deadline = Instant::now() + RECONFIGURATION;
-        while let Err(cause) = etcd.remove(cluster, own.id) {
-            ensure!(
-                cause.to_string().contains("unhealthy") && Instant::now() < deadline,
-                "cannot remove etcd member {own}: {cause}"
-            );
-            thread::sleep(Duration::from_secs(2));
-        }
-        Ok(())
+        etcd.remove_steadily(cluster, own)
     }
 }
 
