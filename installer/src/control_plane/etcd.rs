@@ -269,6 +269,13 @@ impl Etcd {
         Cmd::new(program, exec.into_iter().map(str::to_owned).chain(words))
     }
 
+    /// The folder of etcd's data.
+    pub(super) fn data(&self) -> Result<&DataFolder> {
+        self.data
+            .as_ref()
+            .context("the etcd pod keeps its data in no folder of its node: it is not kubeadm's")
+    }
+
     /// What the healthy master's own etcd says of itself. It answers this without a quorum too.
     pub fn status(&self, view: &ClusterView) -> Result<Status> {
         let output = view.ask(&self.command(LOCAL, &["endpoint", "status", "--write-out=json"]))?;

@@ -11,7 +11,9 @@ pub mod images;
 pub mod kubeadm;
 pub mod lease;
 pub mod objects;
+pub mod snapshot;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ use crate::host::command::{Cmd, CommandError, Output, Runner};
 
 /// The administrator's credentials on every kubeadm master.
 const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
+
+/// How long a file of the healthy master may take to come here: 8 GiB at 5 MB/s.
+const COPYING: Duration = Duration::from_secs(1800);
 
 /// The cluster, for looking only.
 #[derive(Clone)]
@@ -90,6 +95,13 @@ impl ClusterView {
         Ok(Some(
             self.runner.expect(&Cmd::new("cat", ["--", path]))?.stdout,
         ))
+    }
+
+    /// Copies a file of any size from the healthy master into `sink`. What the sink got is whole only where this returns no error.
+    pub fn copy(&self, path: &str, sink: &mut dyn Write) -> Result<()> {
+        let cmd = Cmd::new("cat", ["--", path]).timeout(COPYING);
+        self.runner.fetch(&cmd, sink)?.expect(&cmd)?;
+        Ok(())
     }
 
     /// When the Secret `kubeadm-certs` was made (RFC 3339), where it exists.
