@@ -7,6 +7,7 @@ pub mod credentials;
 pub mod etcd;
 pub mod facts;
 pub mod freshness;
+pub mod guard;
 pub mod images;
 pub mod kubeadm;
 pub mod lease;
