@@ -12,6 +12,7 @@ pub mod images;
 pub mod kubeadm;
 pub mod lease;
 pub mod objects;
+pub mod runbook;
 pub mod snapshot;
 
 use std::io::Write;
