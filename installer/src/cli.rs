@@ -14,7 +14,7 @@ use crate::host::HostView;
 use crate::host::command::Local;
 use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
 use crate::trust::{self, TrustOptions};
-use crate::workflow::{self, InitEnv, JoinMaster, Run};
+use crate::workflow::{self, InitEnv, Master, Run, Way};
 
 /// Makes this machine a master of a Kubernetes cluster, with what is in the pot and nothing else.
 ///
@@ -46,26 +46,45 @@ enum Command {
         insecure_registry: Vec<String>,
     },
     /// Make this machine one more master of a running cluster
-    JoinMaster {
+    JoinMaster(MasterOptions),
+    /// Bring this machine back as the master that it was, under its old name and address, also with an empty disk
+    RebirthMaster {
         #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        changing: Changing,
-        #[command(flatten)]
-        ssh: SshOptions,
-        /// The address of a healthy master of the cluster, reached over SSH
-        #[arg(long, value_name = "ADDR")]
-        healthy: String,
-        /// The name of this machine's node [default: its host name; its address in a cluster whose nodes are named so]
-        #[arg(long, value_name = "NAME")]
-        node_name: Option<String>,
-        /// The address of this machine's apiserver and etcd [default: the one that reaches the healthy master]
-        #[arg(long, value_name = "IP")]
-        advertise_address: Option<IpAddr>,
-        /// A registry that Docker may speak to without TLS; may be given again
-        #[arg(long, value_name = "HOST:PORT")]
-        insecure_registry: Vec<String>,
+        master: MasterOptions,
+        /// Also where this machine is a master in good health
+        #[arg(long)]
+        force: bool,
     },
+    /// Make this machine a master in the place of one that is down
+    ChangeMaster {
+        #[command(flatten)]
+        master: MasterOptions,
+        /// The master that is down: the name of its node, its address, or its etcd member's ID
+        #[arg(long, value_name = "ADDR|NAME|ID")]
+        down: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct MasterOptions {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    changing: Changing,
+    #[command(flatten)]
+    ssh: SshOptions,
+    /// The address of a healthy master of the cluster, reached over SSH
+    #[arg(long, value_name = "ADDR")]
+    healthy: String,
+    /// The name of this machine's node [default: its host name; its address in a cluster whose nodes are named so; in a rebirth what the cluster calls the master at its address]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// The address of this machine's apiserver and etcd [default: the one that reaches the healthy master]
+    #[arg(long, value_name = "IP")]
+    advertise_address: Option<IpAddr>,
+    /// A registry that Docker may speak to without TLS; may be given again
+    #[arg(long, value_name = "HOST:PORT")]
+    insecure_registry: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -125,7 +144,15 @@ pub fn main() -> Result<()> {
         Command::Verify(common)
         | Command::Preflight(common)
         | Command::InitEnv { common, .. }
-        | Command::JoinMaster { common, .. } => (
+        | Command::JoinMaster(MasterOptions { common, .. })
+        | Command::RebirthMaster {
+            master: MasterOptions { common, .. },
+            ..
+        }
+        | Command::ChangeMaster {
+            master: MasterOptions { common, .. },
+            ..
+        } => (
             common,
             if common.json {
                 Format::Json
@@ -192,42 +219,57 @@ pub fn main() -> Result<()> {
                 },
             )
         }
-        Command::JoinMaster {
-            changing,
-            ssh,
-            healthy,
-            node_name,
-            advertise_address,
-            insecure_registry,
-            ..
-        } => {
-            (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
-            let password = if ssh.ask_pass {
-                Some(crate::password::ask(&format!(
-                    "Password of {}@{healthy}",
-                    ssh.ssh_user
-                ))?)
-            } else {
-                None
-            };
-            let target = Target {
-                host: healthy,
-                user: ssh.ssh_user,
-                port: ssh.ssh_port,
-                identity: ssh.identity,
-                host_key: ssh.host_key,
-                password,
-            };
-            workflow::join_master(
-                &run,
-                JoinMaster {
-                    target,
-                    node_name,
-                    advertise_address,
-                    insecure_registries: insecure_registry,
-                },
-                local,
-            )
+        Command::JoinMaster(master) => become_master(&mut run, master, Way::Join, local),
+        Command::RebirthMaster { master, force } => {
+            become_master(&mut run, master, Way::Rebirth { force }, local)
+        }
+        Command::ChangeMaster { master, down } => {
+            become_master(&mut run, master, Way::Change { down }, local)
         }
     }
+}
+
+fn become_master(
+    run: &mut Run<'_>,
+    options: MasterOptions,
+    way: Way,
+    local: Arc<Local>,
+) -> Result<()> {
+    let MasterOptions {
+        changing,
+        ssh,
+        healthy,
+        node_name,
+        advertise_address,
+        insecure_registry,
+        ..
+    } = options;
+    (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
+    let password = if ssh.ask_pass {
+        Some(crate::password::ask(&format!(
+            "Password of {}@{healthy}",
+            ssh.ssh_user
+        ))?)
+    } else {
+        None
+    };
+    let target = Target {
+        host: healthy,
+        user: ssh.ssh_user,
+        port: ssh.ssh_port,
+        identity: ssh.identity,
+        host_key: ssh.host_key,
+        password,
+    };
+    workflow::become_master(
+        run,
+        &Master {
+            way,
+            target,
+            node_name,
+            advertise_address,
+            insecure_registries: insecure_registry,
+        },
+        local,
+    )
 }

@@ -196,6 +196,16 @@ impl Journal {
         }
     }
 
+    /// The state folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The name of this run.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
     /// Writes an event and brings it to the disk.
     pub fn record(&self, event: Event) -> Result<()> {
         if let Event::Step { step } = &event {
@@ -259,7 +269,7 @@ impl Journal {
         })
     }
 
-    /// Puts a file (0600) beside this run's backups, whole or not at all, and brings it to the disk; the path is where it lies.
+    /// Puts a file (0600) beside this run's backups, whole or not at all, and brings it to the disk; `name` may have folders in it. The path is where it lies.
     pub fn keep(
         &self,
         name: &str,
@@ -269,7 +279,15 @@ impl Journal {
         let folder = backups.join(&self.run);
         make_private_dir(&self.dir)?;
         make_private_dir(&folder)?;
-        let (path, fresh) = (folder.join(name), folder.join(format!(".{name}.kpot-new")));
+        let path = folder.join(name);
+        let own = path.parent().context("a backup has a folder")?.to_owned();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&own)
+            .with_context(|| format!("cannot make the folder {}", own.display()))?;
+        let last = name.rsplit('/').next().unwrap_or(name);
+        let fresh = own.join(format!(".{last}.kpot-new"));
         let written = write_synced(&fresh, 0o600, fill)
             .and_then(|()| Ok(fs::rename(&fresh, &path)?))
             .with_context(|| format!("cannot write {}", path.display()));
@@ -278,7 +296,7 @@ impl Journal {
             let _ = fs::remove_file(&fresh);
             return Err(cause);
         }
-        for folder in [&folder, &backups, &self.dir] {
+        for folder in [&own, &folder, &backups, &self.dir] {
             sync_dir(folder).with_context(|| format!("cannot sync {}", folder.display()))?;
         }
         Ok(path)

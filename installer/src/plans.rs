@@ -14,6 +14,14 @@ use crate::joining::extra_files::ExtraFiles;
 use crate::joining::join::KubeadmJoin;
 use crate::joining::revoke::RevokeCredentials;
 use crate::joining::voting::Voting;
+use crate::replacing::backup::BackUp;
+use crate::replacing::clear::ClearNode;
+use crate::replacing::drain::Drain;
+use crate::replacing::forget::ForgetNode;
+use crate::replacing::record::KeepRecord;
+use crate::replacing::remove_member::RemoveMember;
+use crate::replacing::restore::{DropRecord, RestoreNode};
+use crate::replacing::{Departed, Whose};
 use crate::steps::{
     CniPlugins, Crictl, DockerBinaries, DockerConfig, DockerService, HostsEntry, ImageWanted,
     Images, KernelModules, KubeletService, KubernetesBinaries, SwapOff, Sysctls,
@@ -72,4 +80,77 @@ pub fn join(joining: &Joining, interrupted: bool) -> Steps {
         Box::new(Voting::new(joining.clone())),
         Box::new(RevokeCredentials::new(joining.clone())),
     ]
+}
+
+/// What is done on the cluster, under its lock, for a machine that comes back under its old name and address.
+pub fn rebirth(joining: &Joining, departed: &Departed, etcd_image: Option<String>) -> Steps {
+    let mut steps: Steps = vec![
+        Box::new(KeepRecord::new(departed.clone())),
+        Box::new(BackUp),
+    ];
+    steps.extend(depart(joining, departed, etcd_image));
+    steps.push(Box::new(ClearNode::new(joining.clone())));
+    steps.push(Box::new(
+        ExtraFiles::new(joining.cluster.extra_paths.clone()).keeping_own(),
+    ));
+    steps.push(Box::new(KubeadmJoin::new(joining.clone())));
+    steps.extend(finish_rebirth(joining, Some(departed)));
+    steps
+}
+
+/// What is left of a rebirth once the machine is a master again.
+pub fn finish_rebirth(joining: &Joining, departed: Option<&Departed>) -> Steps {
+    let mut steps: Steps = vec![
+        Box::new(Voting::new(joining.clone())),
+        Box::new(RevokeCredentials::new(joining.clone())),
+    ];
+    if let Some(departed) = departed {
+        steps.push(Box::new(RestoreNode::new(departed.clone())));
+        steps.push(Box::new(DropRecord::new(departed.clone())));
+    }
+    steps
+}
+
+/// What is done on the cluster, under its lock, for a machine that takes the place of `departed`; `join` is its own join.
+pub fn change(
+    joining: &Joining,
+    departed: &Departed,
+    worker: bool,
+    etcd_image: Option<String>,
+    join: Steps,
+) -> Steps {
+    let mut steps: Steps = vec![Box::new(KeepRecord::new(departed.clone()))];
+    steps.extend(depart(joining, departed, etcd_image));
+    if worker {
+        let own = Departed {
+            name: joining.node.clone(),
+            address: joining.address.clone(),
+            whose: Whose::Ours,
+        };
+        steps.push(Box::new(Drain::new(
+            joining.node.clone(),
+            joining.cluster.version.minor,
+        )));
+        steps.push(Box::new(BackUp));
+        steps.push(Box::new(ForgetNode::new(own)));
+        steps.push(Box::new(ClearNode::new(joining.clone())));
+    }
+    steps.extend(join);
+    steps.push(Box::new(DropRecord::new(departed.clone())));
+    steps
+}
+
+/// Takes a master out of the cluster's records: the part that cannot be undone.
+fn depart(joining: &Joining, departed: &Departed, etcd_image: Option<String>) -> Steps {
+    let mut steps: Steps = Vec::new();
+    if let Some(etcd) = &joining.cluster.etcd {
+        steps.push(Box::new(RemoveMember::new(
+            departed.clone(),
+            etcd.clone(),
+            joining.cluster.healthy.metadata.name.clone(),
+            etcd_image,
+        )));
+    }
+    steps.push(Box::new(ForgetNode::new(departed.clone())));
+    steps
 }

@@ -3,7 +3,7 @@
 //! Secrets come over the connection's output and go into kubeadm's input. Nothing here puts one into an argument, a variable or a file.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{Aes256Gcm, Key, Nonce};
@@ -40,6 +40,13 @@ pub fn ca_hash(pem: &[u8]) -> Result<String> {
         .to_der()
         .context("its public key cannot be encoded")?;
     Ok(Sha256::of(&key).to_string())
+}
+
+/// When a certificate ends to be valid.
+pub fn expiry(pem: &[u8]) -> Result<SystemTime> {
+    let certificate = Certificate::from_pem(pem).context("not a PEM certificate")?;
+    let end = certificate.tbs_certificate().validity().not_after;
+    Ok(UNIX_EPOCH + end.to_unix_duration())
 }
 
 /// Standard base64, with or without line feeds.

@@ -55,6 +55,11 @@ impl Member {
         self.peer_urls.iter().any(|url| host_of(url) == address)
     }
 
+    /// The address at which it listens for its peers.
+    pub fn address(&self) -> Option<&str> {
+        self.peer_urls.first().map(|url| host_of(url))
+    }
+
     /// Whether it counts: it has started, votes and answers.
     pub fn votes(&self) -> bool {
         !self.name.is_empty() && !self.is_learner && self.healthy
@@ -151,6 +156,27 @@ enum Container {
 }
 
 impl Etcd {
+    /// The etcd container of the healthy master where no API server answers that could tell of it: as kubeadm makes it.
+    pub fn without_api(view: &ClusterView) -> Result<Self> {
+        let label = "label=io.kubernetes.container.name=etcd";
+        let args = ["ps", "--quiet", "--no-trunc", "--filter", label];
+        let found = view.ask(&Cmd::new("docker", args))?.text();
+        let id = found
+            .lines()
+            .next()
+            .with_context(|| format!("no etcd container runs on {} in Docker", view.address()))?;
+        let pki = "/etc/kubernetes/pki/etcd";
+        Ok(Self {
+            container: Container::Docker(id.to_owned()),
+            credentials: vec![
+                format!("--cacert={pki}/ca.crt"),
+                format!("--cert={pki}/server.crt"),
+                format!("--key={pki}/server.key"),
+            ],
+            data: None,
+        })
+    }
+
     /// Finds the etcd container of the node `node`, whose runtime the cluster calls `runtime` (`docker://…`, `containerd://…`).
     pub fn find(view: &ClusterView, node: &str, runtime: &str) -> Result<Self> {
         let pods: List<Pod> = view.get(&[
@@ -287,6 +313,17 @@ impl Etcd {
         );
         Status::parse(&output.stdout)
             .with_context(|| format!("etcd's status on {} is not understood", view.address()))
+    }
+
+    /// What the files of [`Etcd::credential_paths`] are called where they are copied to.
+    pub const CREDENTIAL_FILES: [&str; 3] = ["ca.crt", "client.crt", "client.key"];
+
+    /// The CA certificate, certificate and key that clients use on the healthy master.
+    pub fn credential_paths(&self) -> impl Iterator<Item = &str> {
+        self.credentials
+            .iter()
+            .filter_map(|flag| flag.split_once('='))
+            .map(|(_, path)| path)
     }
 
     /// Every member, with its health.

@@ -113,7 +113,8 @@ impl Votes {
         self.voters / 2 + 1
     }
 
-    fn of<'m>(members: impl IntoIterator<Item = &'m Member>) -> Self {
+    /// How these members stand.
+    pub fn of<'m>(members: impl IntoIterator<Item = &'m Member>) -> Self {
         let voters: Vec<_> = members.into_iter().filter(|one| !one.is_learner).collect();
         Self {
             voters: voters.len(),
@@ -121,7 +122,8 @@ impl Votes {
         }
     }
 
-    fn are_enough(self) -> bool {
+    /// Whether they are a quorum.
+    pub fn are_enough(self) -> bool {
         self.healthy >= self.needed()
     }
 }

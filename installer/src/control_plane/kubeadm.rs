@@ -220,6 +220,16 @@ impl ClusterStatus {
     }
 }
 
+/// A `ClusterStatus` without the master `name`, as JSON, which is YAML; nothing where it does not name that master.
+pub fn without_endpoint(yaml: &str, name: &str) -> Result<Option<String>> {
+    let mut status: serde_json::Value =
+        serde_saphyr::from_str(yaml).context("the cluster's ClusterStatus does not parse")?;
+    let endpoints = status["apiEndpoints"].as_object_mut();
+    Ok(endpoints
+        .and_then(|endpoints| endpoints.remove(name))
+        .map(|_| status.to_string()))
+}
+
 /// The kubelet's configuration, as far as a join needs to know it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -239,6 +249,25 @@ mod tests {
 
     fn version(minor: u16) -> KubeVersion {
         KubeVersion::new(1, minor, 0)
+    }
+
+    #[test]
+    fn only_the_named_endpoint_is_cut_out() {
+        let status = "apiEndpoints:\n  b1:\n    advertiseAddress: 10.77.0.21\n    bindPort: 6443\n  m1:\n    advertiseAddress: 10.77.0.11\n    bindPort: 6443\napiVersion: kubeadm.k8s.io/v1beta1\nkind: ClusterStatus\n";
+        let kept = without_endpoint(status, "b1").unwrap().unwrap();
+        assert_eq!(
+            ClusterStatus::masters(Some(&kept)).unwrap(),
+            [("m1".to_owned(), "10.77.0.11".to_owned())]
+        );
+        assert!(
+            kept.contains("\"kind\":\"ClusterStatus\"") && kept.contains("\"bindPort\":6443"),
+            "{kept}"
+        );
+        assert_eq!(without_endpoint(status, "b").unwrap(), None);
+        assert_eq!(
+            without_endpoint("kind: ClusterStatus\n", "b1").unwrap(),
+            None
+        );
     }
 
     #[test]

@@ -409,6 +409,65 @@ impl<'a> Host<'a> {
         fs::remove_dir_all(self.view.locate(path)).with_context(|| format!("cannot remove {path}"))
     }
 
+    /// Removes a file, or a folder and all that is in it; the journal holds `change` first. Nothing is saved. What is not there is fine.
+    pub fn remove_path(&self, path: &str, change: Change) -> Result<()> {
+        let Some(facts) = self.view.facts(path)? else {
+            return Ok(());
+        };
+        if facts.kind == Kind::Directory {
+            return self.remove_tree(path, change);
+        }
+        self.journal.intent(change)?;
+        fs::remove_file(self.view.locate(path)).with_context(|| format!("cannot remove {path}"))
+    }
+
+    /// The name of this run, as its folder of backups has it.
+    pub fn run_name(&self) -> &str {
+        self.journal.run()
+    }
+
+    /// Copies a file among this run's backups. A copy is no change, so the journal does not hold it.
+    pub fn keep_copy(&self, path: &str, name: &str) -> Result<PathBuf> {
+        let mut source =
+            File::open(self.view.locate(path)).with_context(|| format!("cannot read {path}"))?;
+        self.keep(name, &mut |file| Ok(io::copy(&mut source, file).map(drop)?))
+    }
+
+    /// Moves a folder to `to` in the state folder; the journal holds `change` first. It is copied where the state folder is on another file system. What is not there is fine.
+    pub fn move_away(&self, path: &str, to: &str, change: Change) -> Result<()> {
+        if !self.view.exists(path)? {
+            return Ok(());
+        }
+        let target = self.journal.dir().join(to);
+        let folder = target.parent().context("a backup has a folder")?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        self.journal.intent(change)?;
+        let source = self.view.locate(path);
+        match fs::rename(&source, &target) {
+            Ok(()) => sync_dir(folder).with_context(|| format!("cannot sync {}", folder.display())),
+            Err(cause) if cause.raw_os_error() == Some(Errno::EXDEV as i32) => {
+                let copy = Cmd::new(
+                    "cp",
+                    [
+                        "--archive".into(),
+                        source.to_string_lossy(),
+                        target.to_string_lossy(),
+                    ],
+                )
+                .timeout(Duration::from_mins(30));
+                self.view.runner.expect(&copy)?;
+                fs::remove_dir_all(&source).with_context(|| format!("cannot remove {path}"))
+            }
+            Err(cause) => {
+                Err(cause).with_context(|| format!("cannot move {path} to {}", target.display()))
+            }
+        }
+    }
+
     /// Sets a sysctl in the running kernel and looks whether it took.
     pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
         let before = self
@@ -438,7 +497,12 @@ impl<'a> Host<'a> {
         Ok(self.view.runner.expect(cmd)?)
     }
 
-    /// The same, with `look` called every `pause` while the command runs. What `look` finds wrong does not stop the command.
+    /// Runs a command whose exit status is an answer; the journal holds before it what [`Host::note`] was told.
+    pub fn try_run(&self, cmd: &Cmd) -> Result<Output> {
+        Ok(self.view.runner.run(cmd)?)
+    }
+
+    /// The same as [`Host::run`], with `look` called every `pause` while the command runs. What `look` finds wrong does not stop the command.
     pub fn run_watched(
         &self,
         cmd: &Cmd,

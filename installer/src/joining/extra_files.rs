@@ -20,6 +20,7 @@ const FILE: u64 = 1 << 20;
 /// See the module.
 pub struct ExtraFiles {
     paths: Vec<ExtraPath>,
+    own_stay: bool,
 }
 
 /// What a path is on the healthy master.
@@ -46,7 +47,19 @@ enum Difference {
 impl ExtraFiles {
     /// Brings what stands at these paths of the healthy master.
     pub fn new(paths: Vec<ExtraPath>) -> Self {
-        Self { paths }
+        Self {
+            paths,
+            own_stay: false,
+        }
+    }
+
+    /// The same on a machine that was a master: where its own files differ, they stay.
+    #[must_use]
+    pub fn keeping_own(self) -> Self {
+        Self {
+            own_stay: true,
+            ..self
+        }
     }
 
     fn wanted(&self, cluster: &ClusterView) -> Result<Vec<Wanted>> {
@@ -133,7 +146,7 @@ impl Step for ExtraFiles {
                 Difference::Differs(path) => different.push(path),
             }
         }
-        if !different.is_empty() {
+        if !different.is_empty() && !self.own_stay {
             let first = &different[0];
             return Ok(State::Conflict {
                 reason: format!(

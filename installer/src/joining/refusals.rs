@@ -8,6 +8,7 @@ use bundle_spec::{KubeVersion, Manifest};
 use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
+use crate::replacing::Departed;
 use crate::steps::ImageWanted;
 
 /// Why a join is refused.
@@ -36,6 +37,8 @@ pub struct Here<'a> {
     pub network: PodNetwork,
     /// How it stands in the cluster.
     pub past: Past,
+    /// The master whose records will be gone before the join.
+    pub departed: Option<&'a Departed>,
     /// When it began an upload of certificates that it has not revoked.
     pub uploaded: Option<SystemTime>,
 }
@@ -47,6 +50,10 @@ pub enum Past {
     Stranger,
     /// It began a join that was interrupted.
     Interrupted,
+    /// It was a master, and comes back; what the cluster knows of it goes first.
+    Returning,
+    /// It is a worker; what the cluster knows of it goes first.
+    Worker,
     /// It has joined.
     Joined,
 }
@@ -203,13 +210,15 @@ fn cluster_status(
     refuse: &mut impl FnMut(String, String),
 ) {
     for (name, address) in &cluster.api_endpoints {
-        if name != here.node && cluster.node(name).is_none() {
+        let departs = here.departed.is_some_and(|departed| departed.name == *name);
+        if name != here.node && !departs && cluster.node(name).is_none() {
             refuse(
                 format!(
                     "kubeadm's ClusterStatus still names the master {name} ({address}), which is no node of the cluster any more: kubeadm would ask its etcd and fail"
                 ),
                 format!(
-                    "Cut its entry under apiEndpoints out on a healthy master: kubectl --namespace kube-system edit configmap kubeadm-config (entry {name})"
+                    "Let this machine take its place: kpot-install change-master --down {name} --healthy {}\nOr cut its entry under apiEndpoints out on a healthy master: kubectl --namespace kube-system edit configmap kubeadm-config (entry {name})",
+                    healthy_address(cluster)
                 ),
             );
         }
@@ -218,7 +227,7 @@ fn cluster_status(
 
 fn identity(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
     if let Some(node) = cluster.node(here.node) {
-        let mine = here.past == Past::Interrupted && node.has_address(here.address);
+        let mine = here.past != Past::Stranger && node.has_address(here.address);
         if node.is_ready() && !mine {
             refuse(
                 format!(
@@ -255,8 +264,8 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
                     "etcd still lists a stale member with this machine's name or address: {member}"
                 ),
                 format!(
-                    "This machine was a master before: what it needs is a rebirth, not a join (rebirth-master, which this program does not have yet).\nBy hand, if every other member is healthy: on a healthy master `etcdctl member remove {}` and `kubectl delete node {}`, then run this again",
-                    member.id, here.node
+                    "If this machine was that master, what it needs is a rebirth, not a join: kpot-install rebirth-master --healthy {}",
+                    healthy_address(cluster)
                 ),
             );
         }
@@ -265,6 +274,7 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
         .members
         .iter()
         .filter(|member| !stale.contains(member))
+        .filter(|member| !here.departed.is_some_and(|departed| departed.owns(member)))
     {
         if member.is_learner {
             refuse(
@@ -285,8 +295,13 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
                     cluster.members.len()
                 ),
                 format!(
-                    "Bring that member back first; or, if its machine is gone for good and a quorum of the others answers, take it out on a healthy master: `etcdctl member remove {}` and `kubectl delete node {}`",
-                    member.id, member.name
+                    "Bring that member back first; or, if its machine is gone for good and a quorum of the others answers, let this machine take its place: kpot-install change-master --down {} --healthy {}",
+                    if member.name.is_empty() {
+                        member.id.to_string()
+                    } else {
+                        member.name.clone()
+                    },
+                    healthy_address(cluster)
                 ),
             );
         }
@@ -381,6 +396,7 @@ mod tests {
             has_cni: false,
             network: fixtures::network(),
             past: Past::Stranger,
+            departed: None,
             uploaded: None,
         };
         change(&mut cluster, &mut here);
@@ -467,7 +483,7 @@ mod tests {
         };
         once(
             &refused(|cluster, _| stale(cluster)),
-            &["rebirth", "b1 3 ", "etcdctl member remove 3"],
+            &["b1 3 ", "kpot-install rebirth-master --healthy"],
         );
         assert!(
             refused(|cluster, here| {
@@ -482,11 +498,48 @@ mod tests {
     fn a_member_that_is_down_or_has_no_vote() {
         once(
             &refused(|cluster, _| cluster.members[1].healthy = false),
-            &["m2 2", "1 of 2 do, 2 are needed", "etcdctl member remove 2"],
+            &["m2 2", "1 of 2 do, 2 are needed", "change-master --down m2"],
         );
         once(
             &refused(|cluster, _| cluster.members[1].is_learner = true),
             &["without a vote"],
+        );
+    }
+
+    #[test]
+    fn a_master_whose_records_go_is_in_nobodys_way() {
+        let manifest = fixtures::whole_manifest();
+        let mut cluster = fixtures::cluster();
+        let mut dead = fixtures::member(3, "m3", "10.0.0.13");
+        dead.healthy = false;
+        cluster.members.push(dead);
+        cluster
+            .api_endpoints
+            .push(("m3".to_owned(), "10.0.0.13".to_owned()));
+        let departed = Departed {
+            name: "m3".to_owned(),
+            address: "10.0.0.13".to_owned(),
+            whose: crate::replacing::Whose::Another,
+        };
+        let mut here = Here {
+            node: "b1",
+            address: "10.0.0.21",
+            manifest: &manifest,
+            images: vec![],
+            has_cni: false,
+            network: fixtures::network(),
+            past: Past::Stranger,
+            departed: None,
+            uploaded: None,
+        };
+        assert_eq!(judge(&cluster, &here).0.unwrap_err().len(), 2);
+        here.departed = Some(&departed);
+        assert!(judge(&cluster, &here).0.is_ok());
+        cluster.members[1].healthy = false;
+        assert_eq!(
+            judge(&cluster, &here).0.unwrap_err().len(),
+            1,
+            "another one that is down still is"
         );
     }
 

@@ -28,7 +28,7 @@ impl Voting {
     }
 
     /// What is still missing; empty when nothing is.
-    fn missing(&self, view: View<'_>) -> Result<Vec<String>> {
+    pub(crate) fn missing(&self, view: View<'_>) -> Result<Vec<String>> {
         let joining = &self.joining;
         let cluster = view.cluster.context("this workflow has no cluster")?;
         let mut missing = Vec::new();

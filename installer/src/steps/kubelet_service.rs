@@ -71,6 +71,14 @@ pub(crate) fn restart(host: &Host<'_>) -> Result<()> {
     unit::change(host, "restart", NAME)
 }
 
+/// Stops the kubelet, where there is one; the pods go on running.
+pub(crate) fn stop(host: &Host<'_>) -> Result<()> {
+    if unit::look(host.view(), NAME)?.load == "not-found" {
+        return Ok(());
+    }
+    unit::change(host, "stop", NAME)
+}
+
 /// The files that are ours to write: none of them where a package brought its own, which kubeadm's packages do in another folder.
 fn files(host: &HostView) -> Result<Vec<ConfigFile>> {
     let packaged = |name: &str| -> Result<bool> {

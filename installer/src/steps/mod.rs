@@ -26,7 +26,7 @@ pub use images::{ImageWanted, Images};
 pub use kernel_modules::KernelModules;
 pub(crate) use kernel_modules::MODULES;
 pub use kubelet_service::KubeletService;
-pub(crate) use kubelet_service::restart as restart_kubelet;
+pub(crate) use kubelet_service::{restart as restart_kubelet, stop as stop_kubelet};
 pub use swap::SwapOff;
 pub(crate) use swap::areas as swap_areas;
 pub use sysctls::Sysctls;

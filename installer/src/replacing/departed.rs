@@ -1,0 +1,327 @@
+//! Which master leaves: found by name, address or member ID, and believed only if everything that the cluster records about it agrees. Pure.
+
+use std::collections::BTreeSet;
+
+use super::record::Record;
+use crate::control_plane::etcd::Member;
+use crate::control_plane::facts::ClusterFacts;
+use crate::joining::refusals::Refusal;
+
+/// Whose records go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// This machine's, which comes back under its own name and address.
+    Ours,
+    /// Another machine's, whose place this one takes.
+    Another,
+}
+
+/// A master whose records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departed {
+    /// The name of its node, and of its etcd member once that had started.
+    pub name: String,
+    /// The address of its apiserver and etcd.
+    pub address: String,
+    /// Whose they are.
+    pub whose: Whose,
+}
+
+impl Departed {
+    /// Whether this etcd member is its own: at its address, and called like it or not yet called anything. A member that has only one of both is nobody's to remove.
+    pub fn owns(&self, member: &Member) -> bool {
+        member.is_at(&self.address) && (member.name.is_empty() || member.name == self.name)
+    }
+
+    /// The member that is its own.
+    pub fn member<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
+        members.iter().find(|member| self.owns(member))
+    }
+
+    /// This machine, under the name and address that it had: refused where the cluster knows another machine by either.
+    pub fn ourselves(cluster: &ClusterFacts, name: &str, address: &str) -> Result<Self, Refusal> {
+        let departed = Self {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            whose: Whose::Ours,
+        };
+        departed.agreed(cluster)?;
+        if name == cluster.healthy.metadata.name {
+            return Err(Refusal {
+                cause: format!(
+                    "--healthy names this machine itself: {name} is the master that was asked"
+                ),
+                remedy: "Give the address of another, healthy master".to_owned(),
+            });
+        }
+        Ok(departed)
+    }
+
+    /// The master that the operator calls `down`, by node name, address or member ID (hexadecimal, as `etcdctl member list` prints it).
+    pub fn named(
+        cluster: &ClusterFacts,
+        records: &[Record],
+        down: &str,
+        own: (&str, &str),
+    ) -> Result<Self, Refusal> {
+        let known = known(cluster, records);
+        let mut found: BTreeSet<(String, String)> = known
+            .iter()
+            .filter(|(name, address)| down == name || down == address)
+            .cloned()
+            .collect();
+        for member in &cluster.members {
+            if down == member.id.to_string() || down == member.name || member.is_at(down) {
+                let address = member.address().unwrap_or_default();
+                // A member that never started has no name; what else is known of its address tells whose it is.
+                let theirs = known.iter().find(|(_, place)| place == address);
+                found.insert(match theirs {
+                    Some(theirs) if member.name.is_empty() => theirs.clone(),
+                    _ => (member.name.clone(), address.to_owned()),
+                });
+            }
+        }
+        let mut found = found.into_iter();
+        let (Some((name, address)), None) = (found.next(), found.next()) else {
+            return Err(unclear(cluster, down));
+        };
+        if name.is_empty() {
+            return Err(Refusal {
+                cause: format!(
+                    "{down} is an etcd member at {address} that never started, and the cluster knows no master there"
+                ),
+                remedy: "It was left by a join that failed. Take it out on a healthy master: etcdctl member remove, with its ID".to_owned(),
+            });
+        }
+        if name == cluster.healthy.metadata.name {
+            return Err(Refusal {
+                cause: format!("--down and --healthy are the same master: {name} at {address}"),
+                remedy: "Give with --healthy the address of a master that stays".to_owned(),
+            });
+        }
+        if name == own.0 || address == own.1 {
+            return Err(Refusal {
+                cause: format!("{name} at {address} is this machine itself"),
+                remedy: "A master that comes back under its own name and address needs a rebirth: kpot-install rebirth-master --healthy ADDRESS".to_owned(),
+            });
+        }
+        let departed = Self {
+            name,
+            address,
+            whose: Whose::Another,
+        };
+        departed.agreed(cluster)?;
+        Ok(departed)
+    }
+
+    /// Refuses where the Node, etcd and kubeadm's ClusterStatus do not agree that this name is at this address.
+    fn agreed(&self, cluster: &ClusterFacts) -> Result<(), Refusal> {
+        let mut against = Vec::new();
+        for node in &cluster.nodes {
+            let (named, placed) = (
+                node.metadata.name == self.name,
+                node.has_address(&self.address),
+            );
+            if named != placed {
+                let addresses: Vec<&str> = node
+                    .status
+                    .addresses
+                    .iter()
+                    .map(|address| address.address.as_str())
+                    .collect();
+                against.push(format!(
+                    "node {} has {}",
+                    node.metadata.name,
+                    addresses.join(", ")
+                ));
+            }
+        }
+        for member in &cluster.members {
+            let (named, placed) = (member.name == self.name, member.is_at(&self.address));
+            if named != placed && !(placed && member.name.is_empty()) {
+                against.push(format!("etcd lists {member}"));
+            }
+        }
+        for (name, address) in &cluster.api_endpoints {
+            if (*name == self.name) != (*address == self.address) {
+                against.push(format!("kubeadm's ClusterStatus has {name} at {address}"));
+            }
+        }
+        if against.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal {
+            cause: format!(
+                "the cluster's records do not agree that {} is at {}: {}",
+                self.name,
+                self.address,
+                against.join("; ")
+            ),
+            remedy: "Nothing is removed on such ground. Look at: kubectl get nodes -o wide; etcdctl member list; kubectl --namespace kube-system get configmap kubeadm-config -o yaml".to_owned(),
+        })
+    }
+}
+
+/// The masters that the cluster's Nodes, kubeadm's ClusterStatus and our own records name, with their addresses.
+fn known(cluster: &ClusterFacts, records: &[Record]) -> BTreeSet<(String, String)> {
+    let nodes = cluster.nodes.iter().filter(|node| node.is_master());
+    let nodes = nodes.flat_map(|node| {
+        let internal = node
+            .status
+            .addresses
+            .iter()
+            .filter(|address| address.kind == "InternalIP");
+        internal.map(|address| (node.metadata.name.clone(), address.address.clone()))
+    });
+    let records = records
+        .iter()
+        .map(|record| (record.name.clone(), record.address.clone()));
+    nodes
+        .chain(cluster.api_endpoints.iter().cloned())
+        .chain(records)
+        .collect()
+}
+
+fn unclear(cluster: &ClusterFacts, down: &str) -> Refusal {
+    let masters: Vec<String> = cluster
+        .nodes
+        .iter()
+        .filter(|node| node.is_master())
+        .map(|node| node.metadata.name.clone())
+        .chain(
+            cluster
+                .members
+                .iter()
+                .map(|member| format!("etcd {member}")),
+        )
+        .collect();
+    Refusal {
+        cause: format!("the cluster has no master, or more than one, that is {down}"),
+        remedy: format!(
+            "Give the name of its node, its address, or its etcd member's ID. Known here: {}",
+            masters.join(", ")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::joining::fixtures::{cluster, member, node};
+
+    fn three() -> ClusterFacts {
+        let mut three = cluster();
+        three.nodes.push(node("m3", "10.0.0.13"));
+        let mut dead = member(0x1f, "m3", "10.0.0.13");
+        dead.healthy = false;
+        three.members.push(dead);
+        three
+            .api_endpoints
+            .push(("m3".to_owned(), "10.0.0.13".to_owned()));
+        three
+    }
+
+    fn find(cluster: &ClusterFacts, down: &str) -> Result<Departed, Refusal> {
+        Departed::named(cluster, &[], down, ("b1", "10.0.0.21"))
+    }
+
+    #[test]
+    fn name_address_and_member_id_name_the_same_master() {
+        for down in ["m3", "10.0.0.13", "1f"] {
+            let found = find(&three(), down).expect(down);
+            assert_eq!(
+                (found.name.as_str(), found.address.as_str()),
+                ("m3", "10.0.0.13")
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_it_is_enough() {
+        let mut only_member = three();
+        only_member.nodes.pop();
+        only_member.api_endpoints.clear();
+        assert_eq!(find(&only_member, "10.0.0.13").unwrap().name, "m3");
+        let mut only_status = three();
+        only_status.nodes.pop();
+        only_status.members.pop();
+        assert_eq!(find(&only_status, "m3").unwrap().address, "10.0.0.13");
+        let mut nothing = only_status;
+        nothing.api_endpoints.clear();
+        let record = Record {
+            name: "m3".to_owned(),
+            address: "10.0.0.13".to_owned(),
+        };
+        assert!(Departed::named(&nothing, &[record], "m3", ("b1", "10.0.0.21")).is_ok());
+        assert!(
+            find(&nothing, "m3")
+                .unwrap_err()
+                .remedy
+                .contains("etcd m1 1")
+        );
+    }
+
+    #[test]
+    fn the_healthy_master_this_machine_and_workers_are_no_targets() {
+        assert!(
+            find(&three(), "m1")
+                .unwrap_err()
+                .cause
+                .contains("same master")
+        );
+        let own = Departed::named(&three(), &[], "m3", ("m3", "10.0.0.13")).unwrap_err();
+        assert!(own.remedy.contains("rebirth-master"));
+        let mut worker = three();
+        let mut node = node("w1", "10.0.0.31");
+        node.metadata.labels.clear();
+        worker.nodes.push(node);
+        assert!(
+            find(&worker, "w1")
+                .unwrap_err()
+                .cause
+                .contains("has no master")
+        );
+    }
+
+    #[test]
+    fn records_that_disagree_stop_everything() {
+        let mut moved = three();
+        moved.members[2].peer_urls = vec!["https://10.0.0.99:2380".to_owned()];
+        let refused = find(&moved, "m3").unwrap_err();
+        assert!(
+            refused.cause.contains("10.0.0.99") || refused.cause.contains("more than one"),
+            "{refused:?}"
+        );
+        let mut renamed = three();
+        renamed.members[2].name = "m4".to_owned();
+        assert!(
+            find(&renamed, "10.0.0.13").is_err(),
+            "two names at one address"
+        );
+        assert!(Departed::ourselves(&moved, "m3", "10.0.0.13").is_err());
+        assert!(Departed::ourselves(&three(), "m3", "10.0.0.12").is_err());
+        assert!(Departed::ourselves(&three(), "m3", "10.0.0.13").is_ok());
+        assert!(
+            Departed::ourselves(&three(), "m9", "10.0.0.99").is_ok(),
+            "all records of it are gone"
+        );
+    }
+
+    #[test]
+    fn a_member_that_never_started_is_its_own_by_address() {
+        let mut half = three();
+        half.members[2].name.clear();
+        half.members[2].client_urls.clear();
+        let found = find(&half, "m3").unwrap();
+        assert!(found.member(&half.members).is_some());
+        assert_eq!(find(&half, "1f").unwrap(), found, "by its address");
+        half.nodes.pop();
+        half.api_endpoints.clear();
+        assert!(
+            find(&half, "1f")
+                .unwrap_err()
+                .cause
+                .contains("never started")
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! Taking a master out of the cluster's records, so that another machine, or the same one made anew, can take its place.
+//!
+//! The order is fixed by what can go wrong: what is worth keeping is kept in the cluster and on this machine first; then a checked snapshot, the quorum guard and the removal
+//! of the etcd member, as one step; then the Node and kubeadm's own record; then this machine's left-overs. Every step finds out by itself how far a run that was cut off
+//! came, on whichever machine that was. What follows is a join like any other.
+
+pub mod backup;
+pub mod clear;
+pub mod departed;
+pub mod drain;
+pub mod forget;
+pub mod health;
+pub mod record;
+pub mod remove_member;
+pub mod restore;
+
+pub use departed::{Departed, Whose};

@@ -1,0 +1,166 @@
+//! Removes the etcd member of a master that left: a checked snapshot is on this machine first, and the quorum guard has the last word.
+
+use anyhow::{Context, Result, bail};
+
+use super::health::{read_from_here, steady_members};
+use super::{Departed, Whose};
+use crate::control_plane::etcd::{Etcd, Member};
+use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::guard::{
+    self, Machine, Reading, Refused, Situation, SnapshotState, Target,
+};
+use crate::control_plane::snapshot;
+use crate::joining::refusals::Refusal;
+use crate::journal::Change;
+use crate::step::{Place, State, Step, View, World};
+
+/// See the module.
+pub struct RemoveMember {
+    departed: Departed,
+    etcd: Etcd,
+    healthy: String,
+    image: Option<String>,
+}
+
+impl RemoveMember {
+    /// Removes the member of `departed` from a cluster whose healthy master is called `healthy`; `image` is etcd's, by a name that this machine's runtime will know.
+    pub fn new(departed: Departed, etcd: Etcd, healthy: String, image: Option<String>) -> Self {
+        Self {
+            departed,
+            etcd,
+            healthy,
+            image,
+        }
+    }
+
+    /// What the guard judges by.
+    fn situation(
+        &self,
+        members: Vec<Member>,
+        from_here: Reading,
+        snapshot: SnapshotState,
+    ) -> Situation {
+        situation(&self.departed, members, from_here, snapshot)
+    }
+
+    fn ask_from_here(
+        &self,
+        world: World<'_>,
+        members: &[Member],
+        target: &Member,
+    ) -> Result<Reading> {
+        if self.departed.whose == Whose::Ours {
+            return Ok(Reading::Failed);
+        }
+        let image = self
+            .image
+            .as_deref()
+            .context("the pot has no image of etcd, whose etcdctl asks from here")?;
+        let healthy = members
+            .iter()
+            .find(|member| member.name == self.healthy)
+            .with_context(|| format!("etcd lists no member {}", self.healthy))?;
+        read_from_here(world, &self.etcd, image, target, healthy)
+    }
+}
+
+fn situation(
+    departed: &Departed,
+    members: Vec<Member>,
+    from_here: Reading,
+    snapshot: SnapshotState,
+) -> Situation {
+    let (target, others): (Vec<_>, Vec<_>) = members
+        .into_iter()
+        .partition(|member| departed.owns(member));
+    let target = target.into_iter().next().map(|member| Target {
+        from_here,
+        from_healthy: if member.healthy {
+            Reading::Answered
+        } else {
+            Reading::Failed
+        },
+        machine: match departed.whose {
+            Whose::Ours => Machine::This,
+            Whose::Another => Machine::Other,
+        },
+        member,
+    });
+    Situation {
+        others,
+        target,
+        snapshot,
+    }
+}
+
+/// What the guard would say now, before anything is begun: as if the snapshot were taken, and with what the healthy master sees.
+pub fn foreseen(cluster: &ClusterFacts, departed: &Departed) -> Vec<Refusal> {
+    let situation = situation(
+        departed,
+        cluster.members.clone(),
+        Reading::Failed,
+        SnapshotState::Checked,
+    );
+    match guard::may_remove(&situation) {
+        Ok(()) => Vec::new(),
+        Err(refused) => refused.iter().map(refusal).collect(),
+    }
+}
+
+fn refusal(refused: &Refused) -> Refusal {
+    Refusal {
+        cause: refused.to_string(),
+        remedy: refused.remedy(),
+    }
+}
+
+impl Step for RemoveMember {
+    fn id(&self) -> &'static str {
+        "remove-member"
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "etcd lists no member of the old {}; a checked snapshot is here before",
+            self.departed.name
+        )
+    }
+
+    fn place(&self) -> Place {
+        Place::Cluster
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let listed = self.etcd.listed(cluster)?;
+        Ok(match self.departed.member(&listed) {
+            None => State::Satisfied,
+            Some(member) => {
+                State::Pending(format!("{member} is listed; its removal is not reversible"))
+            }
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        snapshot::take(world.host, cluster, &self.etcd)?;
+        let members = steady_members(&self.etcd, cluster.view())?;
+        let Some(target) = self.departed.member(&members).cloned() else {
+            return Ok(());
+        };
+        let from_here = self.ask_from_here(world, &members, &target)?;
+        let situation = self.situation(members, from_here, SnapshotState::Checked);
+        if let Err(refused) = guard::may_remove(&situation) {
+            let told: Vec<String> = refused
+                .iter()
+                .map(|one| format!("{one}\n{}", one.remedy()))
+                .collect();
+            bail!("nothing was removed: {}", told.join("\n"));
+        }
+        world.host.stop().check()?;
+        world.host.note(Change::Cluster {
+            what: format!("remove etcd member {target}"),
+        })?;
+        self.etcd.remove_steadily(cluster, &target)
+    }
+}

@@ -1,0 +1,287 @@
+//! Gives the new Node the labels, annotations and taints that the old one had.
+//!
+//! What the kubelet, kubeadm and the pod network write by themselves is theirs and stays as the new machine has it. Taints that the cluster sets and takes away by itself
+//! (`node.kubernetes.io/…`) are not put back.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use super::{Departed, record};
+use crate::host::command::Cmd;
+use crate::journal::Change;
+use crate::step::{Place, State, Step, View, World};
+
+/// Labels and annotations with these beginnings are made by the machine's own kubelet, kubeadm or pod network.
+const MACHINE_MADE: [&str; 12] = [
+    "beta.kubernetes.io/",
+    "kubernetes.io/arch",
+    "kubernetes.io/os",
+    "kubernetes.io/hostname",
+    "kubeadm.alpha.kubernetes.io/",
+    "node.alpha.kubernetes.io/ttl",
+    "volumes.kubernetes.io/",
+    "csi.volume.kubernetes.io/",
+    "flannel.alpha.coreos.com/",
+    "projectcalico.org/",
+    "kube-router.io/",
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
+
+/// Taints with this beginning come and go with the node's condition.
+const CONDITION_TAINT: &str = "node.kubernetes.io/";
+
+/// See the module.
+pub struct RestoreNode {
+    departed: Departed,
+}
+
+impl RestoreNode {
+    /// Restores the node of `departed`, which bears the same name.
+    pub fn new(departed: Departed) -> Self {
+        Self { departed }
+    }
+
+    fn patch(&self, view: View<'_>) -> Result<Option<Value>> {
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let Some(kept) = record::kept(cluster, &self.departed)? else {
+            return Ok(None);
+        };
+        let node: Option<Value> = cluster.find(&["node", &self.departed.name])?;
+        Ok(node.and_then(|node| difference(&kept, &node)))
+    }
+}
+
+/// What must be merged into `node` to make it what `kept` says; nothing where it is so.
+fn difference(kept: &Value, node: &Value) -> Option<Value> {
+    let mut metadata = Map::new();
+    for field in ["labels", "annotations"] {
+        let lost = lost(&kept[field], &node["metadata"][field]);
+        if !lost.is_empty() {
+            metadata.insert(field.to_owned(), json!(lost));
+        }
+    }
+    let mut patch = Map::new();
+    if !metadata.is_empty() {
+        patch.insert("metadata".to_owned(), Value::Object(metadata));
+    }
+    if kept.is_object() {
+        let (own, passing) = taints(&node["spec"]["taints"]);
+        let (was, _) = taints(&kept["taints"]);
+        if own != was {
+            let all: Vec<Value> = was.into_values().chain(passing.into_values()).collect();
+            patch.insert("spec".to_owned(), json!({ "taints": all }));
+        }
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+fn lost<'v>(kept: &'v Value, now: &Value) -> BTreeMap<&'v str, &'v Value> {
+    let kept = kept.as_object().into_iter().flatten();
+    kept.filter(|(key, value)| {
+        !MACHINE_MADE.iter().any(|made| key.starts_with(made)) && now.get(key) != Some(value)
+    })
+    .map(|(key, value)| (key.as_str(), value))
+    .collect()
+}
+
+/// A Node's taints by key and effect: those that somebody set, and those that come and go by themselves.
+fn taints(taints: &Value) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) {
+    let all = taints.as_array().into_iter().flatten();
+    all.map(|taint| {
+        let key = format!("{} {}", taint["key"], taint["effect"]);
+        (key, taint.clone())
+    })
+    .partition(|(_, taint)| {
+        !taint["key"]
+            .as_str()
+            .is_some_and(|key| key.starts_with(CONDITION_TAINT))
+    })
+}
+
+/// What an operator may want to give the node of another name: kubectl commands, one a line.
+pub fn offer(kept: &Value, node: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    let nothing = json!({});
+    for (field, verb) in [("labels", "label"), ("annotations", "annotate")] {
+        let all: Vec<String> = lost(&kept[field], &nothing)
+            .into_iter()
+            .filter(|(key, _)| !key.starts_with("node-role.kubernetes.io/"))
+            .map(|(key, value)| format!("'{key}={}'", value.as_str().unwrap_or_default()))
+            .collect();
+        if !all.is_empty() {
+            commands.push(format!("kubectl {verb} node {node} {}", all.join(" ")));
+        }
+    }
+    let (own, _) = taints(&kept["taints"]);
+    for taint in own.values() {
+        let key = taint["key"].as_str().unwrap_or_default();
+        if !key.starts_with("node-role.kubernetes.io/") {
+            commands.push(format!(
+                "kubectl taint node {node} '{key}={}:{}'",
+                taint["value"].as_str().unwrap_or_default(),
+                taint["effect"].as_str().unwrap_or_default()
+            ));
+        }
+    }
+    commands
+}
+
+impl Step for RestoreNode {
+    fn id(&self) -> &'static str {
+        "restore-node"
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "node {} has the labels, annotations and taints that it had",
+            self.departed.name
+        )
+    }
+
+    fn place(&self) -> Place {
+        Place::Cluster
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        Ok(match self.patch(view)? {
+            None => State::Satisfied,
+            Some(patch) => State::Pending(format!("to be put back: {patch}")),
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let Some(patch) = self.patch(world.view())? else {
+            return Ok(());
+        };
+        world.host.note(Change::Cluster {
+            what: format!("patch node {}: {patch}", self.departed.name),
+        })?;
+        let args = [
+            "--kubeconfig",
+            "/etc/kubernetes/admin.conf",
+            "patch",
+            "node",
+            &self.departed.name,
+            "--type=merge",
+            "--patch",
+            &patch.to_string(),
+        ];
+        cluster.run(&Cmd::new("kubectl", args))?;
+        Ok(())
+    }
+}
+
+/// Drops the record of a master whose place is taken.
+pub struct DropRecord {
+    departed: Departed,
+}
+
+impl DropRecord {
+    /// Drops the record of `departed`.
+    pub fn new(departed: Departed) -> Self {
+        Self { departed }
+    }
+}
+
+impl Step for DropRecord {
+    fn id(&self) -> &'static str {
+        "drop-record"
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "the record of the old {} is no longer kept",
+            self.departed.name
+        )
+    }
+
+    fn place(&self) -> Place {
+        Place::Cluster
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        Ok(match record::kept(cluster, &self.departed)? {
+            None => State::Satisfied,
+            Some(_) => State::Pending("all of it is done".to_owned()),
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        world.host.note(Change::Cluster {
+            what: format!("drop the record of {}", self.departed.name),
+        })?;
+        record::drop(cluster, &self.departed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_set_comes_back_and_what_machines_make_stays() {
+        let kept = json!({
+            "labels": { "rack": "7", "kubernetes.io/hostname": "old", "node-role.kubernetes.io/master": "" },
+            "annotations": { "owner": "ops", "flannel.alpha.coreos.com/public-ip": "10.0.0.13" },
+            "taints": [
+                { "key": "dedicated", "value": "db", "effect": "NoSchedule" },
+                { "key": "node.kubernetes.io/unreachable", "effect": "NoExecute" },
+            ],
+        });
+        let mut node = json!({
+            "metadata": { "labels": { "kubernetes.io/hostname": "m3", "node-role.kubernetes.io/master": "" }, "annotations": {} },
+            "spec": { "taints": [
+                { "key": "node-role.kubernetes.io/master", "effect": "NoSchedule" },
+                { "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" },
+            ] },
+        });
+        let patch = difference(&kept, &node).expect("much is lost");
+        assert_eq!(
+            patch["metadata"],
+            json!({ "labels": { "rack": "7" }, "annotations": { "owner": "ops" } })
+        );
+        let keys: Vec<&str> = patch["spec"]["taints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|taint| taint["key"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            keys,
+            ["dedicated", "node.kubernetes.io/not-ready"],
+            "a master whose own taint was taken away stays without it"
+        );
+        node["metadata"]["labels"]["rack"] = json!("7");
+        node["metadata"]["annotations"]["owner"] = json!("ops");
+        node["spec"]["taints"] = patch["spec"]["taints"].clone();
+        assert_eq!(difference(&kept, &node), None);
+    }
+
+    #[test]
+    fn a_master_that_left_no_node_leaves_nothing_to_restore() {
+        assert_eq!(
+            difference(
+                &Value::Null,
+                &json!({ "spec": { "taints": [{ "key": "a" }] } })
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn another_name_is_offered_the_commands() {
+        let kept = json!({ "labels": { "rack": "7" }, "taints": [{ "key": "dedicated", "value": "db", "effect": "NoSchedule" }] });
+        assert_eq!(
+            offer(&kept, "b1"),
+            [
+                "kubectl label node b1 'rack=7'",
+                "kubectl taint node b1 'dedicated=db:NoSchedule'"
+            ]
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! What each command does from its first look to its last word: gather, refuse, plan, ask, lock, run, tidy up, report.
+
+mod master;
+mod session;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use bundle_spec::VerifiedPot;
+use serde_json::{Value, json};
+
+pub use self::master::{Master, Way, become_master};
+use self::session::Session;
+use crate::console::Console;
+use crate::engine::{self, Plan};
+use crate::exit::NotEligible;
+use crate::facts;
+use crate::facts::docker::CgroupDriver;
+use crate::host::{Host, HostView};
+use crate::joining::refusals::Refusal;
+use crate::plans;
+use crate::preflight::{self, Finding, KubeletThresholds, Needs, Purpose, Report};
+use crate::signals::Stop;
+use crate::step::{View, World};
+use crate::steps::ImageWanted;
+
+/// What every workflow has.
+pub struct Run<'a> {
+    /// The pot, verified.
+    pub pot: Arc<VerifiedPot>,
+    /// This machine.
+    pub host: HostView,
+    /// Where words go.
+    pub console: &'a Console,
+    /// Whether to end after the plan.
+    pub dry_run: bool,
+    /// Whether nobody needs to be asked.
+    pub yes: bool,
+}
+
+/// What `init-env` is told.
+pub struct InitEnv {
+    /// Who makes the cgroups of containers.
+    pub cgroup_driver: CgroupDriver,
+    /// Registries that Docker may speak to without TLS.
+    pub insecure_registries: Vec<String>,
+}
+
+/// Tells whether this machine can become a master.
+pub fn preflight(run: &Run<'_>) -> Result<()> {
+    let facts = facts::gather(&run.host, None)?;
+    let needs = needs(run, Purpose::Master, hostname()?)?;
+    let report = preflight::run(&facts, &needs);
+    run.console.findings(&report)?;
+    run.console.document(
+        &json!({ "outcome": if report.is_good() { "good" } else { "refused" }, "checks": report }),
+    )?;
+    let refused = report.refusals().count();
+    ensure!(
+        refused == 0,
+        NotEligible(format!(
+            "this machine cannot become a master yet: {refused} of these checks refuse it"
+        ))
+    );
+    Ok(())
+}
+
+/// What this machine is checked for, where no cluster says more.
+fn needs(run: &Run<'_>, purpose: Purpose, node_name: String) -> Result<Needs> {
+    let manifest = run.pot.manifest();
+    let images: Vec<_> = manifest.images.iter().map(|image| image.id).collect();
+    Ok(Needs {
+        purpose,
+        standing: preflight::Standing::Bare,
+        network: preflight::Network::Pods,
+        kubernetes: manifest.kubernetes,
+        arch: manifest.arch,
+        node_name,
+        api_port: 6443,
+        to_write: preflight::to_write(&run.host, manifest, &images, ETCD_ROOM)?,
+        thresholds: KubeletThresholds::default(),
+    })
+}
+
+/// The room that etcd's data is given on this machine, in bytes: etcd's own default quota (`--quota-backend-bytes`) is 2 GiB; what a cluster really has is seldom a quarter.
+const ETCD_ROOM: u64 = 512 << 20;
+
+/// Prepares this machine as a node.
+pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
+    let manifest = run.pot.manifest();
+    let facts = facts::gather(&run.host, None)?;
+    let needs = needs(run, Purpose::Environment, hostname()?)?;
+    let report = preflight::run(&facts, &needs);
+    refuse(run, &report_refusals(&report))?;
+    warn(run, &report_warnings(&report));
+    let images = manifest
+        .images
+        .iter()
+        .map(|image| ImageWanted {
+            id: image.id,
+            names: image.names.clone(),
+        })
+        .collect();
+    let steps = plans::environment(
+        &run.pot,
+        options.cgroup_driver,
+        &options.insecure_registries,
+        images,
+    )?;
+    let view = View {
+        host: &run.host,
+        cluster: None,
+    };
+    let plan = Plan::of(&steps, view)?;
+    let Some(session) = Session::begin(run, "init-env", &plan, &json!({}))? else {
+        return Ok(());
+    };
+    let host = Host::new(run.host.clone(), &session.journal).until(Stop::listen()?);
+    let outcome = engine::run(
+        &steps,
+        World {
+            host: &host,
+            cluster: None,
+        },
+        &session.journal,
+        run.console,
+    );
+    session.end(run, outcome, &json!({}))?;
+    run.console
+        .result("This machine is ready to join: ./kpot-install join-master --healthy ADDRESS")
+}
+
+fn root_only() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        NotEligible("this must run as root: sudo ./kpot-install …".to_owned())
+    );
+    Ok(())
+}
+
+/// Gives an error the number of a refusal.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "it is what map_err hands over"
+)]
+fn not_eligible(cause: anyhow::Error) -> anyhow::Error {
+    NotEligible(format!("{cause:#}")).into()
+}
+
+fn report_refusals(report: &Report) -> Vec<Refusal> {
+    let refusal = |finding: &Finding| Refusal {
+        cause: finding.reason.clone(),
+        remedy: finding.remedy.clone(),
+    };
+    report.refusals().map(refusal).collect()
+}
+
+fn report_warnings(report: &Report) -> Vec<String> {
+    report
+        .warnings()
+        .map(|finding| format!("{}. {}", finding.reason, finding.remedy))
+        .collect()
+}
+
+fn hostname() -> Result<String> {
+    let name = nix::unistd::gethostname().context("this machine has no name")?;
+    Ok(name.to_string_lossy().to_lowercase())
+}
+
+fn warn(run: &Run<'_>, warnings: &[String]) {
+    for warning in warnings {
+        run.console.say(&format!("note: {warning}"));
+    }
+}
+
+/// Ends the run with every refusal at once.
+fn refuse(run: &Run<'_>, refusals: &[Refusal]) -> Result<()> {
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    let causes: Vec<Value> = refusals
+        .iter()
+        .map(|refusal| json!({ "cause": refusal.cause, "remedy": refusal.remedy }))
+        .collect();
+    run.console
+        .document(&json!({ "outcome": "refused", "refusals": causes }))?;
+    let list: Vec<String> = refusals
+        .iter()
+        .map(|refusal| {
+            format!(
+                "- {}\n  {}",
+                refusal.cause,
+                refusal.remedy.replace('\n', "\n  ")
+            )
+        })
+        .collect();
+    bail!(NotEligible(format!(
+        "refused; nothing was changed:\n{}",
+        list.join("\n")
+    )))
+}
