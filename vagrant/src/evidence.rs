@@ -26,7 +26,9 @@ const QUESTIONS: &[(&str, &str)] = &[
              echo \"== $name\"; docker logs --tail 200 \"$name\" 2>&1; done",
     ),
     ("kpot-journal.jsonl", "cat /var/lib/kpot/journal.jsonl"),
+    ("kubeadm-join.log", "cat /var/lib/kpot/kubeadm-join.log"),
     ("files.txt", "ls -laR /etc/kubernetes /etc/cni /opt/cni /var/lib/kpot /run/kpot /etc/docker 2>&1 || true"),
+    ("writer.txt", "tail -n 500 /root/lab-writer/acknowledged /root/lab-writer/errors 2>&1 || true"),
     ("hosts.txt", "cat /etc/hosts /etc/resolv.conf"),
 ];
 
