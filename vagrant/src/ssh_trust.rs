@@ -21,14 +21,16 @@ pub fn grant(from: &Node, to: &Node, user: &str) -> Result<()> {
     know(from, to, to)
 }
 
-/// Makes `from` know `to` by the host key of `real`, which is another machine where a scenario wants a wrong key.
+/// Makes `from` know `to` by the host key of `real`, which is another machine where a scenario wants a wrong key. What it
+/// knew of `to` before is forgotten: a machine that was made anew has other keys.
 pub fn know(from: &Node, to: &Node, real: &Node) -> Result<()> {
     let host_key = real.output("cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub")?;
-    from.write(
-        "/root/.ssh/known_hosts",
-        &format!("{} {host_key}\n", to.address()),
-        0o600,
-    )
+    from.sh(&format!(
+        "cd /root/.ssh; touch known_hosts; {{ grep -vF '{0} ' known_hosts || true; printf '%s\\n' '{0} {host_key}'; }} >new
+         cat new >known_hosts; rm new",
+        to.address()
+    ))?
+    .run()
 }
 
 /// Makes `from` know nobody.
