@@ -3,15 +3,19 @@
 //! Nothing here reads what the product prints. Every check waits a little for what takes time by itself, and then fails
 //! with what it last saw.
 
+mod etcd;
+
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, is_ready};
 use crate::eras::Version;
 use crate::node::{Node, quoted};
 use crate::wait;
+
+pub use etcd::{etcd_answers, etcd_voters, leader, make_leader, member_of, members, votes};
 
 /// The product has waited for all this itself, so most of it is true at once; a kubelet on a busy machine reports late.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -24,23 +28,6 @@ const CONTROL_PLANE: [&str; 4] = [
     "kube-controller-manager",
     "kube-scheduler",
 ];
-
-/// An etcd member, as etcdctl lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// The ID in hex, as `member remove` takes it.
-    pub id: String,
-    /// Whether it ever started.
-    pub started: bool,
-    /// The name, empty until it started.
-    pub name: String,
-    /// Where other members reach it.
-    pub peer_url: String,
-    /// Where clients reach it.
-    pub client_url: String,
-    /// Whether it cannot vote yet.
-    pub learner: bool,
-}
 
 /// All that must hold after `node` joined: Ready as a control-plane node, `voters` started and healthy voters in etcd, its
 /// control plane running, its own API server answering, and no credential left in the cluster.
@@ -95,56 +82,6 @@ pub fn control_plane_node(cluster: &Cluster, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// etcdctl in m1's etcd lists exactly so many members, `node` among them, all started, voting and healthy.
-pub fn etcd_voters(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
-    let members = members(cluster)?;
-    ensure!(
-        members.len() == voters
-            && members
-                .iter()
-                .all(|member| member.started && !member.learner),
-        "{voters} started voters wanted, etcdctl on m1 lists {members:#?}"
-    );
-    ensure!(
-        members.iter().any(|member| member.name == node.name()),
-        "{node} is not among {members:#?}"
-    );
-    let urls: Vec<&str> = members
-        .iter()
-        .map(|member| member.client_url.as_str())
-        .collect();
-    // A second --endpoints replaces the first one.
-    cluster
-        .etcdctl(&["--endpoints", &urls.join(","), "endpoint", "health"])
-        .map(drop)
-}
-
-/// What etcdctl lists.
-pub fn members(cluster: &Cluster) -> Result<Vec<Member>> {
-    cluster
-        .etcdctl(&["member", "list"])?
-        .lines()
-        .map(member)
-        .collect()
-}
-
-/// `8e9e05c52164694d, started, m1, https://10.77.0.11:2380, https://10.77.0.11:2379, false`; the last column exists from
-/// 3.4 on.
-fn member(line: &str) -> Result<Member> {
-    let columns: Vec<&str> = line.split(", ").collect();
-    let [id, status, name, peer_url, client_url, learner @ ..] = columns.as_slice() else {
-        bail!("{line:?} is not a line of etcdctl member list");
-    };
-    Ok(Member {
-        id: (*id).to_owned(),
-        started: *status == "started",
-        name: (*name).to_owned(),
-        peer_url: (*peer_url).to_owned(),
-        client_url: (*client_url).to_owned(),
-        learner: learner == ["true"],
-    })
-}
-
 /// The static pods of a control plane are Ready on the node.
 pub fn control_plane_runs(cluster: &Cluster, node: &Node) -> Result<()> {
     wait::until(
@@ -171,6 +108,35 @@ pub fn control_plane_runs(cluster: &Cluster, node: &Node) -> Result<()> {
             Ok(None)
         },
     )
+}
+
+/// A machine that is master no more has left nothing in the cluster: no member, no Node, and up to 1.21 no entry in
+/// `ClusterStatus`.
+pub fn gone(cluster: &Cluster, node: &Node) -> Result<()> {
+    let member = member_of(cluster, node)?;
+    ensure!(member.is_none(), "etcd still lists {node}: {member:#?}");
+    let nodes = cluster.kubectl_json(&["get", "nodes"])?;
+    ensure!(
+        nodes["items"]
+            .as_array()
+            .is_some_and(|all| all.iter().all(|one| one["metadata"]["name"] != node.name())),
+        "kubectl on m1 still lists the Node {node}"
+    );
+    let config =
+        cluster.kubectl_json(&["-n", "kube-system", "get", "configmap", "kubeadm-config"])?;
+    let status = config["data"]["ClusterStatus"].as_str().unwrap_or_default();
+    ensure!(
+        !status.contains(node.address()),
+        "ClusterStatus still has {node}:\n{status}"
+    );
+    Ok(())
+}
+
+/// A master as it was made: its member votes, it is Ready, and its API server answers.
+pub fn healthy_master(cluster: &Cluster, node: &Node) -> Result<()> {
+    votes(cluster, node)?;
+    control_plane_node(cluster, node)?;
+    answers(cluster, node)
 }
 
 /// The node's own API server answers m1, by the cluster's CA.
@@ -343,28 +309,5 @@ fn role_labels(version: Version) -> &'static [&'static str] {
             "node-role.kubernetes.io/control-plane",
         ],
         24.. => &["node-role.kubernetes.io/control-plane"],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn member_lines_of_all_versions_are_read() {
-        let old = member(
-            "91bc3c398fb3c146, started, m1, https://10.77.0.11:2380, https://10.77.0.11:2379",
-        )
-        .expect("3.3");
-        assert!(old.started && !old.learner && old.name == "m1");
-        let learner = member(
-            "fd422379fda50e48, started, b1, https://10.77.0.21:2380, https://10.77.0.21:2379, true",
-        )
-        .expect("3.4");
-        assert!(learner.learner);
-        let unstarted =
-            member("fd422379fda50e48, unstarted, , https://10.77.0.21:2380, , false").expect("3.4");
-        assert!(!unstarted.started && unstarted.name.is_empty() && unstarted.client_url.is_empty());
-        assert!(member("Error: context deadline exceeded").is_err());
     }
 }

@@ -141,6 +141,25 @@ impl Lab {
         self.up(&[node], bare)
     }
 
+    /// Takes the power away from a machine: nothing on it ends in order, and its disk stays.
+    pub fn power_off(&self, node: &Node) -> Result<()> {
+        if self.provider == "docker" {
+            // Vagrant would let systemd stop every service first.
+            return Sh::new("docker").args(["kill", node.container()]).run();
+        }
+        self.vagrant(Bare::Full)
+            .args(["halt", "--force", node.name()])
+            .run()
+    }
+
+    /// Starts a machine that has no power. It answers SSH then; what runs on it may still be starting.
+    pub fn power_on(&self, node: &Node) -> Result<()> {
+        self.vagrant(Bare::Full)
+            .args(["up", node.name()])
+            .timeout(UP_LIMIT)
+            .run()
+    }
+
     /// Takes everything of this lab out of Docker: machines, also those of another checkout, and the network.
     pub fn raze(&self) -> Result<()> {
         let nodes = self.all();

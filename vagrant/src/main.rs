@@ -26,6 +26,7 @@ mod tracer;
 mod upstream;
 mod wait;
 mod workbench;
+mod writer;
 
 use std::process::ExitCode;
 

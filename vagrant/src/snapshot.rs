@@ -12,11 +12,26 @@ use crate::node::Node;
 /// Differences that an error lists before it stops.
 const LISTED: usize = 30;
 
+/// Units, sysctls and processes, as lines of a name, a tab and a state. Only sysctls that somebody sets: others count
+/// something.
+const SYSTEM: &str = r#"
+systemctl list-unit-files --no-legend --no-pager | awk '{ print "unit " $1 "\t" $2 }'
+systemctl list-units --type=service,socket --plain --no-legend --no-pager | awk '{ print "state of " $1 "\t" $3 }'
+for part in fs.file-max fs.inotify fs.may_detach_mounts fs.nr_open kernel.keys kernel.panic kernel.pid_max \
+    net.bridge net.core.netdev_max_backlog net.core.rmem net.core.somaxconn net.core.wmem net.ipv4.ip_forward \
+    net.ipv4.neigh.default net.ipv4.tcp_ vm.; do
+    sysctl --all --pattern "^$part" 2>/dev/null | sed 's/ = /\t/'
+done
+pgrep -a -x 'containerd|dockerd|etcd|kube-.*|kubelet' | sed 's/ /\t/;s/^/process /'
+"#;
+
 /// Which of a machine's files are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
     /// Everything on disk but logs, caches and the product's own state folder: what a refusal must leave alone.
     Machine,
+    /// The same without any times and without the sizes of folders: what an undo must bring back.
+    Undone,
     /// Everything that the product writes, its state folder included: what a second run must leave alone. Docker's and
     /// the kubelet's data live on without it.
     Written,
@@ -30,18 +45,31 @@ impl Snapshot {
     /// Reads type, mode, owner, size, modification time, link target of all files, and the digests of the small ones.
     pub fn of_files(node: &Node, files: Files) -> Result<Self> {
         let roots = match files {
-            Files::Machine => {
+            Files::Machine | Files::Undone => {
                 "/ /var -xdev ( -path /run -o -path /tmp -o -path /proc -o -path /sys -o -path /dev -o -path /var/log \
                  -o -path /var/lib/kpot -o -path /var/cache -o -path /var/lib/systemd ) -prune -o"
             }
             Files::Written => "/etc /usr /opt /root /home /var/lib/kpot /var/spool -xdev",
         };
         let roots = roots.replace('(', "\\(").replace(')', "\\)");
+        let told = match files {
+            Files::Machine | Files::Written => r"-printf '%p\t%y %m %U:%G %s %T@ %l\n'",
+            Files::Undone => {
+                r"\( -type d -printf '%p\t%y %m %U:%G\n' -o -printf '%p\t%y %m %U:%G %s %l\n' \)"
+            }
+        };
         let said = node.output(&format!(
-            "find {roots} -printf '%p\\t%y %m %U:%G %s %T@ %l\\n' 2>/dev/null || true
+            "find {roots} {told} 2>/dev/null || true
              find {roots} -type f -size -256k -print0 2>/dev/null | xargs -0 -r sha256sum \
                  | sed -E 's/^([0-9a-f]+)  (.*)/digest of \\2\\t\\1/'"
         ))?;
+        Ok(Self(pairs(&said)))
+    }
+
+    /// Reads what else a machine is made of and an undo must bring back: what units there are and which of them are active,
+    /// the sysctls that a node of Kubernetes is given, and whether a part of Kubernetes runs.
+    pub fn of_system(node: &Node) -> Result<Self> {
+        let said = node.output(SYSTEM)?;
         Ok(Self(pairs(&said)))
     }
 

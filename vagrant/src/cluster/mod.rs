@@ -19,7 +19,7 @@ pub use master::{carry, install};
 
 use crate::materials::Materials;
 use crate::node::{Node, quoted};
-use crate::sh::step;
+use crate::sh::{Outcome, step};
 use crate::wait;
 
 /// `kubeadm init` took 11 s where it was tried by hand, alone on the machine; its own limits are 4 minutes each.
@@ -32,6 +32,9 @@ const READY_LIMIT: Duration = Duration::from_mins(4);
 const ADMIT_ETCD: &str = "(for look in $(seq 40); do sleep 3; \
      if journalctl -q -u kubelet -o cat | grep -q 'Failed to admit pod etcd-'; then systemctl restart kubelet; break; fi; \
      done) >/dev/null 2>&1 & ";
+
+/// What timeout(1) ends with where it had to kill.
+pub const KILLED: i32 = 137;
 
 /// The file that the first master was made from.
 const INIT_CONFIG: &str = "/root/kubeadm-init.yaml";
@@ -97,12 +100,18 @@ impl Cluster {
         })?;
         cluster.revoke()?;
         cluster.wait_settled()?;
-        m1.write(
-            NOTE,
-            &serde_json::to_string(&cluster.note(masters.len()))?,
-            0o600,
-        )?;
+        cluster.write_note(masters.len())?;
         Ok(cluster)
+    }
+
+    /// Makes one more master of a bare machine by plain `kubeadm join`; the cluster then has so many of them.
+    pub fn add(&self, node: &Node, materials: &Materials, masters: usize) -> Result<()> {
+        self.install(node, materials)?;
+        let credentials = self.admit()?;
+        self.join(node, &credentials)?;
+        self.revoke()?;
+        self.wait_ready(masters)?;
+        self.write_note(masters)
     }
 
     /// The cluster that an earlier lab made of these machines, if it is whole: the same kind, as many masters, all Ready,
@@ -126,6 +135,11 @@ impl Cluster {
             spec: self.spec.clone(),
             masters,
         }
+    }
+
+    fn write_note(&self, masters: usize) -> Result<()> {
+        let note = serde_json::to_string(&self.note(masters))?;
+        self.m1.write(NOTE, &note, 0o600)
     }
 
     /// What it is.
@@ -160,8 +174,13 @@ impl Cluster {
 
     /// etcdctl's standard output, asked in the etcd of the first master with its own certificates.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
+        Self::etcdctl_on(&self.m1, args)
+    }
+
+    /// The same, asked in the etcd of any master.
+    pub fn etcdctl_on(node: &Node, args: &[&str]) -> Result<String> {
         let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
-        self.m1.output(&format!(
+        node.output(&format!(
             "docker exec -e ETCDCTL_API=3 $(docker ps -q -f name=k8s_etcd_etcd-) etcdctl \
              --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt \
              --cert /etc/kubernetes/pki/etcd/server.crt --key /etc/kubernetes/pki/etcd/server.key {}",
@@ -200,7 +219,8 @@ impl Cluster {
             .context("reading the join command that kubeadm token create prints")
     }
 
-    fn install(&self, node: &Node, materials: &Materials) -> Result<()> {
+    /// Puts on a bare machine what plain kubeadm needs there, under the names that this cluster gives its images.
+    pub fn install(&self, node: &Node, materials: &Materials) -> Result<()> {
         master::carry(node, materials)?;
         master::install(node)?;
         match &self.spec.image_repository {
@@ -229,17 +249,37 @@ impl Cluster {
 
     /// Plain `kubeadm join` of a machine that is ready for it, as a master.
     pub fn join(&self, node: &Node, credentials: &JoinCredentials) -> Result<()> {
+        node.sh(&format!("{ADMIT_ETCD} {}", self.join_command(credentials)))?
+            .timeout(KUBEADM_LIMIT)
+            .run()
+    }
+
+    /// The same, killed on the machine after a time (exit status [`KILLED`]); how it ended is for the caller to judge.
+    pub fn try_join(
+        &self,
+        node: &Node,
+        credentials: &JoinCredentials,
+        limit: Duration,
+    ) -> Result<Outcome> {
         node.sh(&format!(
-            "{ADMIT_ETCD} kubeadm join {}:6443 --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
+            "timeout --signal=KILL {} {}",
+            limit.as_secs(),
+            self.join_command(credentials)
+        ))?
+        .timeout(KUBEADM_LIMIT)
+        .outcome()
+    }
+
+    fn join_command(&self, credentials: &JoinCredentials) -> String {
+        format!(
+            "kubeadm join {}:6443 --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
             self.m1.address(),
             credentials.token,
             credentials.ca_hash,
             config::control_plane_flag(self.spec.version),
             credentials.certificate_key,
             config::ignored_checks(self.spec.version)
-        ))?
-        .timeout(KUBEADM_LIMIT)
-        .run()
+        )
     }
 
     fn wait_ready(&self, masters: usize) -> Result<()> {

@@ -1,8 +1,10 @@
-//! What scenarios of one era work with: its cluster, its pot, and the backup machine in a known state.
+//! What scenarios of one era work with: its cluster, its pot, and bare machines in a known state.
 //!
 //! Clusters and the backup machine are made when they are first wanted and kept for the next scenario that wants the same;
-//! what a scenario has used up is made anew.
+//! what a scenario has used up is made anew. A cluster that lacks masters gets them by plain `kubeadm join`, which takes
+//! less time than a new one.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,7 +33,8 @@ pub struct Bench {
     pot: Pot,
     version: Version,
     cluster: Option<(Cluster, Vec<Node>)>,
-    backup: Backup,
+    /// Machines that are bare, with the pot unpacked and its signer trusted, by name.
+    ready: BTreeMap<&'static str, Bare>,
     what_runs: WhatRuns,
 }
 
@@ -42,15 +45,6 @@ pub enum WhatRuns {
     MayServe,
     /// They go.
     Stranger,
-}
-
-/// What is known of the backup machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Backup {
-    /// It may be anything, or nothing.
-    Unknown,
-    /// Bare, with the pot unpacked, its signer trusted, and the way to m1 open.
-    Ready(Bare),
 }
 
 impl Bench {
@@ -70,7 +64,7 @@ impl Bench {
             pot,
             version,
             cluster: None,
-            backup: Backup::Unknown,
+            ready: BTreeMap::new(),
             what_runs,
         }
     }
@@ -103,6 +97,16 @@ impl Bench {
     /// The backup machine.
     pub fn b1(&self) -> Node {
         self.lab.b1()
+    }
+
+    /// The third master: the one that dies in scenarios.
+    pub fn m3(&self) -> Node {
+        self.lab.m3()
+    }
+
+    /// What masters are made of by hand.
+    pub fn materials(&self) -> &Materials {
+        &self.materials
     }
 
     /// The cluster that the running scenario asked for.
@@ -144,6 +148,12 @@ impl Bench {
             .into_iter()
             .take(masters)
             .collect();
+        if let Some((is, has)) = &self.cluster
+            && *is.spec() == spec
+            && has.len() < masters
+        {
+            return self.grow(&nodes);
+        }
         if std::mem::replace(&mut self.what_runs, WhatRuns::Stranger) == WhatRuns::MayServe
             && let Some(cluster) = Cluster::found(spec.clone(), &nodes)
         {
@@ -162,55 +172,115 @@ impl Bench {
         Ok(())
     }
 
+    /// Adds the masters of these that the cluster has not got yet.
+    fn grow(&mut self, nodes: &[Node]) -> Result<()> {
+        for node in &nodes[self.masters()..] {
+            self.make_anew(node, self.masters() + 1)?;
+            if let Some((_, masters)) = &mut self.cluster {
+                masters.push(node.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// A bare backup machine with the pot unpacked, checked with stock tools, its signer trusted, and root's way to m1.
     pub fn backup_ready(&mut self, bare: Bare) -> Result<Node> {
         let b1 = self.b1();
-        if self.backup != Backup::Ready(bare) {
-            step(&format!("a bare b1 ({bare:?}), and the pot on it"), || {
-                self.lab.renew(&b1, bare)?;
-                self.pot.deliver(&b1)?;
-                self.pot.check_with_stock_tools(&b1)?;
-                self.pot.trust(&b1)
-            })?;
-            self.backup = Backup::Ready(bare);
-        }
-        ssh_trust::grant(&b1, self.cluster()?.m1(), "root")?;
+        self.pot_on(&b1, bare)?;
         Ok(b1)
+    }
+
+    /// The same for any machine: whatever it was, it is bare now. What the cluster remembers of it stays.
+    pub fn pot_on(&mut self, node: &Node, bare: Bare) -> Result<()> {
+        if self.ready.get(node.name()) != Some(&bare) {
+            step(
+                &format!("a bare {node} ({bare:?}), and the pot on it"),
+                || {
+                    self.lab.renew(node, bare)?;
+                    self.carry_pot(node)
+                },
+            )?;
+            self.ready.insert(node.name(), bare);
+        }
+        ssh_trust::grant(node, self.cluster()?.m1(), "root")
+    }
+
+    /// The pot unpacked and trusted on a machine that stays what it is, and root's way to m1.
+    pub fn pot_beside(&self, node: &Node) -> Result<()> {
+        self.carry_pot(node)?;
+        ssh_trust::grant(node, self.cluster()?.m1(), "root")
+    }
+
+    fn carry_pot(&self, node: &Node) -> Result<()> {
+        self.pot.deliver(node)?;
+        self.pot.check_with_stock_tools(node)?;
+        self.pot.trust(node)
+    }
+
+    /// A machine is no longer what [`Bench::pot_on`] made.
+    pub fn used(&mut self, node: &Node) {
+        self.ready.remove(node.name());
     }
 
     /// The backup machine is no longer what [`Bench::backup_ready`] made.
     pub fn backup_used(&mut self) {
-        self.backup = Backup::Unknown;
+        self.used(&self.b1());
     }
 
     /// Takes the backup machine out of the cluster and the world.
     pub fn remove_backup(&mut self) -> Result<()> {
-        self.backup_used();
-        let b1 = self.b1();
+        self.remove(&self.b1())
+    }
+
+    /// Makes the cluster what it was made as: nobody else in it, and every master healthy. A master that is not is made
+    /// anew and joins by plain kubeadm. m1 must be healthy, and etcd must have its quorum.
+    pub fn make_whole(&mut self) -> Result<()> {
+        if !self.ready.contains_key(self.b1().name()) {
+            self.remove_backup()?;
+        }
+        let (cluster, masters) = self.cluster.clone().context("no cluster is up")?;
+        for node in &masters[1..] {
+            if let Err(error) = checks::healthy_master(&cluster, node) {
+                sh::say(format_args!("{node} is no healthy master: {error:#}"));
+                self.make_anew(node, masters.len())?;
+            }
+        }
+        checks::etcd_voters(&cluster, cluster.m1(), masters.len())
+    }
+
+    fn make_anew(&mut self, node: &Node, masters: usize) -> Result<()> {
+        step(&format!("{node} anew, a master by plain kubeadm"), || {
+            self.remove(node)?;
+            self.lab.up(&[node], Bare::Full)?;
+            self.cluster()?.add(node, &self.materials, masters)
+        })
+    }
+
+    /// Takes a machine out of the cluster and the world.
+    fn remove(&mut self, node: &Node) -> Result<()> {
+        self.used(node);
+        self.remove_member(node)?;
+        self.cluster()?.forget_node(node)?;
+        self.lab.destroy(&[node])
+    }
+
+    /// Takes a machine's member out of etcd, if it has one.
+    pub fn remove_member(&self, node: &Node) -> Result<()> {
         let cluster = self.cluster()?;
-        wait::until("etcd lets b1 go", MEMBER_REMOVE_LIMIT, || {
-            // By address as well: a member that never started has no name yet.
-            let theirs = |member: &checks::Member| {
-                member.name == b1.name() || member.peer_url.contains(b1.address())
-            };
-            let Some(member) = checks::members(cluster)?.into_iter().find(theirs) else {
+        let what = format!("etcd lets {node} go");
+        wait::until(&what, MEMBER_REMOVE_LIMIT, || {
+            let Some(member) = checks::member_of(cluster, node)? else {
                 return Ok(None);
             };
-            Ok(Some(
-                match cluster.etcdctl(&["member", "remove", &member.id]) {
-                    Ok(said) => said,
-                    Err(error) => format!("{error:#}"),
-                },
-            ))
-        })?;
-        cluster.forget_node(&b1)?;
-        self.lab.destroy(&[&b1])
+            let removed = cluster.etcdctl(&["member", "remove", &member.id]);
+            Ok(Some(removed.unwrap_or_else(|error| format!("{error:#}"))))
+        })
     }
 
     /// Nothing that is up is believed in any more: the next scenario gets new machines.
     pub fn distrust(&mut self) {
         self.cluster = None;
-        self.backup_used();
+        self.ready.clear();
     }
 
     /// A folder of this machine for a scenario's own pots and keys.

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Bench, Scenario};
+use super::{Bench, Scenario, again};
 use crate::checks;
 use crate::lab::Bare;
 use crate::node::Node;
 use crate::pot;
-use crate::snapshot::{Files, Snapshot};
 
 /// A join takes well under a minute; on a machine whose two cores also compile something it may take longer.
 pub const JOIN_LIMIT: Duration = Duration::from_mins(7);
@@ -37,7 +36,7 @@ impl Scenario for Join {
 
     fn run(&mut self, bench: &mut Bench) -> Result<()> {
         bench.backup_used();
-        join(bench, &bench.b1()).map(drop)
+        join(bench, &bench.b1())
     }
 
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
@@ -56,29 +55,21 @@ impl Scenario for Join {
     }
 }
 
-/// The one command that an operator types; gives what it said.
-pub fn join(bench: &Bench, b1: &Node) -> Result<String> {
-    let healthy = bench.cluster()?.m1().address();
-    let outcome = pot::install_well(
-        b1,
-        &format!("join-master --healthy {healthy} --yes"),
-        JOIN_LIMIT,
-    )?;
-    Ok(outcome.stdout + &outcome.stderr)
+/// The one command that an operator types.
+pub fn join(bench: &Bench, node: &Node) -> Result<()> {
+    pot::install_well(node, &command(bench)?, JOIN_LIMIT).map(drop)
 }
 
-/// The same command on a machine that joined: it says so, ends well, and neither the machine nor the cluster changes.
-pub fn nothing_to_do(bench: &Bench, b1: &Node) -> Result<()> {
-    let cluster = bench.cluster()?;
-    let files = Snapshot::of_files(b1, Files::Written)?;
-    let state = Snapshot::of_cluster(cluster)?;
-    let said = join(bench, b1)?;
-    ensure!(
-        said.contains("nothing to do"),
-        "the second run does not say that there is nothing to do:\n{said}"
-    );
-    files.ensure_same(&Snapshot::of_files(b1, Files::Written)?, "files on b1")?;
-    state.ensure_same(&Snapshot::of_cluster(cluster)?, "the cluster")
+/// The same command on a machine that joined.
+pub fn nothing_to_do(bench: &Bench, node: &Node) -> Result<()> {
+    again::nothing_to_do(bench, node, &command(bench)?)
+}
+
+fn command(bench: &Bench) -> Result<String> {
+    Ok(format!(
+        "join-master --healthy {} --yes",
+        bench.cluster()?.m1().address()
+    ))
 }
 
 /// Secrets live in a folder of /run while a join needs them, and not longer.

@@ -4,20 +4,29 @@
 //! machines is collected, and the scenario still cleans up; a failure there counts as well. A scenario that takes longer
 //! than its budget has failed, whatever it found.
 
+mod again;
 mod bench;
 mod broken;
+mod change;
+mod control;
+mod damage;
+mod identity;
 mod join;
 mod leak;
 mod lean;
+mod rebirth;
 mod refusals;
 mod repository;
+mod rollback;
 mod sigkill;
+mod tier;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
 pub use bench::{Bench, WhatRuns};
+pub use tier::Played;
 
 use crate::cluster::ClusterSpec;
 use crate::eras::Version;
@@ -42,6 +51,14 @@ pub trait Scenario {
             2,
         )
     }
+    /// Whether an era has what it is about.
+    fn plays_on(&self, _version: Version) -> bool {
+        true
+    }
+    /// A figure worth keeping, once it was played.
+    fn told(&self) -> Option<String> {
+        None
+    }
     /// Makes the state that it starts from.
     fn prepare(&mut self, bench: &mut Bench) -> Result<()>;
     /// Does what is tried.
@@ -54,21 +71,35 @@ pub trait Scenario {
     fn clean(&mut self, bench: &mut Bench) -> Result<()>;
 }
 
-/// All scenarios, in the order in which one cluster can serve them.
+/// All scenarios, in the order in which one cluster can serve them: those that want two masters, those that want a third,
+/// and at last the one that wants a cluster of its own.
 pub fn all() -> Vec<Box<dyn Scenario>> {
-    let mut all: Vec<Box<dyn Scenario>> = Vec::new();
-    all.extend(
-        refusals::all()
-            .into_iter()
-            .map(|one| Box::new(one) as Box<dyn Scenario>),
-    );
+    let mut all = boxed(refusals::joins());
     all.push(Box::new(lean::LeanHost::default()));
     all.push(Box::new(broken::BrokenInstaller));
     all.push(Box::new(join::Join));
     all.push(Box::new(sigkill::Sigkill::default()));
     all.push(Box::new(leak::Leak::default()));
+    all.extend(boxed(rebirth::all()));
+    all.extend(boxed(refusals::protected()));
+    all.push(Box::new(rollback::AfterJoin::default()));
+    all.extend(boxed(change::all()));
+    all.extend(boxed(control::all()));
     all.push(Box::new(repository::OwnImageRepository));
     all
+}
+
+fn boxed<T: Scenario + 'static>(scenarios: Vec<T>) -> Vec<Box<dyn Scenario>> {
+    let boxed = |one| Box::new(one) as Box<dyn Scenario>;
+    scenarios.into_iter().map(boxed).collect()
+}
+
+/// Those that belong to what is played of an era.
+pub fn of(played: Played) -> Vec<Box<dyn Scenario>> {
+    all()
+        .into_iter()
+        .filter(|one| tier::played(&one.name(), played))
+        .collect()
 }
 
 /// The scenarios of a name, or of a group: `refusals` stands for all `refusals/…`.
@@ -103,43 +134,71 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
+/// How one scenario ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// How long all its stages took together.
+    pub took: Duration,
+    /// The figure that it has to tell, where it has one.
+    pub told: Option<String>,
+    /// Why it failed, if it did.
+    pub failure: Option<anyhow::Error>,
+}
+
 /// Plays scenarios one after the other; each failure is told with its evidence, and the next one goes on.
 pub fn play(bench: &mut Bench, scenarios: Vec<Box<dyn Scenario>>) -> Counts {
     let mut counts = Counts::default();
     for mut scenario in scenarios {
-        let name = format!("{} {}", bench.version(), scenario.name());
-        sh::say(format_args!("scenario {name}: {}", scenario.about()));
-        let begun = Instant::now();
-        let ended = stages(bench, scenario.as_mut());
-        let took = begun.elapsed();
-        let ended = ended.and_then(|()| {
-            if took > scenario.budget() {
-                bail!(
-                    "it took {} s, its budget is {} s",
-                    took.as_secs(),
-                    scenario.budget().as_secs()
-                );
-            }
-            Ok(())
-        });
-        match ended {
-            Ok(()) => {
-                counts.passed += 1;
-                sh::say(format_args!(
-                    "scenario {name}: passed in {:.1} s",
-                    took.as_secs_f64()
-                ));
-            }
-            Err(error) => {
-                counts.failed += 1;
-                sh::say(format_args!(
-                    "scenario {name}: FAILED after {:.1} s: {error:#}",
-                    took.as_secs_f64()
-                ));
-            }
+        if !scenario.plays_on(bench.version()) {
+            sh::say(format_args!(
+                "scenario {} {}: this version does not have what it is about",
+                bench.version(),
+                scenario.name()
+            ));
+            continue;
         }
+        let ending = play_one(bench, scenario.as_mut());
+        counts.passed += usize::from(ending.failure.is_none());
+        counts.failed += usize::from(ending.failure.is_some());
     }
     counts
+}
+
+/// Plays one scenario and tells how it ended.
+pub fn play_one(bench: &mut Bench, scenario: &mut dyn Scenario) -> Ending {
+    let name = format!("{} {}", bench.version(), scenario.name());
+    sh::say(format_args!("scenario {name}: {}", scenario.about()));
+    let begun = Instant::now();
+    let ended = stages(bench, scenario);
+    let took = begun.elapsed();
+    let ended = ended.and_then(|()| {
+        if took > scenario.budget() {
+            bail!(
+                "it took {} s, its budget is {} s",
+                took.as_secs(),
+                scenario.budget().as_secs()
+            );
+        }
+        Ok(())
+    });
+    let told = scenario.told();
+    match &ended {
+        Ok(()) => sh::say(format_args!(
+            "scenario {name}: passed in {:.1} s{}",
+            took.as_secs_f64(),
+            told.as_ref()
+                .map_or(String::new(), |told| format!("; {told}"))
+        )),
+        Err(error) => sh::say(format_args!(
+            "scenario {name}: FAILED after {:.1} s: {error:#}",
+            took.as_secs_f64()
+        )),
+    }
+    Ending {
+        took,
+        told,
+        failure: ended.err(),
+    }
 }
 
 fn stages(bench: &mut Bench, scenario: &mut dyn Scenario) -> Result<()> {

@@ -50,7 +50,7 @@ impl Scenario for OwnImageRepository {
 
     fn run(&mut self, bench: &mut Bench) -> Result<()> {
         bench.backup_used();
-        join::join(bench, &bench.b1()).map(drop)
+        join::join(bench, &bench.b1())
     }
 
     fn check(&mut self, bench: &mut Bench) -> Result<()> {

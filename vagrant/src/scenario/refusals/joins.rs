@@ -1,61 +1,40 @@
-//! What must be refused, and how: one clear error with cause and next command, the documented exit status, nothing changed
-//! on the machine outside the product's own folder, nothing changed in the cluster, no secret left.
-//!
-//! One row of the table below is one scenario. They share the cluster and the backup machine, which none of them changes.
+//! Joins that must be refused: because of the pot, this machine, the way to the healthy master, or the cluster.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use bundle_spec::{KubeVersion, SigningKey};
 
-use super::{Bench, Scenario, join};
+use super::{Refusal, nothing};
 use crate::checks;
 use crate::forge::Mint;
-use crate::lab::Bare;
 use crate::pot::POT_DIR;
-use crate::sh::{self, Outcome};
-use crate::snapshot::{Files, Snapshot};
+use crate::scenario::Bench;
+use crate::sh;
 use crate::ssh_trust;
 use crate::wait;
 
 /// Where a wrong pot lies on the backup machine.
 const WRONG_POT: &str = "/root/wrong.pot";
-/// A refusal takes seconds; one that waits for a silent address takes what the product gives it.
-const REFUSAL_LIMIT: Duration = Duration::from_mins(3);
-
-type Act = fn(&mut Bench) -> Result<()>;
-
-/// One thing that must be refused.
-pub struct Refusal {
-    name: &'static str,
-    about: &'static str,
-    /// Makes it wrong.
-    prepare: Act,
-    /// What is typed in the unpacked pot; `M1` stands for the first master's address.
-    command: &'static str,
-    /// The documented exit status.
-    status: i32,
-    /// What the error must say, cause and remedy.
-    says: &'static [&'static str],
-    /// Makes it right again.
-    undo: Act,
-    outcome: Option<Outcome>,
-}
-
 const JOIN: &str = "./kpot-install join-master --healthy M1 --yes";
 const JOIN_WRONG_POT: &str = "./kpot-install join-master --pot /root/wrong.pot --healthy M1 --yes";
 
 /// All of them, as a table: name, what it is, exit status, words of the error, what is typed, how it is made and unmade.
 #[rustfmt::skip]
-pub fn all() -> Vec<Refusal> {
+pub fn joins() -> Vec<Refusal> {
     let row = |name, about, status, says, command, prepare, undo| Refusal {
+        group: "refusals",
         name,
         about,
+        masters: 2,
+        oldest_minor: 0,
         prepare,
         command,
         status,
         says,
         undo,
+        whole: None,
+        asked: false,
         outcome: None,
     };
     vec![
@@ -140,99 +119,6 @@ pub fn all() -> Vec<Refusal> {
             |bench| bench.b1().run("mkdir -p /var/lib/docker; mount -t tmpfs -o size=64m lab-small-disk /var/lib/docker"),
             |bench| bench.b1().run("umount /var/lib/docker; rmdir /var/lib/docker")),
     ]
-}
-
-impl Scenario for Refusal {
-    fn name(&self) -> String {
-        format!("refusals/{}", self.name)
-    }
-
-    fn about(&self) -> String {
-        format!("refused: {}", self.about)
-    }
-
-    fn budget(&self) -> Duration {
-        Duration::from_mins(5)
-    }
-
-    fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
-        bench.backup_ready(Bare::Full)?;
-        (self.prepare)(bench)
-    }
-
-    fn run(&mut self, bench: &mut Bench) -> Result<()> {
-        let b1 = bench.b1();
-        let files = Snapshot::of_files(&b1, Files::Machine)?;
-        // A cluster that cannot be asked cannot be compared; what it was is compared after it was made right again.
-        let state = Snapshot::of_cluster(bench.cluster()?).ok();
-        self.outcome = Some(self.attempt(bench)?);
-        files.ensure_same(&Snapshot::of_files(&b1, Files::Machine)?, "files on b1")?;
-        if let Some(state) = state {
-            state.ensure_same(&Snapshot::of_cluster(bench.cluster()?)?, "the cluster")?;
-        }
-        join::no_secret_folder(&b1)
-    }
-
-    fn check(&mut self, _bench: &mut Bench) -> Result<()> {
-        let Some(outcome) = &self.outcome else {
-            bail!("it was not run")
-        };
-        let said = format!("{}{}", outcome.stdout, outcome.stderr);
-        ensure!(
-            outcome.code == Some(self.status),
-            "exit status {:?}, not {}; it said:\n{said}",
-            outcome.code,
-            self.status
-        );
-        for words in self.says {
-            ensure!(
-                said.contains(words),
-                "the error does not say {words:?}:\n{said}"
-            );
-        }
-        ensure!(
-            !said.contains("panicked") && !said.contains("stack backtrace"),
-            "it panicked:\n{said}"
-        );
-        Ok(())
-    }
-
-    fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
-        // The refusal of a state that has not changed is the same; seconds matter, so one row stands for all.
-        if self.name == "untrusted-signer" {
-            self.outcome = Some(self.attempt(bench)?);
-            return self.check(bench);
-        }
-        Ok(())
-    }
-
-    fn clean(&mut self, bench: &mut Bench) -> Result<()> {
-        (self.undo)(bench)?;
-        match &self.outcome {
-            // What was not refused may have gone through.
-            Some(outcome) if outcome.code != Some(self.status) => bench.remove_backup(),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Refusal {
-    fn attempt(&self, bench: &Bench) -> Result<Outcome> {
-        let command = self.command.replace("M1", bench.cluster()?.m1().address());
-        bench
-            .b1()
-            .sh(&format!("cd {POT_DIR}; {command}"))?
-            .timeout(REFUSAL_LIMIT)
-            .outcome()
-    }
-}
-
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "a row's act may fail; this one does nothing"
-)]
-fn nothing(_bench: &mut Bench) -> Result<()> {
-    Ok(())
 }
 
 fn wrong_pot(

@@ -1,0 +1,154 @@
+//! A dead master is replaced by the bare backup machine, and the cluster keeps every acknowledged write meanwhile.
+//!
+//! One row of the table below is one scenario. m3 is the one that dies; afterwards nothing in the cluster remembers it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::rebirth::three_masters;
+use super::{Bench, Scenario, again, damage, join};
+use crate::checks;
+use crate::cluster::ClusterSpec;
+use crate::eras::Version;
+use crate::lab::Bare;
+use crate::node::Node;
+use crate::pot;
+use crate::writer::{self, Account};
+
+/// What a change may take: a join, and before it the snapshot and the removal; the silence of a dead machine costs time.
+const CHANGE_LIMIT: Duration = Duration::from_mins(10);
+
+/// Files on m3 that have nothing to do with Kubernetes.
+const UNRELATED: [&str; 3] = [
+    "/etc/lab-unrelated.conf",
+    "/opt/lab-unrelated/data",
+    "/var/lib/lab-unrelated/data",
+];
+
+type Act = fn(&mut Bench) -> Result<()>;
+
+/// One way to die and be replaced.
+pub struct Change {
+    name: &'static str,
+    about: &'static str,
+    damage: Act,
+    /// How the operator calls the dead machine.
+    down: fn(&Node) -> &str,
+    /// Further words of the command.
+    flags: &'static str,
+    /// What is true of the dead machine afterwards.
+    afterwards: Act,
+    account: Option<Account>,
+}
+
+/// All of them, as a table: name, what it is, how m3 dies, what it is called, further flags, what is checked besides.
+#[rustfmt::skip]
+pub fn all() -> Vec<Change> {
+    let row = |name, about, damage, down, flags, afterwards| Change { name, about, damage, down, flags, afterwards, account: None };
+    vec![
+        row("dead", "a master without power, by its name", damage::power_off as Act, Node::name as fn(&Node) -> &str, "", nothing as Act),
+        row("dead-by-address", "a master without power, by its address", damage::power_off, Node::address, "", nothing),
+        row("half-dead", "a master whose SSH answers and whose etcd does not", damage::half_dead, Node::name, "", nothing),
+        row("reset-down", "the same, and it is reset afterwards", half_dead_with_other_files, Node::name, "--reset-down", is_reset),
+    ]
+}
+
+impl Scenario for Change {
+    fn name(&self) -> String {
+        format!("change/{}", self.name)
+    }
+
+    fn about(&self) -> String {
+        format!("is replaced: {}", self.about)
+    }
+
+    fn budget(&self) -> Duration {
+        Duration::from_mins(18)
+    }
+
+    fn wants(&self, version: Version) -> (ClusterSpec, usize) {
+        three_masters(version)
+    }
+
+    fn told(&self) -> Option<String> {
+        self.account.as_ref().map(Account::to_string)
+    }
+
+    fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
+        bench.backup_ready(Bare::Full)?;
+        let cluster = bench.cluster()?;
+        writer::start(cluster, &[cluster.m1(), &bench.lab().m2()])?;
+        (self.damage)(bench)
+    }
+
+    fn run(&mut self, bench: &mut Bench) -> Result<()> {
+        bench.backup_used();
+        pot::install_well(&bench.b1(), &self.command(bench)?, CHANGE_LIMIT).map(drop)
+    }
+
+    fn check(&mut self, bench: &mut Bench) -> Result<()> {
+        let (cluster, m2, b1) = (bench.cluster()?, bench.lab().m2(), bench.b1());
+        checks::gone(cluster, &bench.m3())?;
+        checks::joined(cluster, &b1, bench.masters())?;
+        checks::pods_work(cluster, &b1, bench.test_image())?;
+        join::no_secret_folder(&b1)?;
+        self.account = Some(writer::finish(cluster, &[&m2, &b1])?);
+        (self.afterwards)(bench)
+    }
+
+    fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
+        again::nothing_to_do(bench, &bench.b1(), &self.command(bench)?)?;
+        checks::gone(bench.cluster()?, &bench.m3())
+    }
+
+    fn clean(&mut self, bench: &mut Bench) -> Result<()> {
+        writer::remove(bench.cluster()?)?;
+        bench.make_whole()
+    }
+}
+
+impl Change {
+    fn command(&self, bench: &Bench) -> Result<String> {
+        Ok(format!(
+            "change-master --down {} --healthy {} {} --yes",
+            (self.down)(&bench.m3()),
+            bench.cluster()?.m1().address(),
+            self.flags
+        ))
+    }
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "a row's act may fail; this one does nothing"
+)]
+fn nothing(_bench: &mut Bench) -> Result<()> {
+    Ok(())
+}
+
+fn half_dead_with_other_files(bench: &mut Bench) -> Result<()> {
+    for file in UNRELATED {
+        bench.m3().write(file, file, 0o640)?;
+    }
+    damage::half_dead(bench)
+}
+
+/// Nothing of Kubernetes runs or is configured on m3 any more, and what is not Kubernetes' is untouched.
+fn is_reset(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    let left = m3.output(
+        "docker ps -q -f name=k8s_ 2>/dev/null || true
+         pgrep -x -a 'kubelet|etcd|kube-apiserver' || true
+         find /etc/kubernetes /var/lib/etcd -type f 2>/dev/null || true",
+    )?;
+    ensure!(left.is_empty(), "this is left of Kubernetes on m3:\n{left}");
+    for file in UNRELATED {
+        let found = m3.output(&format!("stat -c %a {file}; cat {file}"))?;
+        ensure!(
+            found == format!("640\n{file}"),
+            "{file} on m3 is not what it was: {found:?}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Ways in which a master dies, each from the outside, and what must be true of it then.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Bench;
+use crate::checks;
+use crate::cluster::Cluster;
+use crate::lab::Bare;
+use crate::node::Node;
+use crate::ssh_trust;
+use crate::wait;
+
+/// Elections take seconds; a kubelet looks for changed manifests at least every 20 s, and kills with a grace of 30 s.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// m3 loses its disk while it follows.
+pub fn wipe_follower(bench: &mut Bench) -> Result<()> {
+    let (cluster, m3) = (bench.cluster()?, bench.m3());
+    if checks::leader(cluster)?.name == m3.name() {
+        checks::make_leader(cluster, cluster.m1())?;
+    }
+    wipe(bench)
+}
+
+/// m3 loses its power and its disk while it leads.
+pub fn wipe_leader(bench: &mut Bench) -> Result<()> {
+    checks::make_leader(bench.cluster()?, &bench.m3())?;
+    power_off(bench)?;
+    let (cluster, m3) = (bench.cluster()?, bench.m3());
+    wait::until("another member leads etcd", LIMIT, || {
+        Ok(match checks::leader(cluster) {
+            Ok(leader) => (leader.name == m3.name()).then(|| "m3 leads".to_owned()),
+            Err(error) => Some(format!("{error:#}")),
+        })
+    })?;
+    wipe(bench)
+}
+
+/// The same name and address on an empty disk; the cluster still lists the old one.
+fn wipe(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.used(&m3);
+    bench.pot_on(&m3, Bare::Full)?;
+    let cluster = bench.cluster()?;
+    ensure!(
+        checks::member_of(cluster, &m3)?.is_some(),
+        "etcd no longer lists m3: what is to be shown is not there"
+    );
+    cluster.kubectl(&["get", "node", m3.name()]).map(drop)
+}
+
+/// m3 loses its power.
+pub fn power_off(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.used(&m3);
+    bench.lab().power_off(&m3)?;
+    silent(bench.cluster()?, &m3)
+}
+
+/// Rubbish is written over the beginnings of the files that m3's etcd keeps its data in, and it crashes on them.
+pub fn corrupt_etcd(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.pot_beside(&m3)?;
+    stop_etcd(bench.cluster()?, &m3)?;
+    m3.run(
+        "for file in /var/lib/etcd/member/snap/db /var/lib/etcd/member/wal/*.wal; do
+             dd if=/dev/urandom of=$file bs=64K count=1 conv=notrunc status=none
+         done
+         docker ps -a -q -f name=k8s_etcd_etcd- | xargs -r docker rm -f
+         mv /root/etcd.yaml /etc/kubernetes/manifests/",
+    )?;
+    wait::until("etcd on m3 crashes", LIMIT, || {
+        let crashed = m3.output("docker ps -a -q -f name=k8s_etcd_etcd- -f status=exited")?;
+        Ok(crashed
+            .is_empty()
+            .then(|| "none of its containers has ended".to_owned()))
+    })?;
+    silent(bench.cluster()?, &m3)
+}
+
+/// m3 has no certificates any more, and what needs them is started again.
+pub fn delete_certificates(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.pot_beside(&m3)?;
+    m3.run(
+        "rm -rf /etc/kubernetes/pki
+         docker rm -f $(docker ps -q -f name=k8s_etcd_etcd- -f name=k8s_kube-apiserver_)",
+    )?;
+    silent(bench.cluster()?, &m3)
+}
+
+/// m3's etcd is stopped; its kubelet lives and its SSH answers, to the backup machine as well.
+pub fn half_dead(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    ssh_trust::grant(&bench.b1(), &m3, "root")?;
+    stop_etcd(bench.cluster()?, &m3)
+}
+
+/// Takes etcd's manifest away from a master: its kubelet then stops it.
+pub fn stop_etcd(cluster: &Cluster, node: &Node) -> Result<()> {
+    node.run("mv /etc/kubernetes/manifests/etcd.yaml /root/etcd.yaml")?;
+    wait::until(&format!("etcd on {node} has stopped"), LIMIT, || {
+        let runs = node.output("docker ps -q -f name=k8s_etcd_etcd-")?;
+        Ok((!runs.is_empty()).then(|| format!("container {runs} runs")))
+    })?;
+    silent(cluster, node)
+}
+
+/// Gives the manifest back and waits until the master is healthy. A kubelet that starts anew does not know how often the
+/// API server failed meanwhile, and does not wait for minutes before it tries again.
+pub fn start_etcd(cluster: &Cluster, node: &Node) -> Result<()> {
+    node.run(
+        "mv /root/etcd.yaml /etc/kubernetes/manifests/etcd.yaml
+         systemctl restart kubelet",
+    )?;
+    healthy_again(cluster, node)
+}
+
+/// Waits until a master that was started again is healthy; its API server starts over once it has missed its etcd.
+pub fn healthy_again(cluster: &Cluster, node: &Node) -> Result<()> {
+    wait::until(&format!("{node} is a healthy master"), LIMIT * 2, || {
+        let healthy = checks::healthy_master(cluster, node);
+        Ok(healthy.err().map(|error| format!("{error:#}")))
+    })
+}
+
+fn silent(cluster: &Cluster, node: &Node) -> Result<()> {
+    wait::until(&format!("etcd on {node} is silent"), LIMIT, || {
+        Ok(checks::etcd_answers(cluster, node).then(|| "it answers".to_owned()))
+    })
+}

@@ -1,0 +1,122 @@
+//! A dead master comes back under its own name and address, and the cluster keeps every acknowledged write meanwhile.
+//!
+//! One row of the table below is one scenario. m3 is the one that dies, in several ways.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Bench, Scenario, again, damage, identity, join};
+use crate::checks;
+use crate::cluster::ClusterSpec;
+use crate::eras::Version;
+use crate::pot;
+use crate::writer::{self, Account};
+
+/// What a rebirth may take: a join, and before it the snapshot and what is cleared.
+const REBIRTH_LIMIT: Duration = Duration::from_mins(8);
+
+/// One way to die and come back.
+pub struct Rebirth {
+    name: &'static str,
+    about: &'static str,
+    damage: fn(&mut Bench) -> Result<()>,
+    times: usize,
+    account: Option<Account>,
+}
+
+/// All of them, as a table: name, what it is, how it dies, how often.
+#[rustfmt::skip]
+pub fn all() -> Vec<Rebirth> {
+    let row = |name, about, damage, times| Rebirth { name, about, damage, times, account: None };
+    vec![
+        row("wiped-follower", "a master whose disk is empty, its member and Node still listed", damage::wipe_follower as fn(&mut Bench) -> Result<()>, 1),
+        row("wiped-leader", "the same with the member that led etcd when it lost its power", damage::wipe_leader, 1),
+        row("corrupt-etcd", "a master whose etcd crashes on its data", damage::corrupt_etcd, 1),
+        row("no-certificates", "a master whose certificates were deleted", damage::delete_certificates, 1),
+        row("twice", "a master whose disk is empty, and empty again", damage::wipe_follower, 2),
+    ]
+}
+
+impl Scenario for Rebirth {
+    fn name(&self) -> String {
+        format!("rebirth/{}", self.name)
+    }
+
+    fn about(&self) -> String {
+        format!("comes back: {}", self.about)
+    }
+
+    fn budget(&self) -> Duration {
+        Duration::from_mins(if self.times > 1 { 25 } else { 15 })
+    }
+
+    fn wants(&self, version: Version) -> (ClusterSpec, usize) {
+        three_masters(version)
+    }
+
+    fn told(&self) -> Option<String> {
+        self.account.as_ref().map(Account::to_string)
+    }
+
+    fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
+        let (cluster, m3) = (bench.cluster()?, bench.m3());
+        identity::mark(cluster, &m3)?;
+        writer::start(cluster, &[cluster.m1(), &bench.lab().m2()])?;
+        (self.damage)(bench)
+    }
+
+    fn run(&mut self, bench: &mut Bench) -> Result<()> {
+        rebirth(bench)?;
+        for _ in 1..self.times {
+            checks::joined(bench.cluster()?, &bench.m3(), bench.masters())?;
+            (self.damage)(bench)?;
+            rebirth(bench)?;
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, bench: &mut Bench) -> Result<()> {
+        let (cluster, m2, m3) = (bench.cluster()?, bench.lab().m2(), bench.m3());
+        checks::joined(cluster, &m3, bench.masters())?;
+        checks::pods_work(cluster, &m3, bench.test_image())?;
+        identity::kept(cluster, &m3)?;
+        join::no_secret_folder(&m3)?;
+        let account = writer::finish(cluster, &[&m2, &m3])?;
+        self.account = Some(account);
+        Ok(())
+    }
+
+    fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
+        ensure!(self.account.is_some(), "the writer was not stopped");
+        again::nothing_to_do(bench, &bench.m3(), &command(bench)?)
+    }
+
+    fn clean(&mut self, bench: &mut Bench) -> Result<()> {
+        writer::remove(bench.cluster()?)?;
+        bench.make_whole()?;
+        identity::unmark(bench.cluster()?, &bench.m3())
+    }
+}
+
+/// What scenarios want in which one master dies and two keep the quorum.
+pub fn three_masters(version: Version) -> (ClusterSpec, usize) {
+    let spec = ClusterSpec {
+        version,
+        image_repository: None,
+    };
+    (spec, 3)
+}
+
+fn rebirth(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.used(&m3);
+    pot::install_well(&m3, &command(bench)?, REBIRTH_LIMIT).map(drop)
+}
+
+fn command(bench: &Bench) -> Result<String> {
+    Ok(format!(
+        "rebirth-master --healthy {} --yes",
+        bench.cluster()?.m1().address()
+    ))
+}

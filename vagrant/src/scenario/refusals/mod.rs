@@ -1,0 +1,181 @@
+//! What must be refused, and how: one clear error with cause and next command, the documented exit status, nothing changed
+//! on the machine outside the product's own folder, nothing changed in the cluster, no secret left.
+//!
+//! One row of the tables beside this is one scenario. They share the cluster and the backup machine, which none of them
+//! changes.
+
+mod joins;
+mod protected;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use super::{Bench, Scenario, join};
+use crate::cluster::ClusterSpec;
+use crate::eras::Version;
+use crate::lab::Bare;
+use crate::pot::POT_DIR;
+use crate::sh::Outcome;
+use crate::snapshot::{Files, Snapshot};
+use crate::wait;
+
+pub use joins::joins;
+pub use protected::protected;
+
+/// A refusal takes seconds; one that waits for a silent address takes what the product gives it.
+const REFUSAL_LIMIT: Duration = Duration::from_mins(3);
+/// A node controller reports every few seconds, and a kubelet that was without its master every ten.
+const SETTLED_LIMIT: Duration = Duration::from_mins(2);
+
+type Act = fn(&mut Bench) -> Result<()>;
+
+/// One thing that must be refused.
+pub struct Refusal {
+    group: &'static str,
+    name: &'static str,
+    about: &'static str,
+    /// Masters of the cluster that it needs.
+    masters: usize,
+    /// The first minor version of Kubernetes that has what it is about.
+    oldest_minor: u16,
+    /// Makes it wrong.
+    prepare: Act,
+    /// What is typed in the unpacked pot; `M1` stands for the first master's address.
+    command: &'static str,
+    /// The documented exit status.
+    status: i32,
+    /// What the error must say, cause and remedy.
+    says: &'static [&'static str],
+    /// Makes it right again.
+    undo: Act,
+    /// The cluster before it was made wrong.
+    whole: Option<Snapshot>,
+    /// Whether the cluster could be asked while it was wrong.
+    asked: bool,
+    outcome: Option<Outcome>,
+}
+
+impl Scenario for Refusal {
+    fn name(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+
+    fn about(&self) -> String {
+        format!("refused: {}", self.about)
+    }
+
+    fn budget(&self) -> Duration {
+        Duration::from_mins(5)
+    }
+
+    fn wants(&self, version: Version) -> (ClusterSpec, usize) {
+        let spec = ClusterSpec {
+            version,
+            image_repository: None,
+        };
+        (spec, self.masters)
+    }
+
+    fn plays_on(&self, version: Version) -> bool {
+        version.minor >= self.oldest_minor
+    }
+
+    fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
+        bench.backup_ready(Bare::Full)?;
+        self.whole = Some(Snapshot::of_cluster(bench.cluster()?)?);
+        (self.prepare)(bench)
+    }
+
+    fn run(&mut self, bench: &mut Bench) -> Result<()> {
+        let b1 = bench.b1();
+        let files = Snapshot::of_files(&b1, Files::Machine)?;
+        // A cluster that cannot be asked cannot be compared; what it was is compared after it was made right again.
+        let state = Snapshot::of_cluster(bench.cluster()?).ok();
+        self.asked = state.is_some();
+        self.outcome = Some(self.attempt(bench)?);
+        files.ensure_same(&Snapshot::of_files(&b1, Files::Machine)?, "files on b1")?;
+        if let Some(state) = state {
+            state.ensure_same(&Snapshot::of_cluster(bench.cluster()?)?, "the cluster")?;
+        }
+        join::no_secret_folder(&b1)
+    }
+
+    fn check(&mut self, _bench: &mut Bench) -> Result<()> {
+        let Some(outcome) = &self.outcome else {
+            bail!("it was not run")
+        };
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        ensure!(
+            outcome.code == Some(self.status),
+            "exit status {:?}, not {}; it said:\n{said}",
+            outcome.code,
+            self.status
+        );
+        for words in self.says {
+            ensure!(
+                said.contains(words),
+                "the error does not say {words:?}:\n{said}"
+            );
+        }
+        ensure!(
+            !said.contains("panicked") && !said.contains("stack backtrace"),
+            "it panicked:\n{said}"
+        );
+        Ok(())
+    }
+
+    fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
+        // The refusal of a state that has not changed is the same; seconds matter, so one row stands for all.
+        if self.name == "untrusted-signer" {
+            self.outcome = Some(self.attempt(bench)?);
+            return self.check(bench);
+        }
+        Ok(())
+    }
+
+    fn clean(&mut self, bench: &mut Bench) -> Result<()> {
+        (self.undo)(bench)?;
+        let Some(outcome) = &self.outcome else {
+            return Ok(());
+        };
+        if outcome.code != Some(self.status) {
+            // What was not refused may have gone through.
+            bench.backup_used();
+            return bench.make_whole();
+        }
+        match &self.whole {
+            Some(whole) if !self.asked => same_again(bench, whole),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Refusal {
+    fn attempt(&self, bench: &Bench) -> Result<Outcome> {
+        let command = self.command.replace("M1", bench.cluster()?.m1().address());
+        bench
+            .b1()
+            .sh(&format!("cd {POT_DIR}; {command}"))?
+            .timeout(REFUSAL_LIMIT)
+            .outcome()
+    }
+}
+
+/// The node controller needs a while to see that all nodes answer again, and to take its taints away.
+fn same_again(bench: &Bench, whole: &Snapshot) -> Result<()> {
+    let cluster = bench.cluster()?;
+    wait::until("the cluster is what it was", SETTLED_LIMIT, || {
+        let now = Snapshot::of_cluster(cluster)?;
+        let same = whole.ensure_same(&now, "the cluster");
+        Ok(same.err().map(|error| error.to_string()))
+    })
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "a row's act may fail; this one does nothing"
+)]
+fn nothing(_bench: &mut Bench) -> Result<()> {
+    Ok(())
+}

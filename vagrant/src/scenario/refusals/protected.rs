@@ -1,0 +1,171 @@
+//! Changes of masters that must be refused because they would cost the cluster its quorum, a healthy master, or somebody
+//! else's work.
+//!
+//! m3 is dead in most rows in the way that is cheapest: its etcd is stopped, and its kubelet lives. The cluster's own view
+//! of its Nodes then stands still and can be compared.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{Act, Refusal, nothing};
+use crate::checks;
+use crate::scenario::{Bench, damage};
+use crate::wait;
+
+/// Addresses for documentation (RFC 5737): nobody has them.
+const NOBODY: &str = "203.0.113.13";
+const LEARNER: &str = "https://203.0.113.77:2380";
+
+/// etcd 3.4, the first with learners, came with Kubernetes 1.17.
+const LEARNERS: u16 = 17;
+
+/// etcd wants five seconds of health before it changes its membership, and may refuse until then.
+const MEMBER_LIMIT: Duration = Duration::from_mins(1);
+
+const CHANGE: &str = "./kpot-install change-master --down m3 --healthy M1 --yes";
+
+/// All of them, as a table: name, what it is, words of the error, what is typed, how it is made and unmade.
+#[rustfmt::skip]
+pub fn protected() -> Vec<Refusal> {
+    let row = |name, about, says, command, prepare: Act, undo: Act| Refusal {
+        group: "protected",
+        name,
+        about,
+        masters: 3,
+        oldest_minor: if name == "learner-pending" { LEARNERS } else { 0 },
+        prepare,
+        command,
+        status: 3,
+        says,
+        undo,
+        whole: None,
+        asked: false,
+        outcome: None,
+    };
+    vec![
+        row("two-down", "two of three masters are down", &["quorum"][..], CHANGE, two_down, two_up),
+        row("down-unknown", "nobody has the name of the master that is said to be down", &["m9"],
+            "./kpot-install change-master --down m9 --healthy M1 --yes", nothing, nothing),
+        row("down-disagrees", "name and address of the dead master belong to different machines", &["m3", NOBODY], CHANGE,
+            |bench| {
+                stop_m3(bench)?;
+                move_m3(bench, NOBODY)
+            },
+            |bench| {
+                move_m3(bench, bench.m3().address())?;
+                start_m3(bench)
+            }),
+        row("down-is-healthy", "the master that is said to be down is the healthy one", &["m1", "healthy"],
+            "./kpot-install change-master --down m1 --healthy M1 --yes", nothing, nothing),
+        row("still-answers", "the etcd of the master that is said to be down answers", &["m3", "kpot-install reset"], CHANGE,
+            nothing, nothing),
+        row("learner-pending", "a learner waits for its vote", &["learner"], CHANGE,
+            |bench| {
+                // First: etcd takes no new member while one is silent.
+                add_learner(bench)?;
+                stop_m3(bench)
+            },
+            |bench| {
+                start_m3(bench)?;
+                remove_learner(bench)
+            }),
+        row("locked", "somebody else changes the masters right now", &["somebody", "kube-system/kpot"], CHANGE,
+            |bench| {
+                stop_m3(bench)?;
+                lock(bench)
+            },
+            |bench| {
+                unlock(bench)?;
+                start_m3(bench)
+            }),
+    ]
+}
+
+fn two_down(bench: &mut Bench) -> Result<()> {
+    bench.lab().power_off(&bench.lab().m2())?;
+    bench.lab().power_off(&bench.m3())
+}
+
+fn two_up(bench: &mut Bench) -> Result<()> {
+    let nodes = [bench.lab().m2(), bench.m3()];
+    for node in &nodes {
+        bench.lab().power_on(node)?;
+    }
+    let cluster = bench.cluster()?;
+    nodes
+        .iter()
+        .try_for_each(|node| damage::healthy_again(cluster, node))
+}
+
+fn stop_m3(bench: &Bench) -> Result<()> {
+    damage::stop_etcd(bench.cluster()?, &bench.m3())
+}
+
+fn start_m3(bench: &Bench) -> Result<()> {
+    damage::start_etcd(bench.cluster()?, &bench.m3())
+}
+
+/// Tells etcd that the member m3 is at another address.
+fn move_m3(bench: &Bench, address: &str) -> Result<()> {
+    let cluster = bench.cluster()?;
+    let member = checks::member_of(cluster, &bench.m3())?.context("etcd has no member m3")?;
+    let peer = format!("--peer-urls=https://{address}:2380");
+    cluster
+        .etcdctl(&["member", "update", &member.id, &peer])
+        .map(drop)
+}
+
+fn add_learner(bench: &Bench) -> Result<()> {
+    let cluster = bench.cluster()?;
+    let peer = format!("--peer-urls={LEARNER}");
+    wait::until("etcd takes a learner", MEMBER_LIMIT, || {
+        let added = cluster.etcdctl(&["member", "add", "lab-learner", "--learner", &peer]);
+        Ok(added.err().map(|error| format!("{error:#}")))
+    })
+}
+
+fn remove_learner(bench: &Bench) -> Result<()> {
+    let cluster = bench.cluster()?;
+    wait::until("etcd lets the learner go", MEMBER_LIMIT, || {
+        let members = checks::members(cluster)?;
+        let Some(learner) = members
+            .into_iter()
+            .find(|member| member.peer_url == LEARNER)
+        else {
+            return Ok(None);
+        };
+        let removed = cluster.etcdctl(&["member", "remove", &learner.id]);
+        Ok(Some(removed.unwrap_or_else(|error| format!("{error:#}"))))
+    })
+}
+
+/// Takes the product's lock for an hour, in the name of somebody who is not there.
+fn lock(bench: &Bench) -> Result<()> {
+    let cluster = bench.cluster()?;
+    unlock(bench)?;
+    let now = cluster
+        .m1()
+        .output("date --utc +%Y-%m-%dT%H:%M:%S.000000Z")?;
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": { "name": "kpot", "namespace": "kube-system" },
+        "spec": {
+            "holderIdentity": "somebody 203.0.113.9",
+            "leaseDurationSeconds": 3600,
+            "acquireTime": now,
+            "renewTime": now,
+        },
+    });
+    cluster.apply(&lease.to_string())
+}
+
+fn unlock(bench: &Bench) -> Result<()> {
+    let lease = ["-n", "kube-system", "delete", "--ignore-not-found"];
+    bench
+        .cluster()?
+        .kubectl(&[&lease[..], &["leases.coordination.k8s.io", "kpot"]].concat())
+        .map(drop)
+}
