@@ -53,6 +53,11 @@ impl Cache {
         self.0.join("tools")
     }
 
+    /// The results of soaks.
+    pub fn soak(&self) -> PathBuf {
+        self.0.join("soak.json")
+    }
+
     /// What was found on the machines when a scenario failed.
     pub fn evidence(&self) -> PathBuf {
         self.0.join("evidence")

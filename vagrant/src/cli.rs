@@ -12,10 +12,11 @@ use crate::lab::{Bare, Lab};
 use crate::machine::Cgroup;
 use crate::materials::Materials;
 use crate::node::Node;
-use crate::scenario::WhatRuns;
+use crate::scenario::{Counts, WhatRuns};
 use crate::sh::{self, Sh, step};
+use crate::soak::Earlier;
 use crate::workbench::{self, Workbench};
-use crate::{bench, demo, image, machine, scenario, suite, upstream};
+use crate::{bench, demo, image, machine, scenario, soak, suite, upstream};
 
 /// A real cluster on one machine, and what kpot must do on it. Run as root on Debian 12.
 #[derive(Debug, Parser)]
@@ -35,8 +36,17 @@ enum Command {
         #[arg(long, value_enum, default_value_t = From::Lab)]
         upstream: From,
     },
-    /// All tests: of the code, of the programs, and every scenario on every era that this machine can run
+    /// All tests: of the code, of the programs, and scenarios on every era that this machine can run: the oldest wholly,
+    /// the main paths of the others
     Test(EraChoice),
+    /// Every scenario on every era that this machine can run; goes on where an earlier run ended, and prints a table
+    Soak {
+        #[command(flatten)]
+        era: EraChoice,
+        /// Forget what passed in earlier runs
+        #[arg(long)]
+        afresh: bool,
+    },
     /// Play some scenarios
     Scenario {
         /// A scenario or a group of them; an unknown name lists all
@@ -71,7 +81,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct EraChoice {
-    /// The Kubernetes version [default: the oldest that this machine can run; `test` takes all]
+    /// The Kubernetes version [default: the oldest that this machine can run; `test` and `soak` take all]
     #[arg(long, value_name = "VERSION")]
     k8s: Option<Version>,
 }
@@ -104,14 +114,14 @@ pub fn run() -> Result<Ended> {
         Command::Demo { era, upstream } => {
             demo::run(&cache, &lab, choose(&era)?, upstream).map(|()| Ended::Well)
         }
-        Command::Test(era) => {
-            let counts = suite::run(&cache, &lab, &eras_for_test(&era)?)?;
-            println!("{} passed, {} failed", counts.passed, counts.failed);
-            Ok(if counts.failed == 0 {
-                Ended::Well
+        Command::Test(era) => suite::run(&cache, &lab, &eras_to_play(&era)?).map(counted),
+        Command::Soak { era, afresh } => {
+            let earlier = if afresh {
+                Earlier::Forget
             } else {
-                Ended::WithFailures
-            })
+                Earlier::Count
+            };
+            soak::run(&cache, &lab, &eras_to_play(&era)?, earlier).map(counted)
         }
         Command::Scenario { names, era } => {
             let scenarios: Result<Vec<_>> =
@@ -119,13 +129,7 @@ pub fn run() -> Result<Ended> {
             let scenarios = scenarios?.into_iter().flatten().collect();
             let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
             let mut bench = workbench.bench(&lab, 0, WhatRuns::MayServe)?;
-            let counts = scenario::play(&mut bench, scenarios);
-            println!("{} passed, {} failed", counts.passed, counts.failed);
-            Ok(if counts.failed == 0 {
-                Ended::Well
-            } else {
-                Ended::WithFailures
-            })
+            Ok(counted(scenario::play(&mut bench, scenarios)))
         }
         Command::Bench { parts, era, repeat } => {
             bench::run(&cache, &lab, choose(&era)?, &parts, repeat).map(|()| Ended::Well)
@@ -141,6 +145,16 @@ pub fn run() -> Result<Ended> {
         }
         Command::Clean => clean(&cache, &lab).map(|()| Ended::Well),
         Command::Upstream(command) => upstream::cli(cache.root(), &command).map(|()| Ended::Well),
+    }
+}
+
+/// Ends the output with the counts.
+fn counted(counts: Counts) -> Ended {
+    println!("{} passed, {} failed", counts.passed, counts.failed);
+    if counts.failed == 0 {
+        Ended::Well
+    } else {
+        Ended::WithFailures
     }
 }
 
@@ -173,7 +187,7 @@ fn choose(choice: &EraChoice) -> Result<Version> {
     Ok(version)
 }
 
-fn eras_for_test(choice: &EraChoice) -> Result<Vec<Version>> {
+fn eras_to_play(choice: &EraChoice) -> Result<Vec<Version>> {
     if choice.k8s.is_some() {
         return Ok(vec![choose(choice)?]);
     }

@@ -20,6 +20,7 @@ mod scenario;
 mod secrets;
 mod sh;
 mod snapshot;
+mod soak;
 mod ssh_trust;
 mod suite;
 mod tracer;

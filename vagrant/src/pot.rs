@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bundle_spec::Sha256;
 use serde_json::Value;
 
 use crate::cache::Cache;
@@ -117,6 +118,17 @@ impl Pot {
         node.run(&format!(
             "rm -rf {POT_DIR}; mkdir {POT_DIR}; tar -xf /root/carried.pot -C {POT_DIR}; rm /root/carried.pot"
         ))
+    }
+
+    /// What stands for everything in it but the signature: the digest of its list of digests, in hex.
+    pub fn identity(&self) -> Result<String> {
+        let sums = Sh::new("tar")
+            .arg("-xOf")
+            .arg(&self.file)
+            .arg("SHA256SUMS")
+            .output()?;
+        // `output` takes off the last line feed, which belongs to the list.
+        Ok(Sha256::of(format!("{sums}\n").as_bytes()).hex())
     }
 
     /// The line for a file of trusted signers.

@@ -1,4 +1,5 @@
-//! `cargo lab test`: the tests of the code, checks of the programs as they are shipped, and all scenarios on every era.
+//! `cargo lab test`: the tests of the code, checks of the programs as they are shipped, and scenarios on every era: wholly
+//! on the first, the main paths on the others.
 
 use std::path::Path;
 use std::thread;
@@ -12,7 +13,7 @@ use crate::eras::Version;
 use crate::image::vagrant_dir;
 use crate::lab::Lab;
 use crate::pot::{Kpot, Pot};
-use crate::scenario::{self, Counts, WhatRuns};
+use crate::scenario::{self, Counts, Played, WhatRuns};
 use crate::sh::{self, Sh, step};
 use crate::workbench::Workbench;
 
@@ -37,7 +38,12 @@ pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
     counts += test_programs(cache, &workbench);
     for index in 0..versions.len() {
         let mut bench = workbench.bench(lab, index, WhatRuns::Stranger)?;
-        counts += scenario::play(&mut bench, scenario::all());
+        let played = if index == 0 {
+            Played::Wholly
+        } else {
+            Played::MainPaths
+        };
+        counts += scenario::play(&mut bench, scenario::of(played));
     }
     lab.raze()?;
     Ok(counts)

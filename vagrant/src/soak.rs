@@ -1,0 +1,258 @@
+//! `cargo lab soak`: every scenario on every era, in as many runs as it takes.
+//!
+//! After each scenario its result is written into the lab's cache, under the identity of the pot that it was played with.
+//! A later run passes over what passed with the same pot; any change of the product makes another pot, and everything is
+//! played again. At the end the results of these pots are printed as a table in Markdown, those of earlier runs included.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Cache;
+use crate::eras::Version;
+use crate::lab::Lab;
+use crate::scenario::{self, Counts, Ending, Played, WhatRuns};
+use crate::sh;
+use crate::workbench::Workbench;
+
+/// What to do with the results of earlier runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// What passed is not played again.
+    Count,
+    /// They are forgotten.
+    Forget,
+}
+
+/// How one scenario last ended on one era with one pot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    version: Version,
+    scenario: String,
+    /// The pot's identity, in hex.
+    pot: String,
+    /// Whole seconds.
+    seconds: u64,
+    /// The figure that it told.
+    told: Option<String>,
+    /// The first line of why it failed.
+    failure: Option<String>,
+}
+
+/// All that is known, in the order in which it was played.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Results(Vec<Entry>);
+
+/// Plays what has not passed yet and prints the table. The counts are those of the table.
+pub fn run(cache: &Cache, lab: &Lab, versions: &[Version], earlier: Earlier) -> Result<Counts> {
+    let workbench = Workbench::prepare(cache, versions)?;
+    let mut results = match earlier {
+        Earlier::Count => Results::load(cache)?,
+        Earlier::Forget => Results::default(),
+    };
+    let mut pots = Vec::new();
+    for (index, (version, pot)) in workbench.pots().enumerate() {
+        let identity = pot.identity()?;
+        let mut bench = workbench.bench(lab, index, WhatRuns::MayServe)?;
+        for mut scenario in scenario::of(Played::Everything) {
+            let name = scenario.name();
+            if !scenario.plays_on(*version) {
+                continue;
+            }
+            if results.passed(*version, &name, &identity) {
+                sh::say(format_args!("scenario {version} {name}: passed before"));
+                continue;
+            }
+            let ending = scenario::play_one(&mut bench, scenario.as_mut());
+            results.put(Entry::of(*version, name, identity.clone(), ending));
+            results.save(cache)?;
+        }
+        pots.push((*version, identity));
+    }
+    lab.raze()?;
+    let shown = results.of(&pots);
+    println!("{}", table(&pots, &shown));
+    Ok(counts(&shown))
+}
+
+impl Entry {
+    fn of(version: Version, scenario: String, pot: String, ending: Ending) -> Self {
+        let failure = ending.failure.map(|error| {
+            let text = format!("{error:#}");
+            text.lines().next().unwrap_or_default().to_owned()
+        });
+        Self {
+            version,
+            scenario,
+            pot,
+            seconds: ending.took.as_secs(),
+            told: ending.told,
+            failure,
+        }
+    }
+
+    fn is_of(&self, version: Version, scenario: &str, pot: &str) -> bool {
+        self.version == version && self.scenario == scenario && self.pot == pot
+    }
+
+    /// A cell of the table.
+    fn cell(&self) -> String {
+        let mut cell = match &self.failure {
+            None => format!("passed, {} s", self.seconds),
+            Some(failure) => format!("**failed**, {} s: {failure}", self.seconds),
+        };
+        if let Some(told) = &self.told {
+            let _ = write!(cell, "; {told}");
+        }
+        cell.replace('|', "\\|")
+    }
+}
+
+impl Results {
+    fn load(cache: &Cache) -> Result<Self> {
+        let path = cache.soak();
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        serde_json::from_str(&sh::read_text(&path)?).with_context(|| {
+            format!(
+                "reading {}; `cargo lab soak --afresh` does without it",
+                path.display()
+            )
+        })
+    }
+
+    fn save(&self, cache: &Cache) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).context("encoding the results")?;
+        sh::write_atomic(&cache.soak(), &text, 0o644)
+    }
+
+    fn passed(&self, version: Version, scenario: &str, pot: &str) -> bool {
+        let entry = |entry: &&Entry| entry.is_of(version, scenario, pot);
+        self.0
+            .iter()
+            .find(entry)
+            .is_some_and(|entry| entry.failure.is_none())
+    }
+
+    /// In the place of what was known of the same scenario.
+    fn put(&mut self, new: Entry) {
+        self.0
+            .retain(|old| !old.is_of(new.version, &new.scenario, &new.pot));
+        self.0.push(new);
+    }
+
+    fn of(&self, pots: &[(Version, String)]) -> Vec<&Entry> {
+        let of_these = |entry: &&Entry| {
+            pots.iter()
+                .any(|(version, pot)| entry.version == *version && entry.pot == *pot)
+        };
+        self.0.iter().filter(of_these).collect()
+    }
+}
+
+fn counts(entries: &[&Entry]) -> Counts {
+    let failed = entries
+        .iter()
+        .filter(|entry| entry.failure.is_some())
+        .count();
+    Counts {
+        passed: entries.len() - failed,
+        failed,
+    }
+}
+
+/// A row for each scenario, a column for each era; a dash where there is no result.
+fn table(pots: &[(Version, String)], entries: &[&Entry]) -> String {
+    let mut text = String::new();
+    for (version, pot) in pots {
+        let _ = writeln!(text, "The pot of {version}: `{pot}`  ");
+    }
+    let row = |first: &str, cells: &[String]| format!("| {first} | {} |\n", cells.join(" | "));
+    let versions: Vec<String> = pots
+        .iter()
+        .map(|(version, _)| version.to_string())
+        .collect();
+    let rule = vec!["---".to_owned(); versions.len()];
+    let _ = write!(
+        text,
+        "\n{}{}",
+        row("scenario", &versions),
+        row("---", &rule)
+    );
+    for scenario in scenario::all() {
+        let name = scenario.name();
+        let cells: Vec<String> = pots
+            .iter()
+            .map(|(version, pot)| {
+                let entry = entries
+                    .iter()
+                    .find(|entry| entry.is_of(*version, &name, pot));
+                entry.map_or("–".to_owned(), |entry| entry.cell())
+            })
+            .collect();
+        if cells.iter().any(|cell| cell != "–") {
+            text.push_str(&row(&name, &cells));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(version: &str, scenario: &str, pot: &str, failure: Option<&str>) -> Entry {
+        Entry {
+            version: version.parse().expect("a version"),
+            scenario: scenario.to_owned(),
+            pot: pot.to_owned(),
+            seconds: 34,
+            told: None,
+            failure: failure.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn only_what_passed_with_the_same_pot_is_passed_over() {
+        let version = "v1.20.2".parse().expect("a version");
+        let mut results = Results::default();
+        results.put(entry("v1.20.2", "join", "aa", Some("stage run")));
+        assert!(!results.passed(version, "join", "aa"));
+        results.put(entry("v1.20.2", "join", "aa", None));
+        assert_eq!(results.0.len(), 1, "the last result stands");
+        assert!(results.passed(version, "join", "aa"));
+        assert!(!results.passed(version, "join", "bb"));
+        assert!(!results.passed(version, "leak", "aa"));
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_result_and_a_column_for_each_era() {
+        let pots: Vec<(Version, String)> = [("v1.14.0", "aa"), ("v1.20.2", "bb")]
+            .map(|(version, pot)| (version.parse().expect("a version"), pot.to_owned()))
+            .into();
+        let mut results = Results::default();
+        results.put(entry("v1.20.2", "join", "bb", None));
+        results.put(entry("v1.14.0", "leak", "aa", Some("a | b")));
+        results.put(entry("v1.14.0", "join", "older", None));
+        let shown = results.of(&pots);
+        let text = table(&pots, &shown);
+        assert!(
+            text.ends_with(
+                "\n| scenario | v1.14.0 | v1.20.2 |\n| --- | --- | --- |\n\
+                 | join | – | passed, 34 s |\n| leak | **failed**, 34 s: a \\| b | – |\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(
+            counts(&shown),
+            Counts {
+                passed: 1,
+                failed: 1
+            }
+        );
+    }
+}
