@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::join::Join;
-use super::{Bench, Scenario};
+use super::{Bench, Scenario, identity};
 use crate::checks;
 use crate::lab::Bare;
 use crate::pot::POT_DIR;
@@ -53,6 +53,8 @@ impl Scenario for BrokenInstaller {
         checks::control_plane_node(cluster, &m2)?;
         checks::etcd_voters(cluster, &m2, bench.masters())?;
         checks::answers(cluster, &m2)?;
+        checks::healthy_master(cluster, &m2)?;
+        checks::gone(cluster, &b1)?;
         checks::nothing_left(cluster)?;
         caught(
             "a voter too few",
@@ -62,6 +64,9 @@ impl Scenario for BrokenInstaller {
             "an etcd without b1",
             &checks::etcd_voters(cluster, &b1, bench.masters()),
         )?;
+        caught("a voter that is not there", &checks::votes(cluster, &b1))?;
+        caught("a master that is not gone", &checks::gone(cluster, &m2))?;
+        caught("a Node without the marks", &identity::kept(cluster, &m2))?;
         caught(
             "an API server that is not there",
             &checks::answers(cluster, &b1),

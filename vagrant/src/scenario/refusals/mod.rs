@@ -66,7 +66,8 @@ impl Scenario for Refusal {
     }
 
     fn budget(&self) -> Duration {
-        Duration::from_mins(5)
+        // Of three masters some are down meanwhile, and have to come back.
+        Duration::from_mins(if self.masters > 2 { 10 } else { 5 })
     }
 
     fn wants(&self, version: Version) -> (ClusterSpec, usize) {
