@@ -111,6 +111,7 @@ impl Cluster {
         self.join(node, &credentials)?;
         self.revoke()?;
         self.wait_ready(masters)?;
+        self.wait_settled()?;
         self.write_note(masters)
     }
 
