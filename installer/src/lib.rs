@@ -15,6 +15,7 @@ pub mod journal;
 pub mod password;
 pub mod plans;
 pub mod preflight;
+pub mod rollback;
 pub mod signals;
 pub mod step;
 pub mod steps;

@@ -511,7 +511,7 @@ impl Session {
 }
 
 /// One program at a time on this machine. The lock is the kernel's: it ends with the process, however that ends.
-fn lock_state(state: &Path) -> Result<File> {
+pub(crate) fn lock_state(state: &Path) -> Result<File> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -537,7 +537,7 @@ fn lock_state(state: &Path) -> Result<File> {
     }
 }
 
-fn root_only() -> Result<()> {
+pub(crate) fn root_only() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         NotEligible("this must run as root: sudo ./kpot-install …".to_owned())
