@@ -13,6 +13,8 @@ use crate::facts::docker::CgroupDriver;
 use crate::host::HostView;
 use crate::host::command::Local;
 use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
+use crate::journal::STATE_DIR;
+use crate::rollback::{self, MemberWord, Rollback};
 use crate::trust::{self, TrustOptions};
 use crate::workflow::{self, InitEnv, Master, Run, Way};
 
@@ -23,7 +25,24 @@ use crate::workflow::{self, InitEnv, Master, Run, Way};
 #[command(name = "kpot-install", version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Program,
+}
+
+#[derive(Debug, Subcommand)]
+enum Program {
+    #[command(flatten)]
+    WithPot(Box<Command>),
+    /// Undo what this program did on this machine, from its journal, newest first; no cluster is touched and no pot is needed
+    Rollback {
+        #[command(flatten)]
+        changing: Changing,
+        /// Undo a join although the journal does not say that its etcd member left the cluster. A member that is still listed then counts against the quorum, dead
+        #[arg(long)]
+        the_member_is_gone: bool,
+        /// Print one JSON document on standard output
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,8 +158,28 @@ pub fn main() -> Result<()> {
         let question = std::env::args().nth(1).unwrap_or_default();
         return ssh::answer_askpass(socket.as_ref(), &question);
     }
-    let cli = Cli::parse();
-    let (common, format) = match &cli.command {
+    let command = match Cli::parse().command {
+        Program::WithPot(command) => *command,
+        Program::Rollback {
+            changing,
+            the_member_is_gone,
+            json,
+        } => {
+            return rollback::run(&Rollback {
+                host: HostView::new("/", Arc::new(Local)),
+                state: STATE_DIR.into(),
+                console: &Console::new(if json { Format::Json } else { Format::Text }),
+                dry_run: changing.dry_run,
+                yes: changing.yes,
+                member: if the_member_is_gone {
+                    MemberWord::SaidToBeGone
+                } else {
+                    MemberWord::AsJournaled
+                },
+            });
+        }
+    };
+    let (common, format) = match &command {
         Command::Verify(common)
         | Command::Preflight(common)
         | Command::InitEnv { common, .. }
@@ -177,7 +216,7 @@ pub fn main() -> Result<()> {
         dry_run: false,
         yes: false,
     };
-    match cli.command {
+    match command {
         Command::Verify(_) => {
             let manifest = pot.manifest();
             console.result(&format!(

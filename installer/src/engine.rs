@@ -93,11 +93,25 @@ pub fn run(
     journal: &Journal,
     console: &Console,
 ) -> Result<()> {
+    run_noting(steps, world, journal, console, &|_| Ok(()))
+}
+
+/// The same, and tells `settled` the number of every step, from 0, as soon as its state holds.
+pub fn run_noting(
+    steps: &[Box<dyn Step>],
+    world: World<'_>,
+    journal: &Journal,
+    console: &Console,
+    settled: &dyn Fn(usize) -> Result<()>,
+) -> Result<()> {
     for (index, step) in steps.iter().enumerate() {
         world.host.stop().check()?;
         let progress = console.step(index + 1, steps.len(), &step.summary());
         match ensure(step.as_ref(), world, journal) {
-            Ok(state) => progress.done(&state),
+            Ok(state) => {
+                settled(index)?;
+                progress.done(&state);
+            }
             Err(cause) => {
                 progress.failed();
                 // The failure itself matters more than a journal that cannot be written (a full disk is a likely cause of both).

@@ -14,9 +14,10 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Facts, sync_dir, write_synced};
@@ -65,6 +66,11 @@ pub enum Event {
     Done {
         /// The step's name.
         step: String,
+    },
+    /// What was before a change is so again.
+    Undone {
+        /// The change.
+        change: Change,
     },
     /// A step failed.
     Failed {
@@ -153,6 +159,30 @@ pub enum Change {
         /// What, in words.
         what: String,
     },
+    /// The etcd member and the Node of this machine are gone from the cluster: from here on its join may be undone. Recorded after they were removed, not before.
+    LeftCluster {
+        /// The name of the node.
+        node: String,
+        /// The address of its apiserver and etcd.
+        address: String,
+    },
+    /// Programs that the step starts (Docker, kubeadm, the kubelet, pods) will write at or below a path.
+    Tree {
+        /// The path.
+        path: String,
+        /// What is below it now, by relative paths, which stays; nothing where the path itself does not exist.
+        before: Option<Vec<String>>,
+    },
+    /// Programs that the step starts may make a network interface that does not exist.
+    Interface {
+        /// Its name.
+        name: String,
+    },
+    /// A rollback brings something back to what it was.
+    Undo {
+        /// What, in words.
+        what: String,
+    },
 }
 
 /// What a file was before it was changed.
@@ -186,7 +216,14 @@ pub struct Journal {
 impl Journal {
     /// A journal in the state folder `dir`; nothing is created yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        let run = format!("{}-{}", now(), std::process::id());
+        // To the nanosecond: two runs of one name would overwrite each other's backups.
+        let since = since_1970();
+        let run = format!(
+            "{}.{:09}-{}",
+            since.as_secs(),
+            since.subsec_nanos(),
+            std::process::id()
+        );
         Self {
             dir: dir.into(),
             run,
@@ -302,7 +339,10 @@ impl Journal {
         Ok(path)
     }
 
-    /// Every readable line of the journal in `dir`, oldest first; none where there is no journal. A line that a power cut tore apart is left out.
+    /// Every line of the journal in `dir`, oldest first; none where there is no journal. A line that a power cut tore apart is left out.
+    ///
+    /// # Errors
+    /// Where a whole line says something that this program does not know: a newer one wrote it, and leaving it out would hide a change.
     pub fn read(dir: &Path) -> Result<Vec<Entry>> {
         let path = dir.join("journal.jsonl");
         let text = match fs::read(&path) {
@@ -312,10 +352,23 @@ impl Journal {
                 return Err(cause).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect())
+        let mut entries = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            match serde_json::from_str(line) {
+                Ok(entry) => entries.push(entry),
+                Err(_) if serde_json::from_str::<IgnoredAny>(line).is_err() => {}
+                Err(cause) => {
+                    return Err(cause).with_context(|| {
+                        format!(
+                            "cannot read line {} of {}: use the kpot-install that wrote it, or a newer one",
+                            index + 1,
+                            path.display()
+                        )
+                    });
+                }
+            }
+        }
+        Ok(entries)
     }
 }
 
@@ -349,10 +402,13 @@ fn make_private_dir(path: &Path) -> Result<()> {
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
+    since_1970().as_secs()
+}
+
+fn since_1970() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
-        .as_secs()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod password;
 pub mod plans;
 pub mod preflight;
 pub mod replacing;
+pub mod rollback;
 pub mod signals;
 pub mod step;
 pub mod steps;

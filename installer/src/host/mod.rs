@@ -72,6 +72,8 @@ pub struct Facts {
     pub gid: u32,
     /// Bytes.
     pub size: u64,
+    /// The identity of the file system that it lies on.
+    pub device: u64,
 }
 
 /// The space of a file system.
@@ -151,6 +153,7 @@ impl HostView {
             uid: metadata.uid(),
             gid: metadata.gid(),
             size: metadata.size(),
+            device: metadata.dev(),
         }))
     }
 
@@ -177,6 +180,22 @@ impl HostView {
                 length => hasher.update(&buffer[..length]),
             }
         }
+    }
+
+    /// The path without symbolic links in it; nothing where there is no such path.
+    pub fn resolved(&self, path: &str) -> Result<Option<String>> {
+        let real = |place: &Path| match fs::canonicalize(place) {
+            Ok(place) => Ok(Some(place)),
+            Err(cause) if absent(&cause) => Ok(None),
+            Err(cause) => Err(cause).with_context(|| format!("cannot look at {}", place.display())),
+        };
+        let (Some(root), Some(place)) = (real(&self.root)?, real(&self.locate(path))?) else {
+            return Ok(None);
+        };
+        Ok(place
+            .strip_prefix(root)
+            .ok()
+            .map(|path| format!("/{}", path.display())))
     }
 
     /// The names in a folder, sorted; none where there is no such folder.
@@ -305,8 +324,16 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// The same for a secret: what was there before is not kept, so that no copy of a key outlives it.
+    /// The same for a secret, of which no copy is kept: so nothing else may be there before.
     pub fn write_secret(&self, path: &str, content: &[u8], mode: u32) -> Result<()> {
+        if self.view.exists(path)? {
+            let same = self.view.digest(path)? == Some(Sha256::of(content));
+            ensure!(
+                same,
+                "{path} is already here with another content: move it away, then run this again"
+            );
+            return Ok(());
+        }
         self.journal.intent(Change::File {
             path: path.to_owned(),
             before: Before::Absent,
@@ -341,6 +368,21 @@ impl<'a> Host<'a> {
                 "its content has digest {seen}, expected {expected}"
             );
             Ok(())
+        })
+    }
+
+    /// Replaces a file by what it was before, with its former mode and owner.
+    pub fn restore_file(
+        &self,
+        path: &str,
+        content: &mut dyn Read,
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Result<()> {
+        self.replace(path, mode, &mut |file| {
+            io::copy(content, file)?;
+            // Before the mode is set: a change of the owner takes the set-user-ID bit away.
+            Ok(std::os::unix::fs::fchown(&*file, Some(uid), Some(gid))?)
         })
     }
 
@@ -400,13 +442,25 @@ impl<'a> Host<'a> {
         erased().with_context(|| format!("cannot erase {path}"))
     }
 
-    /// Removes a folder and all that is in it; the journal holds `change` first. Nothing is saved: only for what this program's own run brought about.
+    /// Removes a file, or a folder and all that is in it; the journal holds `change` first. Nothing is saved: only for what this program's own run brought about.
     pub fn remove_tree(&self, path: &str, change: Change) -> Result<()> {
-        if !self.view.exists(path)? {
+        let Some(facts) = self.view.facts(path)? else {
             return Ok(());
-        }
+        };
         self.journal.intent(change)?;
-        fs::remove_dir_all(self.view.locate(path)).with_context(|| format!("cannot remove {path}"))
+        let place = self.view.locate(path);
+        match facts.kind {
+            Kind::Directory => fs::remove_dir_all(place),
+            _ => fs::remove_file(place),
+        }
+        .with_context(|| format!("cannot remove {path}"))
+    }
+
+    /// Removes a folder that is empty; the journal holds `change` first.
+    pub fn remove_dir(&self, path: &str, change: Change) -> Result<()> {
+        self.journal.intent(change)?;
+        fs::remove_dir(self.view.locate(path))
+            .with_context(|| format!("cannot remove the folder {path}"))
     }
 
     /// Removes a file, or a folder and all that is in it; the journal holds `change` first. Nothing is saved. What is not there is fine.
@@ -578,7 +632,7 @@ impl<'a> Host<'a> {
         mode: u32,
         fill: &mut dyn FnMut(&mut File) -> Result<()>,
     ) -> Result<()> {
-        let Some((folder, name)) = path.rsplit_once('/') else {
+        let Some((folder, _)) = path.rsplit_once('/') else {
             bail!("{path} is not an absolute path")
         };
         if !folder.is_empty() {
@@ -586,7 +640,7 @@ impl<'a> Host<'a> {
         }
         let target = self.view.locate(path);
         // The same name at every try: what a kill leaves behind, the next run takes away.
-        let fresh = self.view.locate(&format!("{folder}/.{name}.kpot-new"));
+        let fresh = self.view.locate(&unfinished(path));
         let written =
             write_synced(&fresh, mode, fill).and_then(|()| match fs::rename(&fresh, &target) {
                 // A file that is a mount point of its own (a container's /etc/hosts) cannot be replaced, only rewritten.
@@ -609,6 +663,12 @@ impl<'a> Host<'a> {
         sync_dir(&self.view.locate(folder))
             .with_context(|| format!("cannot sync the folder of {path}"))
     }
+}
+
+/// Where a file is written before it takes its place.
+pub(crate) fn unfinished(path: &str) -> String {
+    let (folder, name) = path.rsplit_once('/').unwrap_or_default();
+    format!("{folder}/.{name}.kpot-new")
 }
 
 /// Writes a new file with exactly this mode and brings it to the disk.

@@ -11,6 +11,15 @@ use super::command::Cmd;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe(Cmd);
 
+/// Whose containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Containers {
+    /// Everybody's.
+    All,
+    /// Those of the kubelet's pods.
+    Pods,
+}
+
 impl Probe {
     /// The command behind it.
     pub fn command(&self) -> &Cmd {
@@ -48,6 +57,21 @@ impl Probe {
                 "{{.ID}} {{.Repository}}:{{.Tag}}",
             ],
         ))
+    }
+
+    /// The IDs of Docker's containers, running or not: all, or those of the kubelet's pods.
+    pub fn docker_containers(of: Containers) -> Self {
+        let mut args = vec!["ps", "--all", "--quiet", "--no-trunc"];
+        if of == Containers::Pods {
+            // dockershim names every container so; cri-dockerd does too.
+            args.extend(["--filter", "name=k8s_"]);
+        }
+        Self(Cmd::new("docker", args))
+    }
+
+    /// The packet filter's rules with their counters; `program` is one of the `iptables-save` kind, which only reads.
+    pub fn filter_rules(program: &str) -> Self {
+        Self(Cmd::new(program, ["--counters"]))
     }
 
     /// The addresses of a name, as this machine's own resolver (files, then DNS) gives them.

@@ -16,6 +16,7 @@ use crate::control_plane::kubeadm::{self, Certificates, ExtraArgs};
 use crate::host::Host;
 use crate::host::command::{Cmd, Secret};
 use crate::journal::Change;
+use crate::rollback::footprint;
 use crate::step::{Place, State, Step, View, World};
 
 /// The longest that `kubeadm join` may take; by hand it took 9 to 17 s on two cores, and kubeadm's own limits add up to some nine minutes.
@@ -254,6 +255,19 @@ impl Step for KubeadmJoin {
             .stdin(config.expose())
             .timeout(LIMIT)
             .outlive(joining.kubeadm_log());
+        let mut own_places = vec![joining.cluster.config.certificates_dir.as_str()];
+        own_places.extend(
+            joining
+                .cluster
+                .config
+                .etcd
+                .local
+                .iter()
+                .map(|etcd| etcd.data_dir.as_str())
+                .filter(|path| !path.is_empty()),
+        );
+        footprint::announce(world.host, &footprint::MASTER, &own_places)?;
+        footprint::announce_unit(world.host, "kubelet.service")?;
         let mut admission = Admission::since_now(&joining.node);
         let joined = world.host.run_watched(
             &cmd,

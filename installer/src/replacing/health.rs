@@ -155,7 +155,10 @@ fn place_credentials(host: &Host<'_>, cluster: &Cluster, etcd: &Etcd) -> Result<
             .view()
             .file(path)?
             .with_context(|| format!("{} has no {path}", cluster.view().address()))?;
-        host.write_secret(&format!("{CREDENTIALS}/{name}"), &content, 0o600)?;
+        let place = format!("{CREDENTIALS}/{name}");
+        // A run that was killed may have left another one.
+        host.erase(&place)?;
+        host.write_secret(&place, &content, 0o600)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use bundle_spec::VerifiedPot;
 use super::config_file::ConfigFile;
 use super::{combine, unit};
 use crate::facts::docker::{self, CgroupDriver, Docker, Info};
+use crate::rollback::footprint;
 use crate::step::{State, Step, View, World};
 
 const NAME: &str = "docker.service";
@@ -100,6 +101,7 @@ impl Step for DockerService {
     fn apply(&self, world: World<'_>) -> Result<()> {
         let host = world.host;
         file().write(host)?;
+        footprint::announce(host, &footprint::DOCKER, &[])?;
         unit::reload(host)?;
         unit::change(host, "enable", NAME)?;
         // Type=notify: it returns when Docker answers.

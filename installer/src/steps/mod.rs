@@ -16,7 +16,7 @@ mod swap;
 mod sysctls;
 #[cfg(test)]
 pub(crate) mod testing;
-mod unit;
+pub(crate) mod unit;
 
 pub use binaries::{CniPlugins, Crictl, DockerBinaries, KubernetesBinaries};
 pub use docker_config::DockerConfig;
@@ -28,7 +28,7 @@ pub(crate) use kernel_modules::MODULES;
 pub use kubelet_service::KubeletService;
 pub(crate) use kubelet_service::{restart as restart_kubelet, stop as stop_kubelet};
 pub use swap::SwapOff;
-pub(crate) use swap::areas as swap_areas;
+pub(crate) use swap::{areas as swap_areas, unescape};
 pub use sysctls::Sysctls;
 
 use crate::step::State;

@@ -104,7 +104,7 @@ pub(crate) fn areas(host: &HostView) -> Result<Vec<String>> {
 }
 
 /// The kernel writes blanks in names as three octal digits.
-fn unescape(name: &str) -> String {
+pub(crate) fn unescape(name: &str) -> String {
     ["\\040 ", "\\011\t", "\\012\n", "\\134\\"]
         .into_iter()
         .fold(name.to_owned(), |name, pair| {

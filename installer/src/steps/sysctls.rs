@@ -11,7 +11,8 @@ use anyhow::Result;
 use super::combine;
 use super::config_file::{ConfigFile, MARK};
 use crate::facts::modules;
-use crate::host::HostView;
+use crate::host::{Host, HostView};
+use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 
 const PATH: &str = "/etc/sysctl.d/99-kpot.conf";
@@ -129,12 +130,29 @@ impl Step for Sysctls {
     fn apply(&self, world: World<'_>) -> Result<()> {
         for (key, value, _) in VALUES {
             if let Standing::Different(_) = look(world.host.view(), key, value)? {
+                note_sibling(world.host, key)?;
                 world.host.set_sysctl(key, value)?;
             }
         }
         // Last: as long as it is missing, a run that was cut off sets every value again.
         file().write(world.host)
     }
+}
+
+/// Notes the sysctl that the kernel sets to 0 when this one is set: of a ratio and a number of bytes only one holds.
+fn note_sibling(host: &Host<'_>, key: &str) -> Result<()> {
+    let sibling = match key {
+        "vm.dirty_background_ratio" => "vm.dirty_background_bytes",
+        "vm.dirty_ratio" => "vm.dirty_bytes",
+        _ => return Ok(()),
+    };
+    let Some(before) = host.view().sysctl(sibling)? else {
+        return Ok(());
+    };
+    host.note(Change::Sysctl {
+        key: sibling.to_owned(),
+        before,
+    })
 }
 
 fn look(host: &HostView, key: &str, value: &str) -> Result<Standing> {
@@ -182,7 +200,6 @@ mod tests {
     use super::super::testing::Machine;
     use super::*;
     use crate::host::scripted::Scripted;
-    use crate::journal::Change;
 
     fn path(key: &str) -> String {
         format!("/proc/sys/{}", key.replace('.', "/"))

@@ -185,6 +185,7 @@ pub(crate) fn systemd(script: Scripted, units: &Units) -> Scripted {
                     .or_insert_with(|| ("inactive".to_owned(), "disabled".to_owned()));
                 match *verb {
                     "enable" => "enabled".clone_into(&mut unit.1),
+                    "disable" | "unmask" => "disabled".clone_into(&mut unit.1),
                     "mask" => "masked".clone_into(&mut unit.1),
                     "restart" | "start" => "active".clone_into(&mut unit.0),
                     "stop" => "inactive".clone_into(&mut unit.0),

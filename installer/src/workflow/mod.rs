@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 pub use self::master::{Master, Way, become_master};
 use self::session::Session;
+pub(crate) use self::session::lock_state;
 use crate::console::Console;
 use crate::engine::{self, Plan};
 use crate::exit::NotEligible;
@@ -130,7 +131,7 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
         .result("This machine is ready to join: ./kpot-install join-master --healthy ADDRESS")
 }
 
-fn root_only() -> Result<()> {
+pub(crate) fn root_only() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         NotEligible("this must run as root: sudo ./kpot-install …".to_owned())

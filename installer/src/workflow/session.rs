@@ -106,7 +106,7 @@ fn extend(document: &mut Value, more: &Value) {
 }
 
 /// One program at a time on this machine. The lock is the kernel's: it ends with the process, however that ends.
-fn lock_state(state: &Path) -> Result<File> {
+pub(crate) fn lock_state(state: &Path) -> Result<File> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
