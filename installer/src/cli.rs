@@ -16,7 +16,7 @@ use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
 use crate::journal::STATE_DIR;
 use crate::rollback::{self, MemberWord, Rollback};
 use crate::trust::{self, TrustOptions};
-use crate::workflow::{self, InitEnv, Master, Run, Way};
+use crate::workflow::{self, InitEnv, Master, Reset, Run, Way};
 
 /// Makes this machine a master of a Kubernetes cluster, with what is in the pot and nothing else.
 ///
@@ -40,6 +40,19 @@ enum Program {
         #[arg(long)]
         the_member_is_gone: bool,
         /// Print one JSON document on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take this machine out of its cluster, if the other masters keep their quorum without it, and undo what made it a master; no pot is needed
+    Reset {
+        #[command(flatten)]
+        changing: Changing,
+        #[command(flatten)]
+        ssh: SshOptions,
+        /// The address of a healthy master of the cluster, another one than this, reached over SSH
+        #[arg(long, value_name = "ADDR")]
+        healthy: String,
+        /// Print JSON documents on standard output: one of the cluster's part, one of what is undone here
         #[arg(long)]
         json: bool,
     },
@@ -178,6 +191,24 @@ pub fn main() -> Result<()> {
                 },
             });
         }
+        Program::Reset {
+            changing,
+            ssh,
+            healthy,
+            json,
+        } => {
+            let local = Arc::new(Local);
+            return workflow::reset(
+                &Reset {
+                    host: HostView::new("/", local.clone()),
+                    console: &Console::new(if json { Format::Json } else { Format::Text }),
+                    dry_run: changing.dry_run,
+                    yes: changing.yes,
+                    target: target(ssh, healthy)?,
+                },
+                local,
+            );
+        }
     };
     let (common, format) = match &command {
         Command::Verify(common)
@@ -284,22 +315,7 @@ fn become_master(
         ..
     } = options;
     (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
-    let password = if ssh.ask_pass {
-        Some(crate::password::ask(&format!(
-            "Password of {}@{healthy}",
-            ssh.ssh_user
-        ))?)
-    } else {
-        None
-    };
-    let target = Target {
-        host: healthy,
-        user: ssh.ssh_user,
-        port: ssh.ssh_port,
-        identity: ssh.identity,
-        host_key: ssh.host_key,
-        password,
-    };
+    let target = target(ssh, healthy)?;
     workflow::become_master(
         run,
         &Master {
@@ -311,4 +327,24 @@ fn become_master(
         },
         local,
     )
+}
+
+/// How to reach the healthy master; asks for the password where one is wanted.
+fn target(ssh: SshOptions, healthy: String) -> Result<Target> {
+    let password = if ssh.ask_pass {
+        Some(crate::password::ask(&format!(
+            "Password of {}@{healthy}",
+            ssh.ssh_user
+        ))?)
+    } else {
+        None
+    };
+    Ok(Target {
+        host: healthy,
+        user: ssh.ssh_user,
+        port: ssh.ssh_port,
+        identity: ssh.identity,
+        host_key: ssh.host_key,
+        password,
+    })
 }

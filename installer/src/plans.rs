@@ -1,10 +1,12 @@
 //! The workflows: what each ensures, in order. This is the table of contents of the program.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 use bundle_spec::VerifiedPot;
 
+use crate::control_plane::facts::ClusterFacts;
 use crate::engine::Steps;
 use crate::facts::docker::CgroupDriver;
 use crate::joining::Joining;
@@ -88,8 +90,11 @@ pub fn rebirth(joining: &Joining, departed: &Departed, etcd_image: Option<String
         Box::new(KeepRecord::new(departed.clone())),
         Box::new(BackUp),
     ];
-    steps.extend(depart(joining, departed, etcd_image));
-    steps.push(Box::new(ClearNode::new(joining.clone())));
+    steps.extend(depart(&joining.cluster, departed, etcd_image));
+    steps.push(Box::new(ClearNode::new(
+        joining.node.clone(),
+        &joining.state,
+    )));
     steps.push(Box::new(
         ExtraFiles::new(joining.cluster.extra_paths.clone()).keeping_own(),
     ));
@@ -120,7 +125,7 @@ pub fn change(
     join: Steps,
 ) -> Steps {
     let mut steps: Steps = vec![Box::new(KeepRecord::new(departed.clone()))];
-    steps.extend(depart(joining, departed, etcd_image));
+    steps.extend(depart(&joining.cluster, departed, etcd_image));
     if worker {
         let own = Departed {
             name: joining.node.clone(),
@@ -133,7 +138,10 @@ pub fn change(
         )));
         steps.push(Box::new(BackUp));
         steps.push(Box::new(ForgetNode::new(own)));
-        steps.push(Box::new(ClearNode::new(joining.clone())));
+        steps.push(Box::new(ClearNode::new(
+            joining.node.clone(),
+            &joining.state,
+        )));
     }
     steps.extend(join);
     steps.push(Box::new(DropRecord::new(departed.clone())));
@@ -141,16 +149,21 @@ pub fn change(
 }
 
 /// Takes a master out of the cluster's records: the part that cannot be undone.
-fn depart(joining: &Joining, departed: &Departed, etcd_image: Option<String>) -> Steps {
+pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<String>) -> Steps {
     let mut steps: Steps = Vec::new();
-    if let Some(etcd) = &joining.cluster.etcd {
+    if let Some(etcd) = &cluster.etcd {
         steps.push(Box::new(RemoveMember::new(
             departed.clone(),
             etcd.clone(),
-            joining.cluster.healthy.metadata.name.clone(),
+            cluster.healthy.metadata.name.clone(),
             etcd_image,
         )));
     }
     steps.push(Box::new(ForgetNode::new(departed.clone())));
     steps
+}
+
+/// Takes what is left of a node off a machine that this program did not make one.
+pub fn clear(node: String, state: &Path) -> Steps {
+    vec![Box::new(BackUp), Box::new(ClearNode::new(node, state))]
 }

@@ -139,8 +139,13 @@ impl Joining {
 
     /// Where kubeadm's own output goes.
     pub fn kubeadm_log(&self) -> PathBuf {
-        self.state.join("kubeadm-join.log")
+        kubeadm_log(&self.state)
     }
+}
+
+/// Where the output of kubeadm's joins goes in a state folder.
+pub fn kubeadm_log(state: &Path) -> PathBuf {
+    state.join("kubeadm-join.log")
 }
 
 /// Whether the journal says that a join of this machine under this name and address was begun and came to no end that it knows of. Clearing is no end: what it leaves

@@ -2,13 +2,14 @@
 //!
 //! kubeadm's own reset must not look for the cluster or for an etcd member to remove: its etcd manifest and its credentials go first.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::host::HostView;
 use crate::host::command::{Cmd, await_outliving};
-use crate::joining::Joining;
+use crate::joining::kubeadm_log;
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 use crate::steps::stop_kubelet;
@@ -40,13 +41,17 @@ const RESET: Duration = Duration::from_mins(5);
 
 /// See the module.
 pub struct ClearNode {
-    joining: Joining,
+    node: String,
+    log: PathBuf,
 }
 
 impl ClearNode {
-    /// Clears the machine that `joining` is about.
-    pub fn new(joining: Joining) -> Self {
-        Self { joining }
+    /// Clears this machine, whose node is or was called `node` and whose state folder is `state`.
+    pub fn new(node: String, state: &Path) -> Self {
+        Self {
+            node,
+            log: kubeadm_log(state),
+        }
     }
 }
 
@@ -83,9 +88,9 @@ impl Step for ClearNode {
     fn apply(&self, world: World<'_>) -> Result<()> {
         let host = world.host;
         let change = || Change::ClearJoin {
-            node: self.joining.node.clone(),
+            node: self.node.clone(),
         };
-        let ended = await_outliving(&self.joining.kubeadm_log(), RESET)
+        let ended = await_outliving(&self.log, RESET)
             .context("cannot tell whether an earlier kubeadm still runs")?;
         ensure!(
             ended,

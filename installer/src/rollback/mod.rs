@@ -33,6 +33,7 @@ use crate::exit::{NotEligible, Usage};
 use crate::host::command::await_outliving;
 use crate::host::probe::Containers;
 use crate::host::{Host, HostView};
+use crate::joining::kubeadm_log;
 use crate::journal::{Change, Event, Journal};
 use crate::signals::Stop;
 use crate::step::{Step, View, World};
@@ -181,7 +182,7 @@ impl Rollback<'_> {
     }
 
     fn refuse_running_kubeadm(&self) -> Result<()> {
-        let ended = await_outliving(&self.state.join("kubeadm-join.log"), Duration::ZERO)
+        let ended = await_outliving(&kubeadm_log(&self.state), Duration::ZERO)
             .context("cannot tell whether an interrupted kubeadm still runs")?;
         ensure!(
             ended,

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::session::Session;
 use super::{
-    Run, hostname, needs, not_eligible, refuse, report_refusals, report_warnings, root_only, warn,
+    Run, hostname, needs, not_eligible, refuse, refused, report_refusals, report_warnings,
+    root_only, warn,
 };
 use crate::control_plane::etcd::{Etcd, Version};
 use crate::control_plane::facts::ClusterFacts;
@@ -138,7 +139,8 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
         ));
     }
     let subject = json!({ "node": joining.node, "address": joining.address });
-    let Some(session) = Session::begin(run, options.way.workflow(), &plan, &subject)? else {
+    let Some(session) = Session::begin(&run.terms(), options.way.workflow(), &plan, &subject)?
+    else {
         if seen.past == Past::Joined && seen.interrupted && !run.dry_run {
             // The join that the journal thinks interrupted came to its end without us.
             Journal::new(&joining.state).record(Event::End {
@@ -167,7 +169,7 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
             options.way.workflow()
         ));
     }
-    session.end(run, outcome, &subject)?;
+    session.end(&run.terms(), outcome, &subject)?;
     run.console.result(&format!(
         "{} is a master of the cluster now, at {}. Look at it: ssh {} kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes",
         joining.node,
@@ -289,13 +291,9 @@ fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Optio
             }
         }
     };
-    let departed = match departed.transpose() {
-        Ok(departed) => departed,
-        Err(refusal) => {
-            refuse(run, &[refusal])?;
-            None
-        }
-    };
+    let departed = departed
+        .transpose()
+        .map_err(|refusal| refused(run.console, &[refusal]))?;
     let ailments = match &options.way {
         Way::Rebirth { .. } => health::ailments(&joining, &standing, here)?,
         Way::Join | Way::Change { .. } => Vec::new(),
@@ -476,9 +474,9 @@ fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<ImageWanted>)
             Vec::new()
         }
     };
-    refuse(run, &all)?;
-    warn(run, &report_warnings(&report));
-    warn(run, &warnings);
+    refuse(run.console, &all)?;
+    warn(run.console, &report_warnings(&report));
+    warn(run.console, &warnings);
     Ok((endpoint, images))
 }
 
@@ -590,7 +588,7 @@ fn on_cluster(
         let behind = freshness::standing_still(cluster.view(), &servers)?;
         if !behind.is_empty() {
             let (cause, remedy) = freshness::told(&behind);
-            warn(run, &[format!("{cause}. {remedy}")]);
+            warn(run.console, &[format!("{cause}. {remedy}")]);
         }
     }
     match (outcome, lock.release()) {
@@ -617,7 +615,7 @@ fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
     if let Some(departed) = &seen.departed {
         all.extend(remove_member::foreseen(&now, departed));
     }
-    refuse(run, &all)
+    refuse(run.console, &all)
 }
 
 /// Refuses a join through an API server that stands still; of others that do, it only tells.
@@ -633,9 +631,9 @@ fn all_fresh(
     }
     let (cause, remedy) = freshness::told(&behind);
     if behind.contains(&joining.cluster.healthy.metadata.name) {
-        return refuse(run, &[Refusal { cause, remedy }]);
+        return refuse(run.console, &[Refusal { cause, remedy }]);
     }
-    warn(run, &[format!("{cause}. {remedy}")]);
+    warn(run.console, &[format!("{cause}. {remedy}")]);
     Ok(())
 }
 

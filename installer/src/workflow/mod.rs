@@ -1,15 +1,17 @@
 //! What each command does from its first look to its last word: gather, refuse, plan, ask, lock, run, tidy up, report.
 
 mod master;
+mod reset;
 mod session;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bundle_spec::VerifiedPot;
 use serde_json::{Value, json};
 
 pub use self::master::{Master, Way, become_master};
+pub use self::reset::{Reset, reset};
 use self::session::Session;
 pub(crate) use self::session::lock_state;
 use crate::console::Console;
@@ -37,6 +39,29 @@ pub struct Run<'a> {
     pub dry_run: bool,
     /// Whether nobody needs to be asked.
     pub yes: bool,
+}
+
+/// On what terms something may be changed.
+pub(crate) struct Terms<'a> {
+    /// Where words go.
+    pub console: &'a Console,
+    /// Whether to end after the plan.
+    pub dry_run: bool,
+    /// Whether nobody needs to be asked.
+    pub yes: bool,
+    /// The identity of the pot, for the journal.
+    pub pot: String,
+}
+
+impl<'a> Run<'a> {
+    fn terms(&self) -> Terms<'a> {
+        Terms {
+            console: self.console,
+            dry_run: self.dry_run,
+            yes: self.yes,
+            pot: self.pot.identity().to_string(),
+        }
+    }
 }
 
 /// What `init-env` is told.
@@ -92,8 +117,8 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
     let facts = facts::gather(&run.host, None)?;
     let needs = needs(run, Purpose::Environment, hostname()?)?;
     let report = preflight::run(&facts, &needs);
-    refuse(run, &report_refusals(&report))?;
-    warn(run, &report_warnings(&report));
+    refuse(run.console, &report_refusals(&report))?;
+    warn(run.console, &report_warnings(&report));
     let images = manifest
         .images
         .iter()
@@ -113,7 +138,7 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
         cluster: None,
     };
     let plan = Plan::of(&steps, view)?;
-    let Some(session) = Session::begin(run, "init-env", &plan, &json!({}))? else {
+    let Some(session) = Session::begin(&run.terms(), "init-env", &plan, &json!({}))? else {
         return Ok(());
     };
     let host = Host::new(run.host.clone(), &session.journal).until(Stop::listen()?);
@@ -126,7 +151,7 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
         &session.journal,
         run.console,
     );
-    session.end(run, outcome, &json!({}))?;
+    session.end(&run.terms(), outcome, &json!({}))?;
     run.console
         .result("This machine is ready to join: ./kpot-install join-master --healthy ADDRESS")
 }
@@ -168,23 +193,30 @@ fn hostname() -> Result<String> {
     Ok(name.to_string_lossy().to_lowercase())
 }
 
-fn warn(run: &Run<'_>, warnings: &[String]) {
+fn warn(console: &Console, warnings: &[String]) {
     for warning in warnings {
-        run.console.say(&format!("note: {warning}"));
+        console.say(&format!("note: {warning}"));
     }
 }
 
 /// Ends the run with every refusal at once.
-fn refuse(run: &Run<'_>, refusals: &[Refusal]) -> Result<()> {
+fn refuse(console: &Console, refusals: &[Refusal]) -> Result<()> {
     if refusals.is_empty() {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(refused(console, refusals))
     }
+}
+
+/// The error that every refusal at once is.
+fn refused(console: &Console, refusals: &[Refusal]) -> anyhow::Error {
     let causes: Vec<Value> = refusals
         .iter()
         .map(|refusal| json!({ "cause": refusal.cause, "remedy": refusal.remedy }))
         .collect();
-    run.console
-        .document(&json!({ "outcome": "refused", "refusals": causes }))?;
+    if let Err(cause) = console.document(&json!({ "outcome": "refused", "refusals": causes })) {
+        return cause;
+    }
     let list: Vec<String> = refusals
         .iter()
         .map(|refusal| {
@@ -195,8 +227,9 @@ fn refuse(run: &Run<'_>, refusals: &[Refusal]) -> Result<()> {
             )
         })
         .collect();
-    bail!(NotEligible(format!(
+    NotEligible(format!(
         "refused; nothing was changed:\n{}",
         list.join("\n")
-    )))
+    ))
+    .into()
 }

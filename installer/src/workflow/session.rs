@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::Run;
+use super::Terms;
 use crate::console::Format;
 use crate::engine::Plan;
 use crate::exit::{NotEligible, Usage};
@@ -23,12 +23,12 @@ pub(super) struct Session {
 impl Session {
     /// Shows the plan; nothing where there is nothing to do, or where only the plan was asked for.
     pub(super) fn begin(
-        run: &Run<'_>,
+        terms: &Terms<'_>,
         workflow: &'static str,
         plan: &Plan,
         subject: &Value,
     ) -> Result<Option<Self>> {
-        run.console.plan(plan)?;
+        terms.console.plan(plan)?;
         let document = |outcome: &str| {
             let mut document = json!({ "workflow": workflow, "outcome": outcome, "plan": plan });
             extend(&mut document, subject);
@@ -39,61 +39,66 @@ impl Session {
             .map(|row| format!("{}: {}\n{}", row.step, row.why, row.remedy))
             .collect();
         if !conflicts.is_empty() {
-            run.console.document(&document("refused"))?;
+            terms.console.document(&document("refused"))?;
             bail!(NotEligible(format!(
                 "nothing was changed; something is in the way:\n{}",
                 conflicts.join("\n")
             )));
         }
         if plan.is_done() {
-            run.console.result("nothing to do")?;
-            run.console.document(&document("nothing to do"))?;
+            terms.console.result("nothing to do")?;
+            terms.console.document(&document("nothing to do"))?;
             return Ok(None);
         }
-        if run.dry_run {
-            run.console.result("dry run: nothing was changed")?;
-            run.console.document(&document("dry run"))?;
+        if terms.dry_run {
+            terms.console.result("dry run: nothing was changed")?;
+            terms.console.document(&document("dry run"))?;
             return Ok(None);
         }
-        if !run.yes && !run.console.confirm("Go on?")? {
+        if !terms.yes && !terms.console.confirm("Go on?")? {
             bail!(Usage(
                 "nothing was changed: nobody said yes. Answer y on a terminal, or add --yes"
                     .to_owned()
             ));
         }
+        Self::open(terms, workflow).map(Some)
+    }
+
+    /// Begins without a plan to show.
+    pub(super) fn open(terms: &Terms<'_>, workflow: &'static str) -> Result<Self> {
         let lock = lock_state(Path::new(STATE_DIR))?;
         let journal = Journal::new(STATE_DIR);
         journal.record(Event::Begin {
             workflow: workflow.to_owned(),
-            pot: run.pot.identity().to_string(),
+            pot: terms.pot.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
-        Ok(Some(Self {
+        Ok(Self {
             journal,
             workflow,
             _lock: lock,
-        }))
+        })
     }
 
     /// Writes the end into the journal and the JSON document.
-    pub(super) fn end(&self, run: &Run<'_>, outcome: Result<()>, more: &Value) -> Result<()> {
+    pub(super) fn end(&self, terms: &Terms<'_>, outcome: Result<()>, more: &Value) -> Result<()> {
         let word = if outcome.is_ok() { "done" } else { "failed" };
         let recorded = self.journal.record(Event::End {
             outcome: word.to_owned(),
         });
-        if run.console.format() == Format::Json {
-            let mut document = json!({ "workflow": self.workflow, "outcome": word, "steps": run.console.steps(), "seconds": run.console.elapsed().as_secs_f64() });
+        if terms.console.format() == Format::Json {
+            let mut document = json!({ "workflow": self.workflow, "outcome": word, "steps": terms.console.steps(), "seconds": terms.console.elapsed().as_secs_f64() });
             extend(&mut document, more);
             if let Err(cause) = &outcome {
                 document["error"] = json!(format!("{cause:#}"));
             }
-            run.console.document(&document)?;
+            terms.console.document(&document)?;
         }
         outcome?;
-        run.console.say(&format!(
+        terms.console.say(&format!(
             "{} done in {:.0} s",
             self.workflow,
-            run.console.elapsed().as_secs_f64()
+            terms.console.elapsed().as_secs_f64()
         ));
         recorded
     }
