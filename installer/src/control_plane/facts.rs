@@ -247,6 +247,47 @@ fn clock_skew(view: &ClusterView) -> Result<f64> {
     Ok(f64::midpoint(before, after) - there)
 }
 
+/// What to say where the healthy master's own apiserver answers, and the endpoint that its credentials name does not: as a rule it was the dead master's own address.
+fn dead_endpoint(view: &ClusterView) -> Option<String> {
+    let path = "jsonpath={.clusters[0].cluster.server}";
+    let server = view
+        .ask(&super::kubectl(["config", "view", "--output", path]))
+        .ok()?
+        .text();
+    let own: SocketAddr = SocketAddr::new(view.address().parse().ok()?, port_of(&server));
+    let own_server = format!("https://{own}");
+    if server.trim() == own_server {
+        return None;
+    }
+    let answer = view
+        .ask(&super::kubectl([
+            "--server",
+            &own_server,
+            "get",
+            "--raw",
+            "/healthz",
+        ]))
+        .ok()?;
+    (answer.text().trim() == "ok").then(|| {
+        let endpoint = server.trim().trim_start_matches("https://");
+        let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, "6443"));
+        format!(
+            "the cluster's endpoint {endpoint} (server in {ADMIN_CONF}) answers nobody, while the apiserver on {healthy} is well: as a rule the endpoint was the dead master's own address. As long as it is \
+             dead, the kubelets find no apiserver either. Bring the endpoint back first:\n\
+             - for good: give the address {host} to a load balancer, or to {healthy} beside its own: ip address add {host}/32 dev DEVICE; all masters' certificates are valid for it\n\
+             - where that address is the one of the machine that comes back: let {healthy} answer for it while it is away, there: iptables --table nat --insert OUTPUT --destination {host} --protocol tcp --dport \
+             {port} --jump DNAT --to-destination {own}, and here the same; take both lines away (--delete in place of --insert) when this machine is a master again",
+            healthy = view.address()
+        )
+    })
+}
+
+/// The port in `https://HOST:PORT`; 6443 where none is understood.
+fn port_of(server: &str) -> u16 {
+    let port = server.trim().rsplit_once(':').map(|(_, port)| port);
+    port.and_then(|port| port.parse().ok()).unwrap_or(6443)
+}
+
 fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -261,6 +302,9 @@ fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     let output = view.ask(&super::kubectl(["version", "-o", "json"]))?;
     let versions: Option<Versions> = serde_json::from_slice(&output.stdout).ok();
     let Some(server) = versions.and_then(|versions| versions.server_version) else {
+        if let Some(dead) = dead_endpoint(view) {
+            bail!(dead);
+        }
         bail!(
             "kubectl on {} gets no answer from its apiserver: {}\nSee there: kubectl --kubeconfig {ADMIN_CONF} get nodes; docker ps -a; journalctl -u kubelet",
             view.address(),
