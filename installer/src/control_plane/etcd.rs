@@ -326,6 +326,12 @@ impl Etcd {
             .map(|(_, path)| path)
     }
 
+    /// Whether the healthy master's own etcd answers a read that needs the quorum.
+    pub fn answers(&self, view: &ClusterView) -> bool {
+        let health = view.ask(&self.command(LOCAL, &["endpoint", "health"]));
+        health.is_ok_and(|output| output.ok())
+    }
+
     /// Every member, with its health.
     pub fn members(&self, view: &ClusterView) -> Result<Vec<Member>> {
         let mut members = self.listed(view)?;

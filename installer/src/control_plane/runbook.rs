@@ -3,10 +3,9 @@
 use bundle_spec::manifest::RuntimeName;
 
 use super::etcd::Version;
-use super::guard::Votes;
 
-/// The runbook for a cluster whose voters stand so, whose etcd has this version, and whose masters run this.
-pub fn lost_quorum(votes: Votes, etcd: Version, runtime: RuntimeName) -> String {
+/// The runbook for a cluster that shows in this way that it has no quorum, whose etcd has this version, and whose masters run this.
+pub fn lost_quorum(how: &str, etcd: Version, runtime: RuntimeName) -> String {
     let (find, exec, run) = match runtime {
         RuntimeName::Docker => (
             "docker ps -q --filter label=io.kubernetes.container.name=etcd",
@@ -29,7 +28,7 @@ pub fn lost_quorum(votes: Votes, etcd: Version, runtime: RuntimeName) -> String 
         (String::new(), note)
     };
     include_str!("../templates/quorum-lost.txt")
-        .replace("{votes}", &votes.to_string())
+        .replace("{votes}", how)
         .replace("{find}", find)
         .replace("{exec}", exec)
         .replace("{run}", run)
@@ -44,6 +43,7 @@ const BUMP: &str = " --bump-revision=1000000000 --mark-compacted";
 
 #[cfg(test)]
 mod tests {
+    use super::super::guard::Votes;
     use super::*;
     use crate::host::command::{Cmd, Local, Runner};
 
@@ -52,7 +52,7 @@ mod tests {
             voters: 5,
             healthy: 2,
         };
-        lost_quorum(votes, Version { major: 3, minor }, runtime)
+        lost_quorum(&votes.to_string(), Version { major: 3, minor }, runtime)
     }
 
     /// The lines that are typed.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -229,16 +230,15 @@ fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Optio
 
     run.console
         .say("asking the cluster and looking at this machine …");
-    let cluster = ClusterFacts::gather(&view).map_err(|cause| {
-        if !matches!(options.way, Way::Join) {
-            // Without a quorum no API server answers; why that is, only etcd tells, and it may not tell either.
-            let members = Etcd::without_api(&view)
-                .and_then(|etcd| Ok((etcd.members(&view)?, etcd.status(&view)?.version)));
-            if let Ok((members, version)) = members {
-                tell_of_lost_quorum(run, Votes::of(&members), version);
+    let cluster = ClusterFacts::gather(&view).map_err(|cause| match &options.way {
+        Way::Join => not_eligible(cause),
+        Way::Rebirth { .. } | Way::Change { .. } => match quorum_is_lost(&view) {
+            None => not_eligible(cause),
+            Some(how) => {
+                tell_of_lost_quorum(run, &how);
+                not_eligible(cause.context(format!("etcd has no quorum: {how}")))
             }
-        }
-        not_eligible(cause)
+        },
     })?;
     let cluster = Rc::new(cluster);
     let healthy = endpoint::healthy_address(&cluster)?;
@@ -325,13 +325,42 @@ fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Optio
     }))
 }
 
-/// Prints what to type where etcd has lost its quorum.
-fn tell_of_lost_quorum(run: &Run<'_>, votes: Votes, version: Version) {
-    if !votes.are_enough() {
-        let runtime = run.pot.manifest().runtime.name;
-        run.console
-            .say(&runbook::lost_quorum(votes, version, runtime));
+/// How many times, and how long apart, an etcd that just starts again (its liveness probe needs the quorum, too) is asked.
+const LOOKS: (u32, Duration) = (3, Duration::from_secs(5));
+
+/// Where no API server answers: whether that is because etcd has no quorum, and how that shows.
+fn quorum_is_lost(view: &ClusterView) -> Option<String> {
+    for look in 1..=LOOKS.0 {
+        if let Ok(etcd) = Etcd::without_api(view) {
+            if etcd.answers(view) {
+                return None;
+            }
+            if let Ok(members) = etcd.members(view) {
+                return Some(Votes::of(&members).to_string());
+            }
+            if look == LOOKS.0 {
+                let address = view.address();
+                return Some(format!(
+                    "the etcd on {address} runs and answers no read that needs it"
+                ));
+            }
+        }
+        thread::sleep(LOOKS.1);
     }
+    None
+}
+
+/// Prints what to type where etcd has lost its quorum.
+fn tell_of_lost_quorum(run: &Run<'_>, how: &str) {
+    let manifest = run.pot.manifest();
+    let images = manifest.images.iter().flat_map(|image| &image.names);
+    let tag = images
+        .filter(|name| is_etcd(name))
+        .find_map(|name| Version::parse(name.rsplit_once(':')?.1));
+    // Of two tools the one that every version but the newest has.
+    let version = tag.unwrap_or(Version { major: 3, minor: 5 });
+    run.console
+        .say(&runbook::lost_quorum(how, version, manifest.runtime.name));
 }
 
 /// The name of this machine's node: what was given; else, for a machine that comes back, what the cluster calls the master at its address; else its own name.
@@ -446,10 +475,10 @@ fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<ImageWanted>)
     );
     if let Some(departed) = departed.as_ref().filter(|_| past != Past::Joined) {
         all.extend(remove_member::foreseen(cluster, departed));
-        if let Some(etcd) = &cluster.etcd {
+        if cluster.etcd.is_some() {
             let votes = Votes::of(&cluster.members);
             if !votes.are_enough() {
-                tell_of_lost_quorum(run, votes, etcd.status(&seen.view)?.version);
+                tell_of_lost_quorum(run, &votes.to_string());
             }
         }
     }
