@@ -76,8 +76,8 @@ pub(crate) const MASTER: Footprint = Footprint {
         ("/var/lib/etcd", Sharing::Beside),
         ("/var/lib/kubelet", Sharing::Beside),
     ],
-    // The control plane's pods mount it, and the kubelet makes it for them.
-    folders: &["/etc/ssl/certs"],
+    // The control plane's pods and kube-proxy's mount them, and they are made for them.
+    folders: &["/etc/ssl/certs", "/lib/modules"],
     interfaces: &[
         "cni0",
         "flannel.1",
