@@ -169,7 +169,8 @@ pub fn play_one(bench: &mut Bench, scenario: &mut dyn Scenario) -> Ending {
     let name = format!("{} {}", bench.version(), scenario.name());
     sh::say(format_args!("scenario {name}: {}", scenario.about()));
     let begun = Instant::now();
-    let ended = stages(bench, scenario);
+    let mut times = Vec::new();
+    let ended = stages(bench, scenario, &mut times);
     let took = begun.elapsed();
     let ended = ended.and_then(|()| {
         if took > scenario.budget() {
@@ -184,8 +185,9 @@ pub fn play_one(bench: &mut Bench, scenario: &mut dyn Scenario) -> Ending {
     let told = scenario.told();
     match &ended {
         Ok(()) => sh::say(format_args!(
-            "scenario {name}: passed in {:.1} s{}",
+            "scenario {name}: passed in {:.1} s ({}){}",
             took.as_secs_f64(),
+            times.join(", "),
             told.as_ref()
                 .map_or(String::new(), |told| format!("; {told}"))
         )),
@@ -201,7 +203,8 @@ pub fn play_one(bench: &mut Bench, scenario: &mut dyn Scenario) -> Ending {
     }
 }
 
-fn stages(bench: &mut Bench, scenario: &mut dyn Scenario) -> Result<()> {
+/// Plays the stages; `times` gets what each took.
+fn stages(bench: &mut Bench, scenario: &mut dyn Scenario, times: &mut Vec<String>) -> Result<()> {
     type Stage = fn(&mut dyn Scenario, &mut Bench) -> Result<()>;
     let stages: [(&str, Stage); 4] = [
         ("prepare", |scenario, bench| {
@@ -215,7 +218,9 @@ fn stages(bench: &mut Bench, scenario: &mut dyn Scenario) -> Result<()> {
     ];
     let mut ended = Ok(());
     for (what, stage) in stages {
+        let begun = Instant::now();
         ended = stage(scenario, bench).map_err(|error| error.context(format!("stage {what}")));
+        times.push(format!("{what} {}", begun.elapsed().as_secs()));
         if let Err(error) = &ended {
             let kept = evidence::collect(
                 bench.cache(),
@@ -230,7 +235,10 @@ fn stages(bench: &mut Bench, scenario: &mut dyn Scenario) -> Result<()> {
             break;
         }
     }
-    match (ended, scenario.clean(bench)) {
+    let begun = Instant::now();
+    let cleaned = scenario.clean(bench);
+    times.push(format!("clean {}", begun.elapsed().as_secs()));
+    match (ended, cleaned) {
         (ended, Ok(())) => ended,
         (Ok(()), Err(error)) => {
             bench.distrust();
