@@ -15,6 +15,7 @@ use crate::host::command::Local;
 use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
 use crate::journal::STATE_DIR;
 use crate::rollback::{self, MemberWord, Rollback};
+use crate::status::{self, Status};
 use crate::trust::{self, TrustOptions};
 use crate::workflow::{self, InitEnv, Master, Reset, Run, Way};
 
@@ -53,6 +54,17 @@ enum Program {
         #[arg(long, value_name = "ADDR")]
         healthy: String,
         /// Print JSON documents on standard output: one of the cluster's part, one of what is undone here
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how this machine and its cluster stand; changes nothing, needs no pot, and ends with 0 also where something is wrong
+    Status {
+        #[command(flatten)]
+        ssh: SshOptions,
+        /// The address of a healthy master of the cluster, reached over SSH [default: the cluster is asked through this machine, where it is a master]
+        #[arg(long, value_name = "ADDR")]
+        healthy: Option<String>,
+        /// Print one JSON document on standard output
         #[arg(long)]
         json: bool,
     },
@@ -205,6 +217,17 @@ pub fn main() -> Result<()> {
                     dry_run: changing.dry_run,
                     yes: changing.yes,
                     target: target(ssh, healthy)?,
+                },
+                local,
+            );
+        }
+        Program::Status { ssh, healthy, json } => {
+            let local = Arc::new(Local);
+            return status::run(
+                &Status {
+                    host: HostView::new("/", local.clone()),
+                    console: &Console::new(if json { Format::Json } else { Format::Text }),
+                    target: healthy.map(|healthy| target(ssh, healthy)).transpose()?,
                 },
                 local,
             );
