@@ -160,19 +160,24 @@ struct Changing {
 #[derive(Debug, Args)]
 struct SshOptions {
     /// The user on the healthy master; one other than root works through sudo
-    #[arg(long, value_name = "USER", default_value = "root")]
+    #[arg(
+        long,
+        requires = "healthy",
+        value_name = "USER",
+        default_value = "root"
+    )]
     ssh_user: String,
     /// The SSH port of the healthy master
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, requires = "healthy", value_name = "PORT")]
     ssh_port: Option<u16>,
     /// The private key for the healthy master
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, requires = "healthy", value_name = "FILE")]
     identity: Option<PathBuf>,
     /// Ask for the password of that user, for SSH and sudo (a line of standard input where that is no terminal)
-    #[arg(long)]
+    #[arg(long, requires = "healthy")]
     ask_pass: bool,
     /// The fingerprint of the healthy master's host key [default: as known_hosts has it]
-    #[arg(long, value_name = "SHA256:…")]
+    #[arg(long, requires = "healthy", value_name = "SHA256:…")]
     host_key: Option<String>,
 }
 
