@@ -15,6 +15,7 @@ use crate::host::command::Local;
 use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
 use crate::journal::STATE_DIR;
 use crate::rollback::{self, MemberWord, Rollback};
+use crate::status::{self, Status};
 use crate::trust::{self, TrustOptions};
 use crate::workflow::{self, InitEnv, Master, Reset, Run, Way};
 
@@ -53,6 +54,17 @@ enum Program {
         #[arg(long, value_name = "ADDR")]
         healthy: String,
         /// Print JSON documents on standard output: one of the cluster's part, one of what is undone here
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how this machine and its cluster stand; changes nothing, needs no pot, and ends with 0 also where something is wrong
+    Status {
+        #[command(flatten)]
+        ssh: SshOptions,
+        /// The address of a healthy master of the cluster, reached over SSH [default: the cluster is asked through this machine, where it is a master]
+        #[arg(long, value_name = "ADDR")]
+        healthy: Option<String>,
+        /// Print one JSON document on standard output
         #[arg(long)]
         json: bool,
     },
@@ -148,19 +160,24 @@ struct Changing {
 #[derive(Debug, Args)]
 struct SshOptions {
     /// The user on the healthy master; one other than root works through sudo
-    #[arg(long, value_name = "USER", default_value = "root")]
+    #[arg(
+        long,
+        requires = "healthy",
+        value_name = "USER",
+        default_value = "root"
+    )]
     ssh_user: String,
     /// The SSH port of the healthy master
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, requires = "healthy", value_name = "PORT")]
     ssh_port: Option<u16>,
     /// The private key for the healthy master
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, requires = "healthy", value_name = "FILE")]
     identity: Option<PathBuf>,
     /// Ask for the password of that user, for SSH and sudo (a line of standard input where that is no terminal)
-    #[arg(long)]
+    #[arg(long, requires = "healthy")]
     ask_pass: bool,
     /// The fingerprint of the healthy master's host key [default: as known_hosts has it]
-    #[arg(long, value_name = "SHA256:…")]
+    #[arg(long, requires = "healthy", value_name = "SHA256:…")]
     host_key: Option<String>,
 }
 
@@ -205,6 +222,17 @@ pub fn main() -> Result<()> {
                     dry_run: changing.dry_run,
                     yes: changing.yes,
                     target: target(ssh, healthy)?,
+                },
+                local,
+            );
+        }
+        Program::Status { ssh, healthy, json } => {
+            let local = Arc::new(Local);
+            return status::run(
+                &Status {
+                    host: HostView::new("/", local.clone()),
+                    console: &Console::new(if json { Format::Json } else { Format::Text }),
+                    target: healthy.map(|healthy| target(ssh, healthy)).transpose()?,
                 },
                 local,
             );

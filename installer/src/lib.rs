@@ -18,6 +18,7 @@ pub mod preflight;
 pub mod replacing;
 pub mod rollback;
 pub mod signals;
+pub mod status;
 pub mod step;
 pub mod steps;
 pub mod trust;

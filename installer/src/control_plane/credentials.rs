@@ -10,6 +10,7 @@ use aes_gcm::{Aes256Gcm, Key, Nonce};
 use anyhow::{Context, Result, ensure};
 use base64ct::{Base64, Encoding};
 use bundle_spec::Sha256;
+use serde::Serialize;
 use serde_json::json;
 use x509_cert::Certificate;
 use x509_cert::der::{DecodePem, Encode};
@@ -27,6 +28,18 @@ const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// How kubeadm describes the token that it makes so that the Secret `kubeadm-certs` ends with it (constants.go of every version from 1.14 on).
 const PROXY_DESCRIPTION: &[u8] = b"Proxy for managing TTL for the kubeadm-certs secret";
+
+/// How the descriptions of our own tokens begin.
+const OURS: &str = "kpot: ";
+
+/// What names the Secrets of all bootstrap tokens.
+const TOKENS: [&str; 5] = [
+    "secrets",
+    "--namespace",
+    "kube-system",
+    "--field-selector",
+    "type=bootstrap.kubernetes.io/token",
+];
 
 /// The largest difference between two clocks with which a join is allowed, in seconds: kubeadm's certificates and tokens are valid from "now".
 pub const CLOCK_TOLERANCE: u64 = 60;
@@ -57,7 +70,7 @@ pub fn decode_base64(text: &str) -> Result<Vec<u8>> {
 
 /// The description by which the tokens of a machine's joins are found again.
 pub fn description(node: &str) -> String {
-    format!("kpot: {node} joins as a master")
+    format!("{OURS}{node} joins as a master")
 }
 
 /// Makes a bootstrap token for the join of `node`.
@@ -221,14 +234,7 @@ pub fn left_over(
     node: &str,
     uploaded: Option<SystemTime>,
 ) -> Result<Vec<String>> {
-    let args = [
-        "secrets",
-        "--namespace",
-        "kube-system",
-        "--field-selector",
-        "type=bootstrap.kubernetes.io/token",
-    ];
-    let tokens: List<Data> = view.get(&args)?;
+    let tokens: List<Data> = view.get(&TOKENS)?;
     let certs: Option<Data> =
         view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
     let is_ours = |made: &Data| {
@@ -264,6 +270,42 @@ pub fn left_over(
         .collect();
     names.extend(own_certs.map(|certs| certs.metadata.name.clone()));
     Ok(names)
+}
+
+/// A Secret that some machine's join needs, or needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JoinSecret {
+    /// The Secret's name.
+    pub name: String,
+    /// When it was made (RFC 3339).
+    pub made: String,
+    /// What it is for, in its maker's words.
+    pub purpose: String,
+}
+
+/// The Secret `kubeadm-certs`, whoever made it, and the tokens of our joins, of whichever machine.
+pub fn of_all_joins(view: &ClusterView) -> Result<Vec<JoinSecret>> {
+    let certs: Option<Data> =
+        view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
+    let tokens: List<Data> = view.get(&TOKENS)?;
+    let token = |token: Data| {
+        let text = token.data.get("description")?;
+        let purpose = String::from_utf8(decode_base64(text).ok()?).ok()?;
+        purpose.starts_with(OURS).then_some(JoinSecret {
+            name: token.metadata.name,
+            made: token.metadata.creation_timestamp,
+            purpose,
+        })
+    };
+    let certs = certs.map(|certs| JoinSecret {
+        name: certs.metadata.name,
+        made: certs.metadata.creation_timestamp,
+        purpose: "the shared certificates, sealed, for a join".to_owned(),
+    });
+    Ok(certs
+        .into_iter()
+        .chain(tokens.items.into_iter().filter_map(token))
+        .collect())
 }
 
 /// Whether something made at `created` (RFC 3339, the cluster's clock) may be the result of what we began at `since` (our clock): not before it, and not so long after

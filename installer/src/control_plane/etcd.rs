@@ -112,6 +112,8 @@ pub struct Status {
     pub revision: u64,
     /// Bytes of its database.
     pub db_size: u64,
+    /// The member that leads, as far as it knows; nothing where nobody does.
+    pub leader: Option<MemberId>,
 }
 
 /// etcd's version, as far as its tools differ by it.
@@ -432,6 +434,8 @@ impl Status {
             version: String,
             #[serde(rename = "dbSize")]
             db_size: u64,
+            #[serde(default)]
+            leader: Option<MemberId>,
         }
         #[derive(Deserialize)]
         struct Header {
@@ -444,6 +448,8 @@ impl Status {
             version,
             revision: status.header.revision,
             db_size: status.db_size,
+            // Zero is etcd's word for nobody.
+            leader: status.leader.filter(|leader| leader.0 != 0),
         })
     }
 }
@@ -578,6 +584,10 @@ mod tests {
         let status = Status::parse(json).unwrap();
         assert_eq!((status.revision, status.db_size), (6, 20480));
         assert_eq!(status.version.to_string(), "3.4");
+        assert_eq!(status.leader, Some(MemberId(7_383_792_418_829_112_008)));
+        let leaderless =
+            br#"[{"Status":{"header":{"revision":6},"version":"3.4.23","dbSize":1,"leader":0}}]"#;
+        assert_eq!(Status::parse(leaderless).unwrap().leader, None);
         assert!(Status::parse(b"[]").is_err());
     }
 

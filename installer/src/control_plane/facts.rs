@@ -91,12 +91,7 @@ impl ClusterFacts {
     /// The API servers of the masters that are Ready: names of their nodes, and `https://ADDRESS:PORT`.
     pub fn api_servers(&self) -> BTreeMap<String, String> {
         let address = |node: &Node| {
-            let internal = node
-                .status
-                .addresses
-                .iter()
-                .find(|address| address.kind == "InternalIP")?;
-            let ip: IpAddr = internal.address.parse().ok()?;
+            let ip: IpAddr = node.internal_address()?.parse().ok()?;
             Some(format!(
                 "https://{}",
                 SocketAddr::new(ip, self.apiserver_port)
@@ -119,13 +114,7 @@ impl ClusterFacts {
         let clock_skew = clock_skew(view)?;
         let version = server_version(view)?;
         let nodes: List<Node> = view.get(&["nodes"])?;
-        let hostname = view.ask(&Cmd::new("hostname", [""; 0]))?.text();
-        let name = kubelet_name(view)?.unwrap_or_else(|| hostname.to_lowercase());
-        let healthy = nodes.items.iter().find(|node| node.metadata.name == name);
-        let healthy = healthy
-            .or_else(|| nodes.items.iter().find(|node| node.has_address(host)))
-            .cloned();
-        let healthy = healthy.with_context(|| format!("{host} (called {name}) is not a node of the cluster that its own {ADMIN_CONF} names"))?;
+        let healthy = asked_node(view, &nodes.items)?;
         ensure!(
             healthy.is_master(),
             "{host} is not a master of its cluster: node {} has no master label",
@@ -226,8 +215,20 @@ impl ClusterFacts {
     }
 }
 
+/// The node of the machine that is asked.
+pub(crate) fn asked_node(view: &ClusterView, nodes: &[Node]) -> Result<Node> {
+    let host = view.address();
+    let hostname = view.ask(&Cmd::new("hostname", [""; 0]))?.text();
+    let name = kubelet_name(view)?.unwrap_or_else(|| hostname.to_lowercase());
+    let named = nodes.iter().find(|node| node.metadata.name == name);
+    named
+        .or_else(|| nodes.iter().find(|node| node.has_address(host)))
+        .cloned()
+        .with_context(|| format!("{host} (called {name}) is not a node of the cluster that its own {ADMIN_CONF} names"))
+}
+
 /// Half a round trip is taken off; what is left is the difference of the clocks.
-fn clock_skew(view: &ClusterView) -> Result<f64> {
+pub(crate) fn clock_skew(view: &ClusterView) -> Result<f64> {
     let seconds = || {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -288,7 +289,8 @@ fn port_of(server: &str) -> u16 {
     port.and_then(|port| port.parse().ok()).unwrap_or(6443)
 }
 
-fn server_version(view: &ClusterView) -> Result<KubeVersion> {
+/// The apiserver's version; an error where it does not answer.
+pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Versions {
@@ -377,31 +379,23 @@ fn cgroup_driver(
     Ok(driver)
 }
 
-/// The CA certificate, its key's hash, and the server in cluster-info. The CA is read on both sides and must be the same one.
-fn authority(
-    view: &ClusterView,
-    config: &ClusterConfiguration,
-) -> Result<(Vec<u8>, String, String)> {
+/// A cluster as cluster-info announces it.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Announced {
+    certificate_authority_data: String,
+    server: String,
+}
+
+fn announced(view: &ClusterView) -> Result<Announced> {
     #[derive(Deserialize)]
     struct KubeConfig {
         clusters: Vec<Named>,
     }
     #[derive(Deserialize)]
     struct Named {
-        cluster: Server,
+        cluster: Announced,
     }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    struct Server {
-        certificate_authority_data: String,
-        server: String,
-    }
-    let path = format!("{}/ca.crt", config.certificates_dir);
-    let certificate = view
-        .file(&path)?
-        .with_context(|| format!("{} has no CA certificate at {path}", view.address()))?;
-    let hash = credentials::ca_hash(&certificate)
-        .with_context(|| format!("cannot read {path} of {}", view.address()))?;
     let info: Data = view.get(&["configmap", "cluster-info", "--namespace", "kube-public"])?;
     let text = info
         .data
@@ -409,19 +403,36 @@ fn authority(
         .context("the ConfigMap cluster-info has no kubeconfig")?;
     let kubeconfig: KubeConfig =
         serde_saphyr::from_str(text).context("the ConfigMap cluster-info does not parse")?;
-    let server = kubeconfig
-        .clusters
-        .into_iter()
-        .next()
+    let first = kubeconfig.clusters.into_iter().next();
+    Ok(first
         .context("the ConfigMap cluster-info names no cluster")?
-        .cluster;
-    let announced = credentials::decode_base64(&server.certificate_authority_data)
+        .cluster)
+}
+
+/// Where the cluster's apiservers are reached, as it announces it: `https://HOST:PORT`.
+pub(crate) fn announced_server(view: &ClusterView) -> Result<String> {
+    Ok(announced(view)?.server)
+}
+
+/// The CA certificate, its key's hash, and the server in cluster-info. The CA is read on both sides and must be the same one.
+fn authority(
+    view: &ClusterView,
+    config: &ClusterConfiguration,
+) -> Result<(Vec<u8>, String, String)> {
+    let path = format!("{}/ca.crt", config.certificates_dir);
+    let certificate = view
+        .file(&path)?
+        .with_context(|| format!("{} has no CA certificate at {path}", view.address()))?;
+    let hash = credentials::ca_hash(&certificate)
+        .with_context(|| format!("cannot read {path} of {}", view.address()))?;
+    let server = announced(view)?;
+    let there = credentials::decode_base64(&server.certificate_authority_data)
         .context("the CA certificate in cluster-info is not base64")?;
-    let announced = credentials::ca_hash(&announced)
-        .context("cannot read the CA certificate in cluster-info")?;
+    let there =
+        credentials::ca_hash(&there).context("cannot read the CA certificate in cluster-info")?;
     ensure!(
-        announced == hash,
-        "the CA in cluster-info ({announced}) is not the one on {} ({hash}): a machine that joins could not trust the cluster. Repair the ConfigMap cluster-info in kube-public first",
+        there == hash,
+        "the CA in cluster-info ({there}) is not the one on {} ({hash}): a machine that joins could not trust the cluster. Repair the ConfigMap cluster-info in kube-public first",
         view.address()
     );
     Ok((certificate, hash, server.server))

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::objects::Metadata;
@@ -68,6 +68,49 @@ impl Holder {
 pub fn held_by_other(view: &ClusterView, holder: &Holder) -> Result<Option<(String, u64)>> {
     let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
     Ok(lease.and_then(|lease| blocking(&lease.spec, holder)))
+}
+
+/// How the lock stands, whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Standing {
+    /// Nobody holds it.
+    Free,
+    /// Somebody holds it.
+    Held {
+        /// Node name and address.
+        holder: String,
+        /// Seconds until it expires, unless renewed.
+        seconds_left: u64,
+    },
+    /// Somebody neither gave it back nor renewed it: that run was killed, or lost the cluster.
+    Expired {
+        /// Node name and address.
+        holder: String,
+    },
+}
+
+/// Looks at the lock, by a clock that is `clock_skew` seconds ahead of the cluster's.
+pub fn standing(view: &ClusterView, clock_skew: f64) -> Result<Standing> {
+    let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
+    let nobody = Holder {
+        identity: String::new(),
+        clock_skew,
+    };
+    Ok(lease.map_or(Standing::Free, |lease| judged(lease.spec, &nobody)))
+}
+
+fn judged(spec: Spec, nobody: &Holder) -> Standing {
+    if let Some((holder, seconds_left)) = blocking(&spec, nobody) {
+        return Standing::Held {
+            holder,
+            seconds_left,
+        };
+    }
+    match spec.holder_identity {
+        Some(holder) if !holder.is_empty() => Standing::Expired { holder },
+        _ => Standing::Free,
+    }
 }
 
 fn blocking(spec: &Spec, holder: &Holder) -> Option<(String, u64)> {
@@ -235,6 +278,29 @@ mod tests {
             ),
             None
         );
+    }
+
+    #[test]
+    fn a_lock_is_free_held_or_expired_for_somebody_who_only_looks() {
+        let nobody = Holder {
+            identity: String::new(),
+            clock_skew: 0.0,
+        };
+        assert!(matches!(
+            judged(spec("b2/10.0.0.22", 5), &nobody),
+            Standing::Held {
+                seconds_left: 50..=56,
+                ..
+            }
+        ));
+        assert_eq!(
+            judged(spec("b2/10.0.0.22", 61), &nobody),
+            Standing::Expired {
+                holder: "b2/10.0.0.22".to_owned()
+            }
+        );
+        assert_eq!(judged(spec("", 0), &nobody), Standing::Free);
+        assert_eq!(judged(Spec::default(), &nobody), Standing::Free);
     }
 
     #[test]

@@ -125,6 +125,15 @@ impl Node {
         .any(|label| self.metadata.labels.contains_key(*label))
     }
 
+    /// The address at which the other nodes reach it.
+    pub fn internal_address(&self) -> Option<&str> {
+        self.status
+            .addresses
+            .iter()
+            .find(|address| address.kind == "InternalIP")
+            .map(|address| address.address.as_str())
+    }
+
     /// Whether one of its addresses is `address`.
     pub fn has_address(&self, address: &str) -> bool {
         self.status

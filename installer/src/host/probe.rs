@@ -45,6 +45,11 @@ impl Probe {
         )
     }
 
+    /// The version of containerd: `containerd github.com/containerd/containerd 1.6.20 …`.
+    pub fn containerd_version() -> Self {
+        Self(Cmd::new("containerd", ["--version"]).timeout(Duration::from_secs(20)))
+    }
+
     /// The IDs and names of Docker's images: lines of `sha256:… repository:tag`.
     pub fn docker_images() -> Self {
         Self(Cmd::new(

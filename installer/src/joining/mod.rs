@@ -31,7 +31,7 @@ const UPLOADING: &str = "upload the shared certificates (Secret kubeadm-certs)";
 const REVOKED: &str = "revoke the join's credentials";
 
 /// The files that kubeadm writes last on a master; all four stand on one that joined.
-const MANIFESTS: [&str; 4] = [
+pub(crate) const MANIFESTS: [&str; 4] = [
     "etcd.yaml",
     "kube-apiserver.yaml",
     "kube-controller-manager.yaml",

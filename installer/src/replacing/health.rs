@@ -16,7 +16,7 @@ use crate::journal::Change;
 use crate::step::{View, World};
 
 /// What every kubeadm master has in its folder of certificates.
-const CERTIFICATES: [&str; 12] = [
+pub(crate) const CERTIFICATES: [&str; 12] = [
     "ca.crt",
     "ca.key",
     "sa.key",
@@ -32,7 +32,7 @@ const CERTIFICATES: [&str; 12] = [
 ];
 
 /// The same, where etcd runs on the masters.
-const ETCD_CERTIFICATES: [&str; 8] = [
+pub(crate) const ETCD_CERTIFICATES: [&str; 8] = [
     "apiserver-etcd-client.crt",
     "apiserver-etcd-client.key",
     "etcd/ca.crt",
@@ -44,7 +44,7 @@ const ETCD_CERTIFICATES: [&str; 8] = [
 ];
 
 /// The credentials of the control plane's parts.
-const KUBECONFIGS: [&str; 4] = [
+pub(crate) const KUBECONFIGS: [&str; 4] = [
     "/etc/kubernetes/admin.conf",
     "/etc/kubernetes/controller-manager.conf",
     "/etc/kubernetes/scheduler.conf",
