@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Joining, Standing};
 use crate::host::command::{Cmd, await_outliving};
 use crate::journal::Change;
+use crate::replacing::clear::clear_pod_network;
 use crate::step::{Place, State, Step, View, World};
 
 /// The step's name, by which the journal knows that a join was cleared.
@@ -115,6 +116,7 @@ impl Step for ClearInterruptedJoin {
         world
             .host
             .run(&reset, Change::ClearJoin { node: node.clone() })?;
+        clear_pod_network(world.host, &|| Change::ClearJoin { node: node.clone() })?;
         // kubeadm leaves etcd's data where it finds no manifest of it.
         for left in [
             "/var/lib/etcd/member",

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::host::HostView;
 use crate::host::command::{Cmd, await_outliving};
+use crate::host::{Host, HostView};
 use crate::joining::kubeadm_log;
 use crate::journal::Change;
+use crate::rollback::footprint::{MASTER, interface_path};
 use crate::step::{State, Step, View, World};
 use crate::steps::stop_kubelet;
 
@@ -36,6 +37,9 @@ const KUBELET: [&str; 3] = [
 /// etcd's data.
 const ETCD: &str = "/var/lib/etcd/member";
 
+/// What the pod network remembers of the old node's range of addresses: a bridge that keeps it would keep every pod of the new node from starting.
+const POD_NETWORK: [&str; 2] = ["/run/flannel", "/var/lib/cni"];
+
 /// kubeadm reset stops containers one by one; a node with a hundred of them takes minutes.
 const RESET: Duration = Duration::from_mins(5);
 
@@ -55,16 +59,39 @@ impl ClearNode {
     }
 }
 
-fn left(host: &HostView) -> Result<Vec<&'static str>> {
+fn left(host: &HostView) -> Result<Vec<String>> {
     let mut left = Vec::new();
-    for path in LEFT.into_iter().chain(KUBELET).chain([ETCD]) {
+    for path in LEFT
+        .into_iter()
+        .chain(KUBELET)
+        .chain(POD_NETWORK)
+        .chain([ETCD])
+    {
         // kubeadm reset leaves these folders, empty.
         let empty_folder = path.ends_with("manifests") || path.ends_with("pki");
         if host.exists(path)? && !(empty_folder && host.list(path)?.is_empty()) {
-            left.push(path);
+            left.push(path.to_owned());
+        }
+    }
+    for name in MASTER.interfaces {
+        if host.exists(&interface_path(name))? {
+            left.push(format!("interface {name}"));
         }
     }
     Ok(left)
+}
+
+/// Takes away the interfaces and the notes of the pod network, which follow the range of addresses of the node that is gone. The next one's may be another.
+pub(crate) fn clear_pod_network(host: &Host<'_>, change: &dyn Fn() -> Change) -> Result<()> {
+    for name in MASTER.interfaces {
+        if host.view().exists(&interface_path(name))? {
+            host.run(&Cmd::new("ip", ["link", "delete", name]), change())?;
+        }
+    }
+    for path in POD_NETWORK {
+        host.remove_path(path, change())?;
+    }
+    Ok(())
 }
 
 impl Step for ClearNode {
@@ -104,6 +131,7 @@ impl Step for ClearNode {
             &Cmd::new("kubeadm", ["reset", "--force"]).timeout(RESET),
             change(),
         )?;
+        clear_pod_network(host, &change)?;
         let kept = format!("backup/{}/etcd-member", host.run_name());
         host.move_away(ETCD, &kept, change())?;
         // kubeadm reset makes some of them anew, empty.
@@ -111,5 +139,124 @@ impl Step for ClearNode {
             host.remove_path(path, change())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests make the files of the machine that they look at"
+)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::host::scripted::Scripted;
+    use crate::journal::Journal;
+    use crate::replacing::backup::BackUp;
+
+    /// A machine that was a master, with its state folder where it is in real life.
+    fn former_master() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in [
+            ("etc/kubernetes/admin.conf", "secret"),
+            ("etc/kubernetes/known_tokens.csv", "somebody's"),
+            ("etc/kubernetes/manifests/etcd.yaml", "kind: Pod"),
+            ("etc/kubernetes/pki/ca.key", "key"),
+            ("var/lib/etcd/member/snap/db", "keys"),
+            ("var/lib/cni/networks/cbr0/10.244.2.2", "pod"),
+            ("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration"),
+            ("sys/class/net/cni0/address", "00:00"),
+        ] {
+            let place = root.path().join(path);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::write(place, content).unwrap();
+        }
+        root
+    }
+
+    fn script(root: &Path) -> Scripted {
+        let interface = root.join("sys/class/net/cni0");
+        Scripted::new()
+            .on(
+                "systemctl show",
+                0,
+                "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n",
+            )
+            .on("systemctl stop kubelet.service", 0, "")
+            .on("kubeadm reset --force", 0, "")
+            .with(move |cmd, _| {
+                (cmd.to_string() == "ip link delete cni0").then(|| {
+                    fs::remove_dir_all(&interface).unwrap();
+                    crate::host::command::Output {
+                        status: 0,
+                        stdout: vec![],
+                        stderr: vec![],
+                    }
+                })
+            })
+    }
+
+    fn ensure(step: &dyn Step, root: &Path, runner: Arc<Scripted>) -> (State, State) {
+        let journal = Journal::new(root.join("var/lib/kpot"));
+        let host = Host::new(HostView::new(root, runner), &journal);
+        let world = World {
+            host: &host,
+            cluster: None,
+        };
+        let before = step.check(world.view()).unwrap();
+        step.apply(world).unwrap();
+        (before, step.check(world.view()).unwrap())
+    }
+
+    #[test]
+    fn what_is_wiped_is_kept_first_and_what_is_nobodys_stays() {
+        let root = former_master();
+        let (before, after) = ensure(&BackUp, root.path(), Arc::new(Scripted::new()));
+        assert!(matches!(before, State::Pending(_)));
+        assert_eq!(after, State::Satisfied);
+        fs::write(root.path().join("etc/kubernetes/admin.conf"), "another").unwrap();
+        let changed = HostView::new(root.path(), Arc::new(Scripted::new()));
+        let again = BackUp.check(View {
+            host: &changed,
+            cluster: None,
+        });
+        assert!(matches!(again.unwrap(), State::Pending(what) if what.starts_with("1 files")));
+
+        let runner = Arc::new(script(root.path()));
+        let step = ClearNode::new("m3".to_owned(), &root.path().join("var/lib/kpot"));
+        let (before, after) = ensure(&step, root.path(), runner.clone());
+        assert!(matches!(before, State::Pending(why) if why.contains("interface cni0")));
+        assert_eq!(after, State::Satisfied);
+        let asked = runner.asked();
+        let at = |what: &str| asked.iter().position(|cmd| cmd.starts_with(what)).unwrap();
+        assert!(
+            at("systemctl stop") < at("kubeadm reset") && at("kubeadm reset") < at("ip link"),
+            "{asked:?}"
+        );
+        assert!(
+            root.path().join("etc/kubernetes/known_tokens.csv").exists(),
+            "kubeadm did not write it"
+        );
+        let backups = fs::read_dir(root.path().join("var/lib/kpot/backup")).unwrap();
+        let data = backups
+            .filter_map(Result::ok)
+            .map(|run| run.path().join("etcd-member/snap/db"))
+            .find(|path| path.exists());
+        assert_eq!(fs::read(data.unwrap()).unwrap(), b"keys");
+    }
+
+    #[test]
+    fn a_bare_machine_has_nothing_to_clear() {
+        let root = tempfile::tempdir().unwrap();
+        let host = HostView::new(root.path(), Arc::new(Scripted::new()));
+        let view = View {
+            host: &host,
+            cluster: None,
+        };
+        let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"));
+        assert_eq!(step.check(view).unwrap(), State::Satisfied);
+        assert_eq!(BackUp.check(view).unwrap(), State::Satisfied);
     }
 }
