@@ -69,7 +69,11 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
         let arguments = materials::lab_arguments(upstream, &mirror)?;
         // Each of the two mostly waits: one for the disk, one for Kubernetes.
         let (pot, cluster) = thread::scope(|scope| {
-            let pot = scope.spawn(|| build(&kpot, cache, version, &arguments));
+            let pot = scope.spawn(|| {
+                let pot = build(&kpot, cache, version, &arguments)?;
+                carry(&pot, &b1)?;
+                Ok(pot)
+            });
             let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()]);
             (
                 pot.join()
@@ -85,19 +89,12 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
             version,
             &materials::internet_arguments(cache)?,
         )?;
+        carry(&pot, &b1)?;
         let materials = Materials::of_internet(cache, version, &pot.file)?;
         let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()])?;
         (pot, cluster, materials)
     };
-    step(
-        "carrying the pot to b1, checking it there with ssh-keygen and sha256sum, trusting its signer",
-        || {
-            pot.deliver(&b1)?;
-            pot.check_with_stock_tools(&b1)?;
-            pot.trust(&b1)?;
-            ssh_trust::grant(&b1, &m1, "root")
-        },
-    )?;
+    ssh_trust::grant(&b1, &m1, "root")?;
     step(
         &format!(
             "b1: ./kpot-install join-master --healthy {} --yes",
@@ -138,6 +135,17 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
     );
     say("the cluster stays up: `vagrant ssh m1` in vagrant/; `cargo lab clean` removes it");
     Ok(())
+}
+
+fn carry(pot: &Pot, b1: &Node) -> Result<()> {
+    step(
+        "carrying the pot to b1, checking it there with ssh-keygen and sha256sum, trusting its signer",
+        || {
+            pot.deliver(b1)?;
+            pot.check_with_stock_tools(b1)?;
+            pot.trust(b1)
+        },
+    )
 }
 
 fn build(kpot: &Kpot, cache: &Cache, version: Version, arguments: &[String]) -> Result<Pot> {
