@@ -61,27 +61,28 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
     });
     let (kpot, upstream) = (kpot?, upstream?);
     up?;
-    let (pot, cluster, materials) = if let Some(upstream) = &upstream {
+    let (cluster, materials) = if let Some(upstream) = &upstream {
         let mirror = step("serving upstream on loopback", || {
             upstream::serve(cache.root(), &[upstream])
         })?;
         let materials = Materials::of_lab(upstream)?;
         let arguments = materials::lab_arguments(upstream, &mirror)?;
         // Each of the two mostly waits: one for the disk, one for Kubernetes.
-        let (pot, cluster) = thread::scope(|scope| {
-            let pot = scope.spawn(|| {
+        let (carried, cluster) = thread::scope(|scope| {
+            let carried = scope.spawn(|| {
                 let pot = build(&kpot, cache, version, &arguments)?;
-                carry(&pot, &b1)?;
-                Ok(pot)
+                carry(&pot, &b1)
             });
             let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()]);
             (
-                pot.join()
+                carried
+                    .join()
                     .unwrap_or_else(|_| Err(anyhow!("building the pot panicked"))),
                 cluster,
             )
         });
-        (pot?, cluster?, materials)
+        carried?;
+        (cluster?, materials)
     } else {
         let pot = build(
             &kpot,
@@ -92,7 +93,7 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
         carry(&pot, &b1)?;
         let materials = Materials::of_internet(cache, version, &pot.file)?;
         let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()])?;
-        (pot, cluster, materials)
+        (cluster, materials)
     };
     ssh_trust::grant(&b1, &m1, "root")?;
     step(
