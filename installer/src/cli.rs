@@ -12,7 +12,7 @@ use crate::console::{Console, Format};
 use crate::facts::docker::CgroupDriver;
 use crate::host::HostView;
 use crate::host::command::Local;
-use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
+use crate::host::ssh::{self, ASKPASS_VARIABLE, Role, Target};
 use crate::journal::STATE_DIR;
 use crate::rollback::{self, MemberWord, Rollback};
 use crate::trust::{self, TrustOptions};
@@ -340,6 +340,7 @@ fn target(ssh: SshOptions, healthy: String) -> Result<Target> {
         None
     };
     Ok(Target {
+        role: Role::Healthy,
         host: healthy,
         user: ssh.ssh_user,
         port: ssh.ssh_port,

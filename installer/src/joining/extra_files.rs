@@ -82,7 +82,7 @@ impl ExtraFiles {
                         extra.named_by,
                         entry.size
                     );
-                    let digest = cluster.digest(&entry.path)?;
+                    let digest = cluster.machine().digest(&entry.path)?;
                     wanted.push(Wanted::File {
                         path: entry.path,
                         mode: entry.mode,
