@@ -1,8 +1,10 @@
 //! The machine of the master whose place this one takes: whether it answers over SSH, and its files, which are backed up here before anything is removed.
 //!
 //! The backup is a tar in this run's backups, `down-<name>.tar` (0600), of what kubeadm, the kubelet and people put on a node. etcd's data is not in it: a snapshot of the
-//! healthy master is taken instead. A machine that does not answer stops nothing; the plan says so.
+//! healthy master is taken instead. A list beside it, `down-<name>.tar.list`, has the time and size of each file: a backup counts as long as nothing was changed since. A machine that does not answer stops nothing; the plan says so.
 
+use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -83,15 +85,24 @@ impl Reach {
 }
 
 impl Down {
-    /// Whether one of this machine's backups holds its files.
-    pub(super) fn is_kept(&self, host: &HostView) -> Result<bool> {
+    /// Whether one of this machine's backups holds the files that these lines stand for, untouched since.
+    pub(super) fn is_kept(&self, host: &HostView, stamps: &BTreeSet<String>) -> Result<bool> {
         let backups = format!("{STATE_DIR}/backup");
         for run in host.list(&backups)? {
-            if host.exists(&format!("{backups}/{run}/{}", self.archive()))? {
+            // It is written after the tar: where it is, that is whole.
+            let list = host.text(&format!("{backups}/{run}/{}", self.list()))?;
+            let Some(list) = list else { continue };
+            let kept: BTreeSet<&str> = list.lines().collect();
+            if stamps.iter().all(|stamp| kept.contains(stamp.as_str())) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The name of the list of what is in the backup.
+    fn list(&self) -> String {
+        format!("{}.list", self.archive())
     }
 
     /// The name of the backup. etcd lets a member be called anything, and what holds a slash is no file's name.
@@ -125,9 +136,6 @@ impl Step for BackUpDown {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
-        if self.down.is_kept(view.host)? {
-            return Ok(State::Satisfied);
-        }
         let name = &self.down.departed.name;
         let machine = match &self.down.reach {
             Reach::Answers(machine) => machine,
@@ -137,16 +145,18 @@ impl Step for BackUpDown {
                 )));
             }
         };
-        let found = machine.existing(&KEPT)?;
-        Ok(if found.is_empty() {
-            State::Satisfied
-        } else {
-            State::Pending(format!(
-                "from {}: {}; not etcd's data",
-                machine.address(),
-                found.join(", ")
-            ))
-        })
+        let stamps = machine.stamps(&KEPT)?;
+        Ok(
+            if stamps.is_empty() || self.down.is_kept(view.host, &stamps)? {
+                State::Satisfied
+            } else {
+                State::Pending(format!(
+                    "{} files of {}; not etcd's data",
+                    stamps.len(),
+                    machine.address()
+                ))
+            },
+        )
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
@@ -155,9 +165,14 @@ impl Step for BackUpDown {
             .reach
             .machine()
             .context("a machine that does not answer cannot be backed up")?;
-        let found = machine.existing(&KEPT)?;
+        let (stamps, found) = (machine.stamps(&KEPT)?, machine.existing(&KEPT)?);
         world.host.keep(&self.down.archive(), &mut |file| {
             machine.archive(&found, file)
+        })?;
+        world.host.keep(&self.down.list(), &mut |file| {
+            Ok(stamps
+                .iter()
+                .try_for_each(|stamp| writeln!(file, "{stamp}"))?)
         })?;
         Ok(())
     }
@@ -205,17 +220,26 @@ pub(super) mod tests {
 
     const FOUND: &str = "/etc/kubernetes\n/var/lib/kubelet/pki\n";
 
+    /// A machine with one file, changed at these times.
+    fn stamped<'t>(times: impl IntoIterator<Item = &'t str>) -> Scripted {
+        let times = times.into_iter().map(|time| (0, time));
+        let find = format!("find -H {} -type", KEPT.join(" "));
+        Scripted::new()
+            .once_each(&find, times)
+            .on("find -H", 0, FOUND)
+    }
+
     #[test]
     fn what_the_machine_has_is_streamed_into_a_private_file_once() {
-        let script = Arc::new(Scripted::new().on("find -H", 0, FOUND).on(
+        let script = stamped(["1 9 /f", "1 9 /f", "1 9 /f", "2 9 /f"]).on(
             "tar -C / -c -f - --ignore-failed-read -- etc/kubernetes var/lib/kubelet/pki",
             0,
             "tar",
-        ));
-        let step = BackUpDown::new(m3(script));
+        );
+        let step = BackUpDown::new(m3(Arc::new(script)));
         with_world(Scripted::new(), |world| {
             assert!(
-                matches!(step.check(world.view()).unwrap(), State::Pending(why) if why.contains("/var/lib/kubelet/pki"))
+                matches!(step.check(world.view()).unwrap(), State::Pending(why) if why.starts_with("1 files of 10.0.0.13"))
             );
             step.apply(world).unwrap();
             assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
@@ -223,16 +247,23 @@ pub(super) mod tests {
             let host = world.host.view();
             assert_eq!(host.text(&path).unwrap().unwrap(), "tar");
             assert_eq!(host.facts(&path).unwrap().unwrap().mode, 0o600);
+            assert!(
+                matches!(step.check(world.view()).unwrap(), State::Pending(_)),
+                "the file was changed since"
+            );
         });
     }
 
     #[test]
     fn a_stream_that_broke_off_is_no_backup() {
-        let script = Arc::new(Scripted::new().on("find", 0, FOUND).on("tar", 2, "broken"));
-        let step = BackUpDown::new(m3(script));
+        let script = stamped(["1 9 /f"]).on("tar", 2, "broken");
+        let step = BackUpDown::new(m3(Arc::new(script)));
         with_world(Scripted::new(), |world| {
             assert!(step.apply(world).is_err());
-            assert!(!step.down.is_kept(world.host.view()).unwrap());
+            assert!(matches!(
+                step.check(world.view()).unwrap(),
+                State::Pending(_)
+            ));
         });
     }
 

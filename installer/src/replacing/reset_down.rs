@@ -184,9 +184,10 @@ impl Step for ResetDown {
         self.may_reset(cluster.view(), machine)?;
         let remote = Remote::new(machine, world.host);
         let left = Left::on(machine)?;
+        let files = machine.stamps(&[KUBERNETES])?;
         ensure!(
-            left.files == 0 || self.down.is_kept(world.host.view())?,
-            "{} is not reset: none of this machine's backups holds its files",
+            self.down.is_kept(world.host.view(), &files)? || files.is_empty(),
+            "{} is not reset: none of this machine's backups holds its files as they are now. Run the same command again",
             self.down.departed.name
         );
         left.stop_kubelet(&remote)?;
@@ -324,7 +325,8 @@ mod tests {
     use crate::host::scripted::Scripted;
     use crate::joining::fixtures;
 
-    const KEPT: &str = "/var/lib/kpot/backup/1/down-m3.tar";
+    const KEPT: &str = "/var/lib/kpot/backup/1/down-m3.tar.list";
+    const LIST: &[u8] = b"1 1 /etc/kubernetes/admin.conf\n";
 
     /// A machine with a kubelet, a pod, a mount and files, all of which commands take away.
     fn machine() -> (Arc<Scripted>, Arc<Mutex<BTreeSet<String>>>) {
@@ -377,6 +379,9 @@ mod tests {
                     things.retain(|path| !path.starts_with("/etc/kubernetes/"));
                     String::new()
                 }
+                ("find", ["-H", "/etc/kubernetes", "-type", ..]) => {
+                    below("/etc/kubernetes/").replace("f 600 1", "1 1")
+                }
                 ("find", ["-H", folder, "(", ..]) => below(&format!("{folder}/")),
                 ("find", ["-H", paths @ .., "-maxdepth", "0", "-printf", _]) => paths
                     .iter()
@@ -427,7 +432,7 @@ mod tests {
         let (script, things) = machine();
         let step = ResetDown::new(m3(script), &fixtures::cluster());
         with_world(cluster(""), |world| {
-            world.host.write_file(KEPT, b"tar", 0o600).unwrap();
+            world.host.write_file(KEPT, LIST, 0o600).unwrap();
             let told = step.check(world.view()).unwrap();
             assert!(
                 matches!(&told, State::Pending(why) if why.contains("the kubelet runs") && why.contains("1 containers") && why.contains("1 files below /etc/kubernetes") && !why.contains("podman")),
@@ -445,7 +450,7 @@ mod tests {
         let (script, _) = machine();
         let whole = ResetDown::new(m3(script.clone()), &fixtures::cluster());
         with_world(cluster(""), |world| {
-            world.host.write_file(KEPT, b"tar", 0o600).unwrap();
+            world.host.write_file(KEPT, LIST, 0o600).unwrap();
             whole.apply(world).unwrap();
         });
         let commands = script.asked().len();
@@ -459,7 +464,7 @@ mod tests {
                 (count <= broken).then(|| forward.run(cmd).unwrap())
             });
             with_world(cluster(""), |world| {
-                world.host.write_file(KEPT, b"tar", 0o600).unwrap();
+                world.host.write_file(KEPT, LIST, 0o600).unwrap();
                 let first = ResetDown::new(m3(Arc::new(breaking)), &fixtures::cluster());
                 assert!(first.apply(world).is_err(), "after {broken}");
                 let second = ResetDown::new(m3(script), &fixtures::cluster());
