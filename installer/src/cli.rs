@@ -12,7 +12,7 @@ use crate::console::{Console, Format};
 use crate::facts::docker::CgroupDriver;
 use crate::host::HostView;
 use crate::host::command::Local;
-use crate::host::ssh::{self, ASKPASS_VARIABLE, Target};
+use crate::host::ssh::{self, ASKPASS_VARIABLE, Role, Target};
 use crate::journal::STATE_DIR;
 use crate::rollback::{self, MemberWord, Rollback};
 use crate::status::{self, Status};
@@ -106,6 +106,12 @@ enum Command {
         /// The master that is down: the name of its node, its address, or its etcd member's ID
         #[arg(long, value_name = "ADDR|NAME|ID")]
         down: String,
+        /// Take Kubernetes off the machine of that master afterwards, over SSH as to the healthy one; everything else there stays
+        #[arg(long)]
+        reset_down: bool,
+        /// The fingerprint of that machine's host key [default: as known_hosts has it]
+        #[arg(long, value_name = "SHA256:…")]
+        down_host_key: Option<String>,
     },
 }
 
@@ -129,6 +135,9 @@ struct MasterOptions {
     /// A registry that Docker may speak to without TLS; may be given again
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
+    /// Copy the manifests of static pods besides kubeadm's (keepalived, kube-vip, …) after the join
+    #[arg(long)]
+    copy_static_pods: bool,
 }
 
 #[derive(Debug, Args)]
@@ -321,8 +330,18 @@ pub fn main() -> Result<()> {
         Command::RebirthMaster { master, force } => {
             become_master(&mut run, master, Way::Rebirth { force }, local)
         }
-        Command::ChangeMaster { master, down } => {
-            become_master(&mut run, master, Way::Change { down }, local)
+        Command::ChangeMaster {
+            master,
+            down,
+            reset_down,
+            down_host_key,
+        } => {
+            let way = Way::Change {
+                down,
+                reset_down,
+                down_host_key,
+            };
+            become_master(&mut run, master, way, local)
         }
     }
 }
@@ -340,6 +359,7 @@ fn become_master(
         node_name,
         advertise_address,
         insecure_registry,
+        copy_static_pods,
         ..
     } = options;
     (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
@@ -352,6 +372,7 @@ fn become_master(
             node_name,
             advertise_address,
             insecure_registries: insecure_registry,
+            copy_static_pods,
         },
         local,
     )
@@ -368,6 +389,7 @@ fn target(ssh: SshOptions, healthy: String) -> Result<Target> {
         None
     };
     Ok(Target {
+        role: Role::Healthy,
         host: healthy,
         user: ssh.ssh_user,
         port: ssh.ssh_port,

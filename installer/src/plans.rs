@@ -15,13 +15,16 @@ use crate::joining::endpoint::EndpointName;
 use crate::joining::extra_files::ExtraFiles;
 use crate::joining::join::KubeadmJoin;
 use crate::joining::revoke::RevokeCredentials;
+use crate::joining::static_pods::StaticPods;
 use crate::joining::voting::Voting;
 use crate::replacing::backup::BackUp;
 use crate::replacing::clear::ClearNode;
+use crate::replacing::down::{BackUpDown, Down, Fate};
 use crate::replacing::drain::Drain;
 use crate::replacing::forget::ForgetNode;
 use crate::replacing::record::KeepRecord;
 use crate::replacing::remove_member::RemoveMember;
+use crate::replacing::reset_down::ResetDown;
 use crate::replacing::restore::{DropRecord, RestoreNode};
 use crate::replacing::{Departed, Whose};
 use crate::steps::{
@@ -74,18 +77,33 @@ pub fn before_join(endpoint: &EndpointName) -> Steps {
 }
 
 /// What is done on the cluster, under its lock.
-pub fn join(joining: &Joining, interrupted: bool) -> Steps {
-    vec![
+pub fn join(
+    joining: &Joining,
+    interrupted: bool,
+    files: ExtraFiles,
+    pods: Option<StaticPods>,
+) -> Steps {
+    let mut steps: Steps = vec![
         Box::new(ClearInterruptedJoin::new(joining.clone(), interrupted)),
-        Box::new(ExtraFiles::new(joining.cluster.extra_paths.clone())),
+        Box::new(files),
         Box::new(KubeadmJoin::new(joining.clone())),
         Box::new(Voting::new(joining.clone())),
         Box::new(RevokeCredentials::new(joining.clone())),
-    ]
+    ];
+    if let Some(pods) = pods {
+        steps.push(Box::new(pods));
+    }
+    steps
 }
 
 /// What is done on the cluster, under its lock, for a machine that comes back under its old name and address.
-pub fn rebirth(joining: &Joining, departed: &Departed, etcd_image: Option<String>) -> Steps {
+pub fn rebirth(
+    joining: &Joining,
+    departed: &Departed,
+    etcd_image: Option<String>,
+    files: ExtraFiles,
+    pods: Option<StaticPods>,
+) -> Steps {
     let mut steps: Steps = vec![
         Box::new(KeepRecord::new(departed.clone())),
         Box::new(BackUp),
@@ -95,20 +113,25 @@ pub fn rebirth(joining: &Joining, departed: &Departed, etcd_image: Option<String
         joining.node.clone(),
         &joining.state,
     )));
-    steps.push(Box::new(
-        ExtraFiles::new(joining.cluster.extra_paths.clone()).keeping_own(),
-    ));
+    steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
-    steps.extend(finish_rebirth(joining, Some(departed)));
+    steps.extend(finish_rebirth(joining, Some(departed), pods));
     steps
 }
 
 /// What is left of a rebirth once the machine is a master again.
-pub fn finish_rebirth(joining: &Joining, departed: Option<&Departed>) -> Steps {
+pub fn finish_rebirth(
+    joining: &Joining,
+    departed: Option<&Departed>,
+    pods: Option<StaticPods>,
+) -> Steps {
     let mut steps: Steps = vec![
         Box::new(Voting::new(joining.clone())),
         Box::new(RevokeCredentials::new(joining.clone())),
     ];
+    if let Some(pods) = pods {
+        steps.push(Box::new(pods));
+    }
     if let Some(departed) = departed {
         steps.push(Box::new(RestoreNode::new(departed.clone())));
         steps.push(Box::new(DropRecord::new(departed.clone())));
@@ -116,15 +139,19 @@ pub fn finish_rebirth(joining: &Joining, departed: Option<&Departed>) -> Steps {
     steps
 }
 
-/// What is done on the cluster, under its lock, for a machine that takes the place of `departed`; `join` is its own join.
+/// What is done on the cluster, under its lock, for a machine that takes the place of `down`; `join` is its own join.
 pub fn change(
     joining: &Joining,
-    departed: &Departed,
+    down: &Down,
     worker: bool,
     etcd_image: Option<String>,
     join: Steps,
 ) -> Steps {
-    let mut steps: Steps = vec![Box::new(KeepRecord::new(departed.clone()))];
+    let departed = &down.departed;
+    let mut steps: Steps = vec![
+        Box::new(KeepRecord::new(departed.clone())),
+        Box::new(BackUpDown::new(down.clone())),
+    ];
     steps.extend(depart(&joining.cluster, departed, etcd_image));
     if worker {
         let own = Departed {
@@ -144,7 +171,27 @@ pub fn change(
         )));
     }
     steps.extend(join);
-    steps.push(Box::new(DropRecord::new(departed.clone())));
+    steps.extend(leave(joining, down));
+    steps
+}
+
+/// What is left of a change once the machine is a master; `join` is its own join.
+pub fn finish_change(joining: &Joining, down: &Down, join: Steps) -> Steps {
+    let mut steps = join;
+    if down.fate == Fate::Reset {
+        steps.push(Box::new(BackUpDown::new(down.clone())));
+    }
+    steps.extend(leave(joining, down));
+    steps
+}
+
+/// The end of a change: what becomes of the other machine, and of its record.
+fn leave(joining: &Joining, down: &Down) -> Steps {
+    let mut steps: Steps = Vec::new();
+    if down.fate == Fate::Reset {
+        steps.push(Box::new(ResetDown::new(down.clone(), &joining.cluster)));
+    }
+    steps.push(Box::new(DropRecord::new(down.departed.clone())));
     steps
 }
 
@@ -166,4 +213,53 @@ pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<St
 /// Takes what is left of a node off a machine that this program did not make one.
 pub fn clear(node: String, state: &Path) -> Steps {
     vec![Box::new(BackUp), Box::new(ClearNode::new(node, state))]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::joining::fixtures;
+    use crate::joining::static_pods::Former;
+    use crate::replacing::down::Reach;
+
+    fn ids(steps: &Steps) -> Vec<&'static str> {
+        steps.iter().map(|step| step.id()).collect()
+    }
+
+    #[test]
+    fn the_other_machine_is_backed_up_first_and_reset_last() {
+        let joining = fixtures::joining(Rc::new(fixtures::cluster()));
+        let down = Down {
+            departed: Departed {
+                name: "m3".to_owned(),
+                address: "10.0.0.13".to_owned(),
+                whose: Whose::Another,
+            },
+            reach: Reach::Silent(String::new()),
+            fate: Fate::Reset,
+        };
+        let own = || {
+            let pods = StaticPods::new(Former::Nobody);
+            join(&joining, false, ExtraFiles::new(vec![]), Some(pods))
+        };
+        let whole = change(&joining, &down, false, None, own());
+        let whole = ids(&whole);
+        assert_eq!(whole[..3], ["keep-record", "backup-down", "forget-node"]);
+        assert_eq!(
+            whole[whole.len() - 3..],
+            ["static-pods", "reset-down", "drop-record"]
+        );
+        let rest = finish_change(&joining, &down, own());
+        let rest = ids(&rest);
+        assert!(
+            !rest.contains(&"keep-record"),
+            "its record is gone for good"
+        );
+        assert_eq!(
+            rest[rest.len() - 3..],
+            ["backup-down", "reset-down", "drop-record"]
+        );
+    }
 }

@@ -20,36 +20,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bundle_spec::Sha256;
 use serde::de::DeserializeOwned;
 
 use crate::host::command::{Cmd, CommandError, Output, Runner};
+use crate::host::remote::{RemoteView, TreeEntry};
 
 /// The administrator's credentials on every kubeadm master.
 const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
-
-/// How long a file of the healthy master may take to come here: 8 GiB at 5 MB/s.
-const COPYING: Duration = Duration::from_secs(1800);
 
 /// The cluster, for looking only.
 #[derive(Clone)]
 pub struct ClusterView {
     runner: Arc<dyn Runner>,
-    address: String,
+    machine: RemoteView,
 }
 
 impl ClusterView {
     /// The cluster of the master that `runner` runs commands on and that the operator named `address`.
     pub fn new(runner: Arc<dyn Runner>, address: impl Into<String>) -> Self {
         Self {
+            machine: RemoteView::new(runner.clone(), address),
             runner,
-            address: address.into(),
         }
     }
 
     /// The healthy master's address, as the operator gave it.
     pub fn address(&self) -> &str {
-        &self.address
+        self.machine.address()
     }
 
     /// Reads objects with `kubectl get … -o json`.
@@ -60,7 +57,7 @@ impl ClusterView {
         serde_json::from_slice(&output.stdout).with_context(|| {
             format!(
                 "kubectl on {} gave JSON for {} that is not understood",
-                self.address,
+                self.address(),
                 what.join(" ")
             )
         })
@@ -83,27 +80,25 @@ impl ClusterView {
             .with_context(|| {
                 format!(
                     "kubectl on {} gave JSON for {} that is not understood",
-                    self.address,
+                    self.address(),
                     what.join(" ")
                 )
             })
     }
 
+    /// The healthy master's machine.
+    pub fn machine(&self) -> &RemoteView {
+        &self.machine
+    }
+
     /// The content of a small file on the healthy master; nothing where there is none.
     pub fn file(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        if !self.runner.run(&Cmd::new("test", ["-f", path]))?.ok() {
-            return Ok(None);
-        }
-        Ok(Some(
-            self.runner.expect(&Cmd::new("cat", ["--", path]))?.stdout,
-        ))
+        self.machine.file(path)
     }
 
     /// Copies a file of any size from the healthy master into `sink`. What the sink got is whole only where this returns no error.
     pub fn copy(&self, path: &str, sink: &mut dyn Write) -> Result<()> {
-        let cmd = Cmd::new("cat", ["--", path]).timeout(COPYING);
-        self.runner.fetch(&cmd, sink)?.expect(&cmd)?;
-        Ok(())
+        self.machine.copy(path, sink)
     }
 
     /// When the Secret `kubeadm-certs` was made (RFC 3339), where it exists.
@@ -113,78 +108,14 @@ impl ClusterView {
         Ok(certs.map(|secret| secret.metadata.creation_timestamp))
     }
 
-    /// The digest of a file on the healthy master.
-    pub fn digest(&self, path: &str) -> Result<Sha256> {
-        let text = self
-            .runner
-            .expect(&Cmd::new("sha256sum", ["--", path]))?
-            .text();
-        let hex = text
-            .trim_start_matches('\\')
-            .split_whitespace()
-            .next()
-            .unwrap_or_default();
-        Sha256::from_hex(hex)
-            .with_context(|| format!("sha256sum on {} printed {text:?}", self.address))
-    }
-
-    /// A path of the healthy master and, where it is a folder, the files and folders in it; with their sizes. A link is followed where the path itself is one. Nothing where there is no such path.
+    /// The same as [`RemoteView::tree`], of the healthy master.
     pub fn tree(&self, path: &str) -> Result<Vec<TreeEntry>> {
-        let args = [
-            "-H",
-            path,
-            "(",
-            "-type",
-            "d",
-            "-o",
-            "-type",
-            "f",
-            ")",
-            "-printf",
-            "%y %m %s %p\n",
-        ];
-        let output = self.ask(&Cmd::new("find", args))?;
-        output
-            .text()
-            .lines()
-            .map(|line| {
-                TreeEntry::parse(line)
-                    .with_context(|| format!("find on {} printed {line:?}", self.address))
-            })
-            .collect()
+        self.machine.tree(path)
     }
 
     /// Runs a command there that changes nothing. Private to this module and those below: what changes something goes through [`Cluster`].
     fn ask(&self, cmd: &Cmd) -> Result<Output, CommandError> {
         self.runner.run(cmd)
-    }
-}
-
-/// A file or folder of the healthy master.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TreeEntry {
-    /// Its path.
-    pub path: String,
-    /// Its permission bits.
-    pub mode: u32,
-    /// Bytes.
-    pub size: u64,
-    /// Whether it is a folder.
-    pub is_folder: bool,
-}
-
-impl TreeEntry {
-    /// Reads `TYPE MODE SIZE PATH`.
-    fn parse(line: &str) -> Option<Self> {
-        let (kind, rest) = line.split_once(' ')?;
-        let (mode, rest) = rest.split_once(' ')?;
-        let (size, path) = rest.split_once(' ')?;
-        Some(Self {
-            path: path.to_owned(),
-            mode: u32::from_str_radix(mode, 8).ok()?,
-            size: size.parse().ok()?,
-            is_folder: kind == "d",
-        })
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod command;
 mod fetch;
 pub mod probe;
+pub mod remote;
 #[cfg(test)]
 pub mod scripted;
 pub mod ssh;

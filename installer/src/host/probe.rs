@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::command::Cmd;
 
+/// Where containerd's CRI listens.
+pub(crate) const CONTAINERD: &str = "unix:///run/containerd/containerd.sock";
+
 /// A command that only reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe(Cmd);
@@ -72,6 +75,19 @@ impl Probe {
             args.extend(["--filter", "name=k8s_"]);
         }
         Self(Cmd::new("docker", args))
+    }
+
+    /// The IDs of the containers that a kubelet had Docker make, running or not, by the label that each of them bears; other people's containers may have any name.
+    pub fn docker_pods() -> Self {
+        let label = "label=io.kubernetes.pod.namespace";
+        let args = ["ps", "--all", "--quiet", "--no-trunc", "--filter", label];
+        Self(Cmd::new("docker", args))
+    }
+
+    /// The IDs of the pods of containerd's CRI, running or not; a containerd that only serves Docker has no CRI and gives an error.
+    pub fn containerd_pods() -> Self {
+        let args = ["--runtime-endpoint", CONTAINERD, "pods", "--quiet"];
+        Self(Cmd::new("crictl", args))
     }
 
     /// The packet filter's rules with their counters; `program` is one of the `iptables-save` kind, which only reads.

@@ -15,6 +15,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -30,12 +31,61 @@ pub const ASKPASS_VARIABLE: &str = "KPOT_ASKPASS";
 /// Where the folders of running programs lie: a memory file system on every distribution with systemd.
 pub const RUN_DIR: &str = "/run/kpot";
 
+/// The number of this process's next connection: each has a folder of its own.
+static CONNECTIONS: AtomicU32 = AtomicU32::new(1);
+
 /// ssh's own exit status for "no connection".
 const NO_CONNECTION: i32 = 255;
+
+/// Which master the other machine is or was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The healthy one, without which nothing is done: it is waited for.
+    Healthy,
+    /// The one that is down, and dead most of the time: it may cost ten seconds.
+    Down,
+}
+
+impl Role {
+    /// How long the other side's first word, and its host keys, may take.
+    fn patience(self) -> u32 {
+        match self {
+            Self::Healthy => 10,
+            Self::Down => 4,
+        }
+    }
+
+    /// How long it may take until the connection stands.
+    fn limit(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Healthy => 45,
+            Self::Down => 10,
+        })
+    }
+
+    /// Seconds after its last use in which the connection ends by itself, should this program be killed. The machine that is down is asked nothing during a whole join, and a
+    /// password cannot be given anew.
+    fn idle(self) -> u32 {
+        match self {
+            Self::Healthy => 60,
+            Self::Down => 3600,
+        }
+    }
+
+    /// The option for the fingerprint of its host key.
+    fn host_key_option(self) -> &'static str {
+        match self {
+            Self::Healthy => "--host-key",
+            Self::Down => "--down-host-key",
+        }
+    }
+}
 
 /// How to reach the other machine.
 #[derive(Clone, Debug)]
 pub struct Target {
+    /// Which one it is.
+    pub role: Role,
     /// Address or name.
     pub host: String,
     /// User; root needs no sudo.
@@ -102,7 +152,6 @@ impl Ssh {
         for fixed in [
             "StrictHostKeyChecking=yes",
             "UpdateHostKeys=no",
-            "ConnectTimeout=10",
             "ServerAliveInterval=5",
             "ServerAliveCountMax=3",
             "ForwardAgent=no",
@@ -113,6 +162,7 @@ impl Ssh {
         ] {
             set(fixed.to_owned());
         }
+        set(format!("ConnectTimeout={}", self.target.role.patience()));
         if self.target.password.is_none() {
             set("BatchMode=yes".to_owned());
         } else {
@@ -140,7 +190,8 @@ impl Ssh {
 
     /// Writes a known_hosts file that holds the one key of this host whose fingerprint the operator gave.
     fn pinned_known_hosts(&self, fingerprint: &str) -> Result<PathBuf> {
-        let mut args = vec!["-T".to_owned(), "10".to_owned()];
+        let patience = self.target.role.patience();
+        let mut args = vec!["-T".to_owned(), patience.to_string()];
         if let Some(port) = self.target.port {
             args.extend(["-p".to_owned(), port.to_string()]);
         }
@@ -186,10 +237,10 @@ impl Ssh {
 
     fn open(&self) -> Result<()> {
         let mut args = self.options.clone();
-        // It ends by itself a minute after its last use, should this program be killed.
-        args.extend(["-M", "-f", "-N", "-o", "ControlPersist=60"].map(str::to_owned));
+        args.extend(["-M", "-f", "-N", "-o"].map(str::to_owned));
+        args.push(format!("ControlPersist={}", self.target.role.idle()));
         args.push(self.destination());
-        let mut cmd = Cmd::new("ssh", args).timeout(Duration::from_secs(45));
+        let mut cmd = Cmd::new("ssh", args).timeout(self.target.role.limit());
         let _server = match &self.target.password {
             None => None,
             Some(password) => {
@@ -202,7 +253,7 @@ impl Ssh {
                         .into_iter()
                         .chain(cmd.args),
                 )
-                .timeout(Duration::from_secs(45))
+                .timeout(self.target.role.limit())
                 .env("SSH_ASKPASS", own.display().to_string())
                 .env("SSH_ASKPASS_REQUIRE", "force")
                 .env("DISPLAY", ":0")
@@ -222,7 +273,7 @@ impl Ssh {
     fn explain(&self, output: &Output) -> anyhow::Error {
         let (whole, end) = (String::from_utf8_lossy(&output.stderr), output.evidence());
         let evidence: &str = &whole;
-        let host = &self.target.host;
+        let (host, option) = (&self.target.host, self.target.role.host_key_option());
         let port = self
             .target
             .port
@@ -232,13 +283,13 @@ impl Ssh {
             || evidence.contains("has changed and you have requested strict checking")
         {
             format!(
-                "The host key of {host} is not the one that is known here: the machine was reinstalled, or something else answers at that address.\nCompare on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then give that fingerprint with --host-key SHA256:…"
+                "The host key of {host} is not the one that is known here: the machine was reinstalled, or something else answers at that address.\nCompare on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then give that fingerprint with {option} SHA256:…"
             )
         } else if evidence.contains("Host key verification failed")
             || evidence.contains("host key is known")
         {
             format!(
-                "The host key of {host} is not known here. Read its fingerprint on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub) and give it with --host-key SHA256:…,\nor add the key to known_hosts: ssh-keyscan {port}{host} >> ~/.ssh/known_hosts, and compare: ssh-keygen -lf ~/.ssh/known_hosts"
+                "The host key of {host} is not known here. Read its fingerprint on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub) and give it with {option} SHA256:…,\nor add the key to known_hosts: ssh-keyscan {port}{host} >> ~/.ssh/known_hosts, and compare: ssh-keygen -lf ~/.ssh/known_hosts"
             )
         } else if evidence.contains("Permission denied")
             || evidence.contains("Too many authentication failures")
@@ -436,7 +487,7 @@ fn elevate(cmd: &Cmd, elevation: &Elevation) -> (Cmd, Secret) {
     )
 }
 
-/// A folder for this process alone, below `parent`; those of processes that no longer run are removed.
+/// A folder for one connection of this process alone, below `parent`; those of processes that no longer run are removed.
 fn private_folder(parent: &Path) -> Result<PathBuf> {
     let fail = || format!("cannot make a private folder below {}", parent.display());
     DirBuilder::new()
@@ -448,13 +499,14 @@ fn private_folder(parent: &Path) -> Result<PathBuf> {
         let name = entry.file_name();
         if name
             .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
+            .and_then(|name| name.split('-').next()?.parse::<u32>().ok())
             .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
         {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-    let folder = parent.join(std::process::id().to_string());
+    let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    let folder = parent.join(format!("{}-{number}", std::process::id()));
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(fail)?;
     }
@@ -575,6 +627,7 @@ mod tests {
     /// A connection whose local commands a script answers.
     fn connected(local: Scripted, elevation: Elevation) -> Ssh {
         let target = Target {
+            role: Role::Healthy,
             host: "m1".to_owned(),
             user: "ops".to_owned(),
             port: None,
@@ -652,9 +705,31 @@ mod tests {
     #[test]
     fn folders_of_dead_programs_are_removed() {
         let parent = tempfile::tempdir().unwrap();
-        let dead = parent.path().join("4294967295");
-        fs::create_dir(&dead).unwrap();
+        let dead = ["4294967295", "4294967295-2"].map(|name| parent.path().join(name));
+        for folder in &dead {
+            fs::create_dir(folder).unwrap();
+        }
         let own = private_folder(parent.path()).unwrap();
-        assert!(own.exists() && !dead.exists());
+        assert!(own.exists() && dead.iter().all(|folder| !folder.exists()));
+        assert_ne!(
+            private_folder(parent.path()).unwrap(),
+            own,
+            "a second connection leaves the first one's folder alone"
+        );
+        assert!(own.exists());
+    }
+
+    #[test]
+    fn a_machine_that_is_down_costs_little_patience_and_has_an_option_of_its_own() {
+        let mut ssh = connected(Scripted::new(), Elevation::Root);
+        ssh.target.role = Role::Down;
+        assert!(ssh.options().unwrap().contains(&"ConnectTimeout=4".into()));
+        let unknown = Output {
+            status: 255,
+            stderr: b"Host key verification failed.".to_vec(),
+            ..Output::default()
+        };
+        let told = ssh.explain(&unknown).to_string();
+        assert!(told.contains("--down-host-key SHA256:"), "{told}");
     }
 }

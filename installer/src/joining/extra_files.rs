@@ -1,7 +1,10 @@
 //! Brings the files that the cluster's control-plane pods need besides kubeadm's own, before the join: without them the new apiserver cannot start.
 //!
-//! What is brought is what the healthy master's own pods name: files below /etc, and files that a pod names one by one, up to 1 MiB each. A file that is here already and differs is a conflict, not something to
-//! overwrite. Other folders that pods mount (for logs, say) are made, empty.
+//! What is brought is what the healthy master's own pods name, files below /etc and files that a pod names one by one, and what TKE puts on its masters; up to 1 MiB each. In a change they
+//! come from the master whose place is taken where its machine has them: what differs from the healthy master's is told in the plan. A file that is here already and is neither's is
+//! a conflict, not something to overwrite. Other folders that pods mount (for logs, say) are made, empty.
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use bundle_spec::Sha256;
@@ -9,6 +12,7 @@ use bundle_spec::Sha256;
 use crate::control_plane::ClusterView;
 use crate::control_plane::facts::ExtraPath;
 use crate::host::HostView;
+use crate::host::remote::RemoteView;
 use crate::step::{State, Step, View, World};
 
 /// The most files that are brought; a control plane names a handful.
@@ -17,13 +21,24 @@ const FILES: usize = 200;
 /// The largest file that is brought, in bytes.
 const FILE: u64 = 1 << 20;
 
+/// Where TKE puts what its control planes are given; brought where a master has it, whether or not a pod names it.
+const TKE: [&str; 6] = [
+    "/etc/kubernetes/known_tokens.csv",
+    "/etc/kubernetes/scheduler-policy-config.json",
+    "/etc/kubernetes/audit-policy.yaml",
+    "/etc/kubernetes/audit-api-client-config.yaml",
+    "/etc/kubernetes/tke-authz-webhook.yaml",
+    "/etc/kubernetes/pki/oidc-ca.crt",
+];
+
 /// See the module.
 pub struct ExtraFiles {
     paths: Vec<ExtraPath>,
+    down: Option<RemoteView>,
     own_stay: bool,
 }
 
-/// What a path is on the healthy master.
+/// What a path is on a master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wanted {
     File {
@@ -39,18 +54,49 @@ enum Wanted {
     },
 }
 
+impl Wanted {
+    fn path(&self) -> &str {
+        match self {
+            Self::File { path, .. } | Self::Folder { path, .. } => path,
+        }
+    }
+}
+
+/// What is brought, and from which machine.
+struct Choice<'m> {
+    wanted: Wanted,
+    from: &'m RemoteView,
+    /// What the healthy master has at the same path, where that is another content.
+    other: Option<Sha256>,
+}
+
 enum Difference {
     Missing(String),
     Differs(String),
 }
 
 impl ExtraFiles {
-    /// Brings what stands at these paths of the healthy master.
-    pub fn new(paths: Vec<ExtraPath>) -> Self {
+    /// Brings what stands at these paths of the healthy master, and what TKE puts there.
+    pub fn new(mut paths: Vec<ExtraPath>) -> Self {
+        for path in TKE {
+            if !paths.iter().any(|known| known.path == path) {
+                paths.push(ExtraPath {
+                    path: path.to_owned(),
+                    named_by: "TKE's".to_owned(),
+                });
+            }
+        }
         Self {
             paths,
+            down: None,
             own_stay: false,
         }
+    }
+
+    /// The same, from another machine where it has them.
+    #[must_use]
+    pub fn preferring(self, down: Option<RemoteView>) -> Self {
+        Self { down, ..self }
     }
 
     /// The same on a machine that was a master: where its own files differ, they stay.
@@ -62,53 +108,86 @@ impl ExtraFiles {
         }
     }
 
-    fn wanted(&self, cluster: &ClusterView) -> Result<Vec<Wanted>> {
-        let mut wanted = Vec::new();
+    fn choices<'m>(&'m self, cluster: &'m ClusterView) -> Result<Vec<Choice<'m>>> {
+        let mut choices: BTreeMap<String, Choice<'m>> = BTreeMap::new();
+        for from in self.down.iter().chain([cluster.machine()]) {
+            for wanted in self.wanted(from)? {
+                let digest = match &wanted {
+                    Wanted::File { digest, .. } => Some(*digest),
+                    Wanted::Folder { .. } => None,
+                };
+                match choices.get_mut(wanted.path()) {
+                    None => {
+                        let choice = Choice {
+                            wanted,
+                            from,
+                            other: None,
+                        };
+                        choices.insert(choice.wanted.path().to_owned(), choice);
+                    }
+                    Some(first) => match &first.wanted {
+                        Wanted::File { digest: taken, .. } if digest != Some(*taken) => {
+                            first.other = digest;
+                        }
+                        _ => {}
+                    },
+                }
+            }
+        }
+        Ok(choices.into_values().collect())
+    }
+
+    fn wanted(&self, machine: &RemoteView) -> Result<Vec<Wanted>> {
+        let mut wanted = BTreeMap::new();
         for extra in &self.paths {
-            for entry in cluster.tree(&extra.path)? {
+            for entry in machine.tree(&extra.path)? {
                 let named_by = extra.named_by.clone();
+                if wanted.contains_key(&entry.path) {
+                    continue;
+                }
                 if entry.is_folder {
-                    wanted.push(Wanted::Folder {
-                        path: entry.path,
+                    let folder = Wanted::Folder {
+                        path: entry.path.clone(),
                         mode: entry.mode,
                         named_by,
-                    });
+                    };
+                    wanted.insert(entry.path, folder);
                 } else if extra.path.starts_with("/etc/") || entry.path == extra.path {
                     ensure!(
                         entry.size <= FILE,
                         "{} on {} ({}) has {} bytes, more than {FILE}: copy it here by hand, then run this again",
                         entry.path,
-                        cluster.address(),
+                        machine.address(),
                         extra.named_by,
                         entry.size
                     );
-                    let digest = cluster.digest(&entry.path)?;
-                    wanted.push(Wanted::File {
-                        path: entry.path,
+                    let file = Wanted::File {
+                        digest: machine.digest(&entry.path)?,
+                        path: entry.path.clone(),
                         mode: entry.mode,
-                        digest,
                         named_by,
-                    });
+                    };
+                    wanted.insert(entry.path, file);
                 }
             }
         }
         let files = wanted
-            .iter()
+            .values()
             .filter(|item| matches!(item, Wanted::File { .. }))
             .count();
         ensure!(
             files <= FILES,
-            "the control plane's pods on {} name {files} files below /etc, more than {FILES}: copy them by hand, then run this again",
-            cluster.address()
+            "the control plane's pods name {files} files below /etc of {}, more than {FILES}: copy them by hand, then run this again",
+            machine.address()
         );
-        Ok(wanted)
+        Ok(wanted.into_values().collect())
     }
 }
 
-fn differences(wanted: &[Wanted], host: &HostView) -> Result<Vec<Difference>> {
+fn differences(choices: &[Choice<'_>], host: &HostView) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
-    for item in wanted {
-        match item {
+    for choice in choices {
+        match &choice.wanted {
             Wanted::Folder { path, named_by, .. } if !host.exists(path)? => {
                 found.push(Difference::Missing(format!("{path}/ ({named_by})")));
             }
@@ -119,13 +198,31 @@ fn differences(wanted: &[Wanted], host: &HostView) -> Result<Vec<Difference>> {
                 named_by,
                 ..
             } => match host.digest(path)? {
-                None => found.push(Difference::Missing(format!("{path} ({named_by})"))),
-                Some(own) if own != *digest => found.push(Difference::Differs(path.clone())),
+                None => found.push(Difference::Missing(format!(
+                    "{path} ({named_by}){}",
+                    choice.told()
+                ))),
+                Some(own) if own != *digest && Some(own) != choice.other => {
+                    found.push(Difference::Differs(path.clone()));
+                }
                 Some(_) => {}
             },
         }
     }
     Ok(found)
+}
+
+impl Choice<'_> {
+    /// Whose file it is, where the two masters' differ.
+    fn told(&self) -> String {
+        match self.other {
+            Some(_) => format!(
+                ", which differs from the healthy master's: that of {} is taken",
+                self.from.address()
+            ),
+            None => String::new(),
+        }
+    }
 }
 
 impl Step for ExtraFiles {
@@ -140,7 +237,7 @@ impl Step for ExtraFiles {
     fn check(&self, view: View<'_>) -> Result<State> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
         let (mut missing, mut different) = (Vec::new(), Vec::new());
-        for difference in differences(&self.wanted(cluster)?, view.host)? {
+        for difference in differences(&self.choices(cluster)?, view.host)? {
             match difference {
                 Difference::Missing(what) => missing.push(what),
                 Difference::Differs(path) => different.push(path),
@@ -159,12 +256,18 @@ impl Step for ExtraFiles {
                 ),
             });
         }
+        let machines: Vec<&str> = self
+            .down
+            .iter()
+            .chain([cluster.machine()])
+            .map(RemoteView::address)
+            .collect();
         Ok(if missing.is_empty() {
             State::Satisfied
         } else {
             State::Pending(format!(
                 "to bring from {}: {}",
-                cluster.address(),
+                machines.join(", or else from "),
                 missing.join(", ")
             ))
         })
@@ -175,15 +278,18 @@ impl Step for ExtraFiles {
             .cluster
             .context("this workflow has no cluster")?
             .view();
-        for item in self.wanted(cluster)? {
-            match item {
+        for choice in self.choices(cluster)? {
+            let from = choice.from;
+            match choice.wanted {
                 Wanted::Folder { path, mode, .. } => world.host.make_dir(&path, mode)?,
+                // What is here stays: check has judged it.
+                Wanted::File { path, .. } if world.host.view().exists(&path)? => {}
                 Wanted::File {
                     path, mode, digest, ..
                 } => {
-                    let content = cluster
+                    let content = from
                         .file(&path)?
-                        .with_context(|| format!("{path} is gone from {}", cluster.address()))?;
+                        .with_context(|| format!("{path} is gone from {}", from.address()))?;
                     world
                         .host
                         .install_file(&path, &mut content.as_slice(), &digest, mode)?;
@@ -220,8 +326,79 @@ mod tests {
                     &format!("{digest}  /etc/kubernetes/known_tokens.csv\n"),
                 )
                 .on("test -f", 0, "")
-                .on("cat", 0, "token,user,1\n"),
+                .on("cat", 0, "token,user,1\n")
+                .on("find -H", 1, "no such file"),
         )
+    }
+
+    /// A machine that has a token file of its own and a policy that the healthy master lacks.
+    fn down() -> RemoteView {
+        let digest = |text: &str| Sha256::of(text.as_bytes()).hex();
+        let script = Scripted::new()
+            .on(
+                "find -H /etc/kubernetes/known_tokens.csv",
+                0,
+                "f 600 4 /etc/kubernetes/known_tokens.csv\n",
+            )
+            .on(
+                "find -H /etc/kubernetes/audit-policy.yaml",
+                0,
+                "f 644 6 /etc/kubernetes/audit-policy.yaml\n",
+            )
+            .on("find -H", 1, "no such file")
+            .on(
+                "sha256sum -- /etc/kubernetes/known_tokens.csv",
+                0,
+                &digest("down"),
+            )
+            .on("sha256sum", 0, &digest("policy"))
+            .on("test -f", 0, "")
+            .on("cat -- /etc/kubernetes/known_tokens.csv", 0, "down")
+            .on("cat", 0, "policy");
+        RemoteView::new(Arc::new(script), "10.0.0.13")
+    }
+
+    #[test]
+    fn the_master_that_is_down_is_asked_first_and_what_differs_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let journal = Journal::new(root.path().join("state"));
+        let host = Host::new(
+            HostView::new(root.path(), Arc::new(Scripted::new())),
+            &journal,
+        );
+        let cluster = Cluster::new(ClusterView::new(healthy(), "10.0.0.11"));
+        let world = World {
+            host: &host,
+            cluster: Some(&cluster),
+        };
+        let step = ExtraFiles::new(vec![]).preferring(Some(down()));
+        let told = step.check(world.view()).unwrap();
+        assert!(
+            matches!(&told, State::Pending(why) if why.contains("known_tokens.csv (TKE's), which differs from the healthy master's: that of 10.0.0.13 is taken") && why.contains("audit-policy.yaml (TKE's)")),
+            "{told:?}"
+        );
+        step.apply(world).unwrap();
+        assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
+        let text = |path: &str| host.view().text(path).unwrap().unwrap();
+        assert_eq!(text("/etc/kubernetes/known_tokens.csv"), "down");
+        assert_eq!(text("/etc/kubernetes/audit-policy.yaml"), "policy");
+        host.write_file("/etc/kubernetes/known_tokens.csv", b"token,user,1\n", 0o600)
+            .unwrap();
+        assert_eq!(
+            step.check(world.view()).unwrap(),
+            State::Satisfied,
+            "the healthy master's is as good"
+        );
+        host.write_file("/etc/kubernetes/known_tokens.csv", b"ours", 0o600)
+            .unwrap();
+        assert!(matches!(
+            step.check(world.view()).unwrap(),
+            State::Conflict { .. }
+        ));
+        let kept = step.keeping_own();
+        assert_eq!(kept.check(world.view()).unwrap(), State::Satisfied);
+        kept.apply(world).unwrap();
+        assert_eq!(text("/etc/kubernetes/known_tokens.csv"), "ours");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod fixtures;
 pub mod join;
 pub mod refusals;
 pub mod revoke;
+pub mod static_pods;
 pub mod voting;
 
 use std::path::{Path, PathBuf};

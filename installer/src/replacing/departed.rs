@@ -38,6 +38,16 @@ impl Departed {
         members.iter().find(|member| self.owns(member))
     }
 
+    /// Whether the cluster still has a record of it: an etcd member, a Node, or an entry in kubeadm's ClusterStatus.
+    pub fn is_listed(&self, cluster: &ClusterFacts) -> bool {
+        self.member(&cluster.members).is_some()
+            || cluster.node(&self.name).is_some()
+            || cluster
+                .api_endpoints
+                .iter()
+                .any(|(name, _)| *name == self.name)
+    }
+
     /// This machine, under the name and address that it had: refused where the cluster knows another machine by either.
     pub fn ourselves(cluster: &ClusterFacts, name: &str, address: &str) -> Result<Self, Refusal> {
         let departed = Self {
@@ -241,7 +251,10 @@ mod tests {
         let mut only_member = three();
         only_member.nodes.pop();
         only_member.api_endpoints.clear();
-        assert_eq!(find(&only_member, "10.0.0.13").unwrap().name, "m3");
+        let found = find(&only_member, "10.0.0.13").unwrap();
+        assert_eq!(found.name, "m3");
+        assert!(found.is_listed(&only_member) && found.is_listed(&three()));
+        assert!(!found.is_listed(&cluster()));
         let mut only_status = three();
         only_status.nodes.pop();
         only_status.members.pop();

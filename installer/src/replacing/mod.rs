@@ -7,11 +7,13 @@
 pub mod backup;
 pub mod clear;
 pub mod departed;
+pub mod down;
 pub mod drain;
 pub mod forget;
 pub mod health;
 pub mod record;
 pub mod remove_member;
+pub mod reset_down;
 pub mod restore;
 
 pub use departed::{Departed, Whose};

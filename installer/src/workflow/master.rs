@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::session::Session;
 use super::{
-    Run, hostname, needs, not_eligible, refuse, refused, report_refusals, report_warnings,
+    Run, down, hostname, needs, not_eligible, refuse, refused, report_refusals, report_warnings,
     root_only, warn,
 };
 use crate::control_plane::etcd::{Etcd, Version};
@@ -35,12 +35,14 @@ use crate::host::Host;
 use crate::host::command::{Runner, await_outliving};
 use crate::host::ssh::{Ssh, Target};
 use crate::joining::endpoint::{self, EndpointName};
+use crate::joining::extra_files::ExtraFiles;
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::revoke::RevokeCredentials;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Change, Entry, Event, Journal, STATE_DIR};
 use crate::plans;
 use crate::preflight::{self, KubeletThresholds, Purpose};
+use crate::replacing::down::Down;
 use crate::replacing::{Departed, health, record, remove_member, restore};
 use crate::signals::Stop;
 use crate::step::{Step, View, World};
@@ -60,6 +62,10 @@ pub enum Way {
     Change {
         /// That one: the name of its node, its address, or its etcd member's ID.
         down: String,
+        /// Whether Kubernetes is taken off its machine afterwards.
+        reset_down: bool,
+        /// The fingerprint of its machine's host key, where it was given.
+        down_host_key: Option<String>,
     },
 }
 
@@ -86,6 +92,8 @@ pub struct Master {
     pub advertise_address: Option<IpAddr>,
     /// Registries that Docker may speak to without TLS.
     pub insecure_registries: Vec<String>,
+    /// Whether static pods besides kubeadm's own are copied.
+    pub copy_static_pods: bool,
 }
 
 /// Everything that was looked at before anything is decided.
@@ -97,6 +105,8 @@ struct Seen {
     journal: Vec<Entry>,
     /// Whose records go.
     departed: Option<Departed>,
+    /// The same with its machine, where that is another one.
+    down: Option<Down>,
     /// Whether a join of this machine was cut off.
     interrupted: bool,
     past: Past,
@@ -139,7 +149,11 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
             seen.facts.kernel.release
         ));
     }
-    let subject = json!({ "node": joining.node, "address": joining.address });
+    let mut subject = json!({ "node": joining.node, "address": joining.address });
+    if let Some(note) = down::note_of_static_pods(options, seen.down.as_ref(), seen.past, look)? {
+        subject["notes"] = json!([note]);
+        warn(run.console, &[note]);
+    }
     let Some(session) = Session::begin(&run.terms(), options.way.workflow(), &plan, &subject)?
     else {
         if seen.past == Past::Joined && seen.interrupted && !run.dry_run {
@@ -225,7 +239,7 @@ fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Optio
     run.console
         .say(&format!("connecting to {}@{} …", target.user, target.host));
     let address_given = target.host.clone();
-    let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local, target)?);
+    let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local.clone(), target)?);
     let view = ClusterView::new(ssh, address_given);
 
     run.console
@@ -278,22 +292,35 @@ fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Optio
             &joining.node,
             &joining.address,
         )),
-        Way::Change { down } => {
-            if standing == Standing::Whole && took_the_place(&journal, down) {
-                None
-            } else {
-                Some(Departed::named(
+        Way::Change {
+            down: which,
+            reset_down,
+            ..
+        } => {
+            let records = record::all(&view)?;
+            let took = down::took_the_place(&journal, which)
+                .filter(|gone| standing == Standing::Whole && !gone.is_listed(&cluster));
+            match took {
+                // The record goes last: while it is kept, the work is not done.
+                Some(gone) => (*reset_down
+                    || records.iter().any(|record| record.name == gone.name))
+                .then_some(Ok(gone)),
+                None => Some(Departed::named(
                     &cluster,
-                    &record::all(&view)?,
-                    down,
+                    &records,
+                    which,
                     (&joining.node, &joining.address),
-                ))
+                )),
             }
         }
     };
     let departed = departed
         .transpose()
         .map_err(|refusal| refused(run.console, &[refusal]))?;
+    let down = match &departed {
+        Some(departed) => down::look(run, options, local, &cluster, departed)?,
+        None => None,
+    };
     let ailments = match &options.way {
         Way::Rebirth { .. } => health::ailments(&joining, &standing, here)?,
         Way::Join | Way::Change { .. } => Vec::new(),
@@ -320,6 +347,7 @@ fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Optio
         joining,
         journal,
         departed,
+        down,
         interrupted,
         past,
     }))
@@ -401,22 +429,6 @@ fn is_worker(cluster: &ClusterFacts, joining: &Joining) -> bool {
     cluster
         .node(&joining.node)
         .is_some_and(|node| !node.is_master() && node.has_address(&joining.address))
-}
-
-/// The beginning of what the journal says when this machine took a master's place.
-const TOOK: &str = "take the place of";
-
-/// Whether the journal says that this machine took the place of `down`, whichever way that is called.
-fn took_the_place(journal: &[Entry], down: &str) -> bool {
-    journal.iter().any(|entry| match &entry.event {
-        Event::Intent {
-            change: Change::Cluster { what },
-            ..
-        } => what
-            .strip_prefix(TOOK)
-            .is_some_and(|whom| whom.split_whitespace().any(|word| word == down)),
-        _ => false,
-    })
 }
 
 fn await_interrupted(run: &Run<'_>, joining: &Joining) -> Result<()> {
@@ -533,22 +545,32 @@ fn holder(seen: &Seen) -> Holder {
 /// What is done under the cluster's lock.
 fn cluster_steps(options: &Master, seen: &Seen, etcd_image: Option<String>) -> Steps {
     let joining = &seen.joining;
-    let join = plans::join(joining, seen.interrupted);
-    match (&options.way, &seen.departed) {
-        (_, None) => join,
-        (Way::Rebirth { .. }, Some(_)) if seen.past == Past::Joined => {
-            plans::finish_rebirth(joining, seen.departed.as_ref())
+    let pods = options
+        .copy_static_pods
+        .then(|| down::static_pods(options, seen.down.as_ref()));
+    let mut files = ExtraFiles::new(joining.cluster.extra_paths.clone());
+    if let Some(departed) = seen.departed.as_ref().filter(|_| seen.down.is_none()) {
+        return if seen.past == Past::Joined {
+            plans::finish_rebirth(joining, Some(departed), pods)
+        } else {
+            plans::rebirth(joining, departed, etcd_image, files, pods)
+        };
+    }
+    if matches!(options.way, Way::Change { .. })
+        && matches!(seen.past, Past::Joined | Past::Interrupted)
+    {
+        // What an earlier run brought from a machine that may be silent or empty by now.
+        files = files.keeping_own();
+    }
+    let machine = seen.down.as_ref().and_then(|down| down.reach.machine());
+    let files = files.preferring(machine.cloned());
+    let join = plans::join(joining, seen.interrupted, files, pods);
+    match &seen.down {
+        None => join,
+        Some(down) if seen.past == Past::Joined && !down.departed.is_listed(&joining.cluster) => {
+            plans::finish_change(joining, down, join)
         }
-        (Way::Rebirth { .. } | Way::Join, Some(departed)) => {
-            plans::rebirth(joining, departed, etcd_image)
-        }
-        (Way::Change { .. }, Some(departed)) => plans::change(
-            joining,
-            departed,
-            seen.past == Past::Worker,
-            etcd_image,
-            join,
-        ),
+        Some(down) => plans::change(joining, down, seen.past == Past::Worker, etcd_image, join),
     }
 }
 
@@ -592,17 +614,7 @@ fn on_cluster(
         .as_ref()
         .filter(|departed| departed.name != joining.node)
     {
-        let member = departed.member(&joining.cluster.members);
-        world.host.note(Change::Cluster {
-            what: format!(
-                "{TOOK} {} {} {}",
-                departed.name,
-                departed.address,
-                member
-                    .map(|member| member.id.to_string())
-                    .unwrap_or_default()
-            ),
-        })?;
+        down::note_taken(world.host, departed, &joining.cluster.members)?;
     }
     let outcome = engine::run(steps, world, &session.journal, run.console);
     if outcome.is_err() {

@@ -1,5 +1,6 @@
 //! What each command does from its first look to its last word: gather, refuse, plan, ask, lock, run, tidy up, report.
 
+mod down;
 mod master;
 mod reset;
 mod session;

@@ -1,0 +1,186 @@
+//! Another machine, over SSH: looking at it ([`RemoteView`]) and changing it ([`Remote`]).
+//!
+//! A view asks and reads, and can only run what is known to change nothing. What changes something goes through [`Remote`], which can be made only where this machine
+//! may be changed, and says in this machine's journal what it is about to do there.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bundle_spec::Sha256;
+
+use super::Host;
+use super::command::{Cmd, CommandError, Output, Runner};
+use super::probe::Probe;
+use crate::journal::Change;
+
+/// How long a file may take to come here: 8 GiB at 5 MB/s.
+const COPYING: Duration = Duration::from_secs(1800);
+
+/// Another machine, for looking only.
+#[derive(Clone)]
+pub struct RemoteView {
+    runner: Arc<dyn Runner>,
+    address: String,
+}
+
+impl RemoteView {
+    /// The machine that `runner` runs commands on and that people call `address`.
+    pub fn new(runner: Arc<dyn Runner>, address: impl Into<String>) -> Self {
+        Self {
+            runner,
+            address: address.into(),
+        }
+    }
+
+    /// Its address, as it was given.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Asks the machine something.
+    pub fn probe(&self, probe: &Probe) -> Result<Output, CommandError> {
+        self.runner.run(probe.command())
+    }
+
+    /// The content of a small file; nothing where there is none.
+    pub fn file(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        if !self.runner.run(&Cmd::new("test", ["-f", path]))?.ok() {
+            return Ok(None);
+        }
+        Ok(Some(
+            self.runner.expect(&Cmd::new("cat", ["--", path]))?.stdout,
+        ))
+    }
+
+    /// Copies a file of any size into `sink`. What the sink got is whole only where this returns no error.
+    pub fn copy(&self, path: &str, sink: &mut dyn Write) -> Result<()> {
+        self.fetch(Cmd::new("cat", ["--", path]), sink)
+    }
+
+    /// Writes a tar of these absolute paths, all of which exist, into `sink`. What the sink got is whole only where this returns no error.
+    pub fn archive(&self, paths: &[String], sink: &mut dyn Write) -> Result<()> {
+        let fixed = ["-C", "/", "-c", "-f", "-", "--ignore-failed-read", "--"];
+        let relative = paths.iter().map(|path| path.trim_start_matches('/'));
+        self.fetch(Cmd::new("tar", fixed.into_iter().chain(relative)), sink)
+    }
+
+    fn fetch(&self, cmd: Cmd, sink: &mut dyn Write) -> Result<()> {
+        let cmd = cmd.timeout(COPYING);
+        self.runner.fetch(&cmd, sink)?.expect(&cmd)?;
+        Ok(())
+    }
+
+    /// The digest of a file.
+    pub fn digest(&self, path: &str) -> Result<Sha256> {
+        let text = self
+            .runner
+            .expect(&Cmd::new("sha256sum", ["--", path]))?
+            .text();
+        let hex = text
+            .trim_start_matches('\\')
+            .split_whitespace()
+            .next()
+            .unwrap_or_default();
+        Sha256::from_hex(hex)
+            .with_context(|| format!("sha256sum on {} printed {text:?}", self.address))
+    }
+
+    /// Those of these paths that exist; a link counts where it leads somewhere.
+    pub fn existing(&self, paths: &[&str]) -> Result<Vec<String>> {
+        let args = ["-H"]
+            .iter()
+            .chain(paths)
+            .chain(&["-maxdepth", "0", "-printf", "%p\n"]);
+        let found = self.runner.run(&Cmd::new("find", args.copied()))?.text();
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+
+    /// The files at and below these paths, a line each with the time of the last change and the size: equal lines mean that a file was not touched.
+    pub fn stamps(&self, paths: &[&str]) -> Result<BTreeSet<String>> {
+        let args = ["-H"]
+            .iter()
+            .chain(paths)
+            .chain(&["-type", "f", "-printf", "%T@ %s %p\n"]);
+        let found = self.runner.run(&Cmd::new("find", args.copied()))?.text();
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+
+    /// A path and, where it is a folder, the files and folders in it; with their sizes. A link is followed where the path itself is one. Nothing where there is no such path.
+    pub fn tree(&self, path: &str) -> Result<Vec<TreeEntry>> {
+        let args = [
+            "-H",
+            path,
+            "(",
+            "-type",
+            "d",
+            "-o",
+            "-type",
+            "f",
+            ")",
+            "-printf",
+            "%y %m %s %p\n",
+        ];
+        let output = self.runner.run(&Cmd::new("find", args))?;
+        output
+            .text()
+            .lines()
+            .map(|line| {
+                TreeEntry::parse(line)
+                    .with_context(|| format!("find on {} printed {line:?}", self.address))
+            })
+            .collect()
+    }
+}
+
+/// A file or folder of another machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeEntry {
+    /// Its path.
+    pub path: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is a folder.
+    pub is_folder: bool,
+}
+
+impl TreeEntry {
+    /// Reads `TYPE MODE SIZE PATH`.
+    fn parse(line: &str) -> Option<Self> {
+        let (kind, rest) = line.split_once(' ')?;
+        let (mode, rest) = rest.split_once(' ')?;
+        let (size, path) = rest.split_once(' ')?;
+        Some(Self {
+            path: path.to_owned(),
+            mode: u32::from_str_radix(mode, 8).ok()?,
+            size: size.parse().ok()?,
+            is_folder: kind == "d",
+        })
+    }
+}
+
+/// Another machine, for changing.
+pub struct Remote<'a> {
+    view: &'a RemoteView,
+    host: &'a Host<'a>,
+}
+
+impl<'a> Remote<'a> {
+    /// What `view` sees, for changing; the journal of `host` holds what is done.
+    pub fn new(view: &'a RemoteView, host: &'a Host<'a>) -> Self {
+        Self { view, host }
+    }
+
+    /// Runs a command there that changes something. An exit status other than 0 is an error.
+    pub fn run(&self, cmd: &Cmd) -> Result<Output> {
+        self.host.note(Change::Cluster {
+            what: format!("on {}: {cmd}", self.view.address),
+        })?;
+        let output = self.view.runner.expect(cmd);
+        output.with_context(|| format!("on {}", self.view.address))
+    }
+}

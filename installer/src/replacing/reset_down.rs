@@ -1,0 +1,534 @@
+//! Takes what belongs to Kubernetes off the machine of a master whose place is taken: the kubelet, its pods, and what kubeadm, the kubelet, etcd and the pod network wrote.
+//!
+//! Everything else stays: Docker with its images and other containers, and every other file. kubeadm's own reset is not run there: up to 1.16 it empties all of /etc/cni/net.d, and
+//! it may look for the cluster. Nothing is done where the cluster lists the machine's etcd member or its Node, or where the machine has another cluster's CA. Interfaces and
+//! packet-filter rules of the pod network stay until the next reboot.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::down::{Down, Reach};
+use crate::control_plane::ClusterView;
+use crate::control_plane::etcd::Etcd;
+use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::objects::{List, Node};
+use crate::host::command::Cmd;
+use crate::host::probe::{CONTAINERD, Probe};
+use crate::host::remote::{Remote, RemoteView};
+use crate::step::{Place, State, Step, View, World};
+use crate::steps::unescape;
+
+/// kubeadm's folder, which is emptied: all of it is in the backup.
+const KUBERNETES: &str = "/etc/kubernetes";
+
+/// Where pod networks put their configuration.
+const NETWORKS: &str = "/etc/cni/net.d";
+
+/// The kubelet's folder; what people put there, profiles of seccomp for one, stays.
+const KUBELET: &str = "/var/lib/kubelet";
+
+/// What goes besides, whole. Most is the kubelet's own, by the names in its sources (`pkg/kubelet/config/defaults.go` and `pkg/kubelet/cm`).
+const MADE: [&str; 20] = [
+    "/var/lib/etcd/member",
+    "/var/lib/cni",
+    "/var/lib/dockershim",
+    "/var/run/kubernetes",
+    "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/instance-config.yaml",
+    "/var/lib/kubelet/kubeadm-flags.env",
+    "/var/lib/kubelet/pki",
+    "/var/lib/kubelet/pods",
+    "/var/lib/kubelet/plugins",
+    "/var/lib/kubelet/plugins_registry",
+    "/var/lib/kubelet/plugin-containers",
+    "/var/lib/kubelet/pod-resources",
+    "/var/lib/kubelet/device-plugins",
+    "/var/lib/kubelet/checkpoints",
+    "/var/lib/kubelet/cpu_manager_state",
+    "/var/lib/kubelet/memory_manager_state",
+    "/var/lib/kubelet/dra_manager_state",
+    "/var/lib/kubelet/allocated_pods_state",
+    "/var/lib/kubelet/actuated_pods_state",
+];
+
+/// Words in the names of files that pod networks write; other files there (podman's, say) are somebody else's.
+const POD_NETWORKS: [&str; 13] = [
+    "antrea",
+    "calico",
+    "canal",
+    "cilium",
+    "flannel",
+    "galaxy",
+    "kindnet",
+    "kube-ovn",
+    "kube-router",
+    "kuberouter",
+    "multus",
+    "tke-",
+    "weave",
+];
+
+/// How long the removal of a hundred containers, or of the data of their pods, may take.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// See the module.
+pub struct ResetDown {
+    down: Down,
+    etcd: Option<Etcd>,
+    ca: String,
+}
+
+/// What is left of Kubernetes on a machine.
+#[derive(Debug, Default)]
+struct Left {
+    kubelet_runs: bool,
+    kubelet_starts: bool,
+    docker: Vec<String>,
+    containerd: Vec<String>,
+    files: usize,
+    made: Vec<String>,
+    networks: Vec<String>,
+}
+
+impl ResetDown {
+    /// Resets the machine of `down`, a master of `cluster` before.
+    pub fn new(down: Down, cluster: &ClusterFacts) -> Self {
+        Self {
+            down,
+            etcd: cluster.etcd.clone(),
+            ca: format!("{}/ca.crt", cluster.config.certificates_dir),
+        }
+    }
+
+    /// Refuses where the cluster still lists the machine, or it belongs to another one.
+    fn may_reset(&self, cluster: &ClusterView, machine: &RemoteView) -> Result<()> {
+        let departed = &self.down.departed;
+        let members = match &self.etcd {
+            Some(etcd) => etcd.listed(cluster)?,
+            None => Vec::new(),
+        };
+        if let Some(member) = members
+            .iter()
+            .find(|member| member.is_at(&departed.address) || member.name == departed.name)
+        {
+            bail!(
+                "{} is not reset: etcd still lists {member}. Take it out first, on that machine: kpot-install reset",
+                departed.name
+            );
+        }
+        let nodes: List<Node> = cluster.get(&["nodes"])?;
+        if let Some(node) = nodes
+            .items
+            .iter()
+            .find(|node| node.metadata.name == departed.name || node.has_address(&departed.address))
+        {
+            bail!(
+                "{} is not reset: the cluster lists the node {} at {}",
+                departed.name,
+                node.metadata.name,
+                departed.address
+            );
+        }
+        let (theirs, ours) = (machine.file(&self.ca)?, cluster.file(&self.ca)?);
+        ensure!(
+            theirs.is_none() || theirs == ours,
+            "{} is not reset: {} on {} is not this cluster's, so another cluster's node answers at that address",
+            departed.name,
+            self.ca,
+            departed.address
+        );
+        Ok(())
+    }
+}
+
+impl Step for ResetDown {
+    fn id(&self) -> &'static str {
+        "reset-down"
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "nothing of Kubernetes is left on the machine of {}",
+            self.down.departed.name
+        )
+    }
+
+    fn place(&self) -> Place {
+        Place::Cluster
+    }
+
+    fn check(&self, _view: View<'_>) -> Result<State> {
+        Ok(match &self.down.reach {
+            Reach::Answers(machine) => match Left::on(machine)?.to_string() {
+                left if left.is_empty() => State::Satisfied,
+                left => State::Pending(format!(
+                    "on {}: {left}; not reversible, but for what is backed up",
+                    machine.address()
+                )),
+            },
+            Reach::Silent(why) => State::Unsettable(format!(
+                "{} left the cluster, but its machine does not answer over SSH and is not reset: {why}",
+                self.down.departed.name
+            )),
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let machine = self
+            .down
+            .reach
+            .machine()
+            .context("a machine that does not answer cannot be reset")?;
+        self.may_reset(cluster.view(), machine)?;
+        let remote = Remote::new(machine, world.host);
+        let left = Left::on(machine)?;
+        let files = machine.stamps(&[KUBERNETES])?;
+        ensure!(
+            self.down.is_kept(world.host.view(), &files)? || files.is_empty(),
+            "{} is not reset: none of this machine's backups holds its files as they are now. Run the same command again",
+            self.down.departed.name
+        );
+        left.stop_kubelet(&remote)?;
+        // What it began while it was being stopped is seen now.
+        Left::on(machine)?.remove_pods(&remote)?;
+        unmount(machine, &remote)?;
+        remove_files(machine, &remote)
+    }
+}
+
+impl Left {
+    fn on(machine: &RemoteView) -> Result<Self> {
+        let unit = machine.probe(&Probe::unit("kubelet.service"))?.text();
+        let is = |line: &str| unit.lines().any(|one| one == line);
+        let found = is("LoadState=loaded") || is("LoadState=masked");
+        let files = machine.tree(KUBERNETES)?;
+        let networks = machine.tree(NETWORKS)?.into_iter().map(|entry| entry.path);
+        Ok(Self {
+            // A kubelet without its configuration is "activating" for ever.
+            kubelet_runs: found && !is("ActiveState=inactive") && !is("ActiveState=failed"),
+            kubelet_starts: is("UnitFileState=enabled"),
+            docker: ids(machine, &Probe::docker_pods())?,
+            containerd: ids(machine, &Probe::containerd_pods())?,
+            files: files.iter().filter(|entry| !entry.is_folder).count(),
+            made: machine.existing(&MADE)?,
+            networks: networks.filter(|path| is_pod_network(path)).collect(),
+        })
+    }
+
+    fn stop_kubelet(&self, remote: &Remote<'_>) -> Result<()> {
+        if self.kubelet_starts {
+            remote.run(&Cmd::new("systemctl", ["disable", "kubelet.service"]))?;
+        }
+        if self.kubelet_runs {
+            let stop = Cmd::new("systemctl", ["stop", "kubelet.service"]);
+            remote.run(&stop.timeout(PATIENCE))?;
+        }
+        Ok(())
+    }
+
+    fn remove_pods(&self, remote: &Remote<'_>) -> Result<()> {
+        if !self.docker.is_empty() {
+            let fixed = ["rm", "--force", "--volumes"].map(str::to_owned);
+            let args = fixed.into_iter().chain(self.docker.iter().cloned());
+            remote.run(&Cmd::new("docker", args).timeout(PATIENCE))?;
+        }
+        for verb in ["stopp", "rmp"] {
+            if !self.containerd.is_empty() {
+                let fixed = ["--runtime-endpoint", CONTAINERD, verb].map(str::to_owned);
+                let args = fixed.into_iter().chain(self.containerd.iter().cloned());
+                remote.run(&Cmd::new("crictl", args).timeout(PATIENCE))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Left {
+    /// Empty where nothing is left.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut left = Vec::new();
+        if self.kubelet_runs {
+            left.push("the kubelet runs".to_owned());
+        }
+        if self.kubelet_starts {
+            left.push("the kubelet starts at boot".to_owned());
+        }
+        match self.docker.len() + self.containerd.len() {
+            0 => {}
+            count => left.push(format!("{count} containers of pods")),
+        }
+        if self.files > 0 {
+            left.push(format!("{} files below {KUBERNETES}", self.files));
+        }
+        left.extend(self.made.iter().chain(&self.networks).cloned());
+        f.write_str(&left.join(", "))
+    }
+}
+
+/// What a runtime lists; nothing where the machine has no such runtime, or it does not run: then none of its containers does.
+fn ids(machine: &RemoteView, probe: &Probe) -> Result<Vec<String>> {
+    let output = machine.probe(probe)?;
+    if !output.ok() {
+        return Ok(Vec::new());
+    }
+    Ok(output.text().lines().map(str::to_owned).collect())
+}
+
+fn is_pod_network(path: &str) -> bool {
+    path.strip_prefix(NETWORKS)
+        .is_some_and(|name| POD_NETWORKS.iter().any(|word| name.contains(word)))
+}
+
+/// Unmounts what pods had mounted, the innermost first.
+fn unmount(machine: &RemoteView, remote: &Remote<'_>) -> Result<()> {
+    let mounts = machine.file("/proc/mounts")?.unwrap_or_default();
+    let mounts = String::from_utf8_lossy(&mounts);
+    let below = |path: &String| path.starts_with(&format!("{KUBELET}/"));
+    let mut paths: Vec<String> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1).map(unescape))
+        .filter(below)
+        .collect();
+    paths.sort();
+    for path in paths.iter().rev() {
+        remote.run(&Cmd::new("umount", ["--", path]))?;
+    }
+    Ok(())
+}
+
+/// Removes the files. What is mounted somewhere below all the same is not entered.
+fn remove_files(machine: &RemoteView, remote: &Remote<'_>) -> Result<()> {
+    let left = Left::on(machine)?;
+    if !machine.existing(&[KUBERNETES])?.is_empty() {
+        let args = ["-H", KUBERNETES, "-xdev", "-mindepth", "1", "-delete"];
+        remote.run(&Cmd::new("find", args))?;
+    }
+    let paths: Vec<String> = left.made.into_iter().chain(left.networks).collect();
+    if !paths.is_empty() {
+        let fixed = ["-r", "-f", "--one-file-system", "--"].map(str::to_owned);
+        let args = fixed.into_iter().chain(paths);
+        remote.run(&Cmd::new("rm", args).timeout(PATIENCE))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
+    use super::super::down::tests::{m3, with_world};
+    use super::*;
+    use crate::host::command::Output;
+    use crate::host::scripted::Scripted;
+    use crate::joining::fixtures;
+
+    const KEPT: &str = "/var/lib/kpot/backup/1/down-m3.tar.list";
+    const LIST: &[u8] = b"1 1 /etc/kubernetes/admin.conf\n";
+
+    /// A machine with a kubelet, a pod, a mount and files, all of which commands take away.
+    fn machine() -> (Arc<Scripted>, Arc<Mutex<BTreeSet<String>>>) {
+        let all = [
+            "kubelet",
+            "enabled",
+            "c0ffee",
+            "/etc/kubernetes/admin.conf",
+            "/etc/cni/net.d/10-flannel.conflist",
+            "/etc/cni/net.d/87-podman.conflist",
+            "/var/lib/etcd/member",
+            "/var/lib/kubelet/pods",
+            "/var/lib/kubelet/pods/1/volumes/a b",
+            "/opt/data",
+        ];
+        let things = Arc::new(Mutex::new(BTreeSet::from(all.map(str::to_owned))));
+        let state = things.clone();
+        let script = Scripted::new().with(move |cmd, _| {
+            let mut things = state.lock().unwrap();
+            let args: Vec<&str> = cmd.args.iter().map(String::as_str).collect();
+            let has = |thing: &str| things.contains(thing);
+            let below = |folder: &str| -> String {
+                let inside = things.iter().filter(|path| path.starts_with(folder));
+                inside.map(|path| ["f 600 1 ", path, "\n"].concat()).collect()
+            };
+            let text = match (cmd.program.as_str(), args.as_slice()) {
+                ("systemctl", ["show", ..]) => format!(
+                    "LoadState=loaded\nActiveState={}\nUnitFileState={}\n",
+                    if has("kubelet") { "activating" } else { "inactive" },
+                    if has("enabled") { "enabled" } else { "disabled" }
+                ),
+                ("systemctl", ["stop", _]) => {
+                    things.remove("kubelet");
+                    String::new()
+                }
+                ("systemctl", ["disable", _]) => {
+                    things.remove("enabled");
+                    String::new()
+                }
+                ("docker", ["ps", ..]) => {
+                    if has("c0ffee") { "c0ffee\n" } else { "" }.to_owned()
+                }
+                ("docker", ["rm", "--force", "--volumes", id]) => {
+                    assert!(!has("kubelet"), "it would start the pod anew");
+                    things.remove(*id);
+                    String::new()
+                }
+                ("crictl", _) => return Some(failed()),
+                ("find", ["-H", "/etc/kubernetes", "-xdev", ..]) => {
+                    things.retain(|path| !path.starts_with("/etc/kubernetes/"));
+                    String::new()
+                }
+                ("find", ["-H", "/etc/kubernetes", "-type", ..]) => {
+                    below("/etc/kubernetes/").replace("f 600 1", "1 1")
+                }
+                ("find", ["-H", folder, "(", ..]) => below(&format!("{folder}/")),
+                ("find", ["-H", paths @ .., "-maxdepth", "0", "-printf", _]) => paths
+                    .iter()
+                    .filter(|path| has(path) || **path == KUBERNETES)
+                    .map(|path| [path, "\n"].concat())
+                    .collect(),
+                ("umount", ["--", path]) => {
+                    things.remove(*path);
+                    String::new()
+                }
+                ("rm", ["-r", "-f", "--one-file-system", "--", paths @ ..]) => {
+                    assert!(!has("/var/lib/kubelet/pods/1/volumes/a b"), "unmounted first");
+                    things.retain(|path| !paths.contains(&path.as_str()));
+                    String::new()
+                }
+                ("test", ["-f", path]) => {
+                    if *path != "/proc/mounts" {
+                        return Some(failed());
+                    }
+                    String::new()
+                }
+                ("cat", ["--", "/proc/mounts"]) => "proc /proc proc rw 0 0\ntmpfs /var/lib/kubelet/pods/1/volumes/a\\040b tmpfs rw 0 0\n".to_owned(),
+                _ => return None,
+            };
+            Some(Output {
+                stdout: text.into_bytes(),
+                ..Output::default()
+            })
+        });
+        (Arc::new(script), things)
+    }
+
+    fn failed() -> Output {
+        Output {
+            status: 1,
+            ..Output::default()
+        }
+    }
+
+    fn cluster(nodes: &str) -> Scripted {
+        Scripted::new()
+            .on("kubectl", 0, &format!(r#"{{"items":[{nodes}]}}"#))
+            .on("test -f", 1, "")
+    }
+
+    #[test]
+    fn only_what_belongs_to_kubernetes_goes_and_then_nothing_is_left_to_do() {
+        let (script, things) = machine();
+        let step = ResetDown::new(m3(script), &fixtures::cluster());
+        with_world(cluster(""), |world| {
+            world.host.write_file(KEPT, LIST, 0o600).unwrap();
+            let told = step.check(world.view()).unwrap();
+            assert!(
+                matches!(&told, State::Pending(why) if why.contains("the kubelet runs") && why.contains("1 containers") && why.contains("1 files below /etc/kubernetes") && !why.contains("podman")),
+                "{told:?}"
+            );
+            step.apply(world).unwrap();
+            assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
+        });
+        let left: Vec<String> = things.lock().unwrap().iter().cloned().collect();
+        assert_eq!(left, ["/etc/cni/net.d/87-podman.conflist", "/opt/data"]);
+    }
+
+    #[test]
+    fn a_reset_that_broke_off_after_any_command_is_finished_by_the_next_one() {
+        let (script, _) = machine();
+        let whole = ResetDown::new(m3(script.clone()), &fixtures::cluster());
+        with_world(cluster(""), |world| {
+            world.host.write_file(KEPT, LIST, 0o600).unwrap();
+            whole.apply(world).unwrap();
+        });
+        let commands = script.asked().len();
+        for broken in 0..commands {
+            let (script, _) = machine();
+            let mut count = 0;
+            let forward = script.clone();
+            let breaking = Scripted::new().with(move |cmd, _| {
+                use crate::host::command::Runner as _;
+                count += 1;
+                (count <= broken).then(|| forward.run(cmd).unwrap())
+            });
+            with_world(cluster(""), |world| {
+                world.host.write_file(KEPT, LIST, 0o600).unwrap();
+                let first = ResetDown::new(m3(Arc::new(breaking)), &fixtures::cluster());
+                assert!(first.apply(world).is_err(), "after {broken}");
+                let second = ResetDown::new(m3(script), &fixtures::cluster());
+                second.apply(world).unwrap();
+                assert_eq!(second.check(world.view()).unwrap(), State::Satisfied);
+            });
+        }
+    }
+
+    #[test]
+    fn a_machine_that_the_cluster_lists_or_that_is_not_backed_up_is_left_alone() {
+        let node = |name: &str, address: &str| {
+            format!(
+                r#"{{"metadata":{{"name":"{name}"}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}}],"nodeInfo":{{"containerRuntimeVersion":"","kubeletVersion":""}}}}}}"#
+            )
+        };
+        for (nodes, why) in [
+            (node("m3", "10.0.0.99"), "lists the node m3"),
+            (node("w9", "10.0.0.13"), "lists the node w9"),
+            (String::new(), "backups"),
+        ] {
+            let (script, things) = machine();
+            let before = things.lock().unwrap().clone();
+            with_world(cluster(&nodes), |world| {
+                let step = ResetDown::new(m3(script), &fixtures::cluster());
+                let refused = step.apply(world).unwrap_err().to_string();
+                assert!(refused.contains(why), "{refused}");
+            });
+            assert_eq!(*things.lock().unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn a_machine_whose_member_is_listed_is_left_alone() {
+        let mut facts = fixtures::cluster();
+        let mut seen = Scripted::new().on("docker ps", 0, "e7cd\n");
+        let view = ClusterView::new(Arc::new(seen), "10.0.0.11");
+        facts.etcd = Some(Etcd::without_api(&view).unwrap());
+        seen = Scripted::new().on(
+            "docker exec",
+            0,
+            r#"{"members":[{"ID":31,"name":"","peerURLs":["https://10.0.0.13:2380"]}]}"#,
+        );
+        let (script, things) = machine();
+        let before = things.lock().unwrap().clone();
+        with_world(seen, |world| {
+            let step = ResetDown::new(m3(script), &facts);
+            let refused = step.apply(world).unwrap_err().to_string();
+            assert!(refused.contains("etcd still lists"), "{refused}");
+        });
+        assert_eq!(*things.lock().unwrap(), before);
+    }
+
+    #[test]
+    fn the_machine_of_another_cluster_is_left_alone() {
+        let script = Scripted::new().on("test -f", 0, "").on("cat", 0, "theirs");
+        let seen = Scripted::new()
+            .on("kubectl", 0, r#"{"items":[]}"#)
+            .on("test -f", 0, "")
+            .on("cat", 0, "ours");
+        with_world(seen, |world| {
+            let step = ResetDown::new(m3(Arc::new(script)), &fixtures::cluster());
+            let refused = step.apply(world).unwrap_err().to_string();
+            assert!(refused.contains("another cluster"), "{refused}");
+        });
+    }
+}

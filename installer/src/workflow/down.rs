@@ -1,0 +1,194 @@
+//! In a change: the machine of the master whose place is taken, looked at before anything is decided.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::master::{Master, Way};
+use super::{Run, refuse};
+use crate::control_plane::etcd::Member;
+use crate::control_plane::facts::ClusterFacts;
+use crate::host::Host;
+use crate::host::command::Runner;
+use crate::joining::refusals::{Past, Refusal};
+use crate::joining::static_pods::{Former, Manifests, StaticPods};
+use crate::journal::{Change, Entry, Event};
+use crate::replacing::down::{Down, Fate, Reach};
+use crate::replacing::{Departed, Whose};
+use crate::step::View;
+
+/// Tries to reach the machine of `departed`; nothing in other ways than a change.
+///
+/// # Errors
+/// It shall be reset, and that cannot be.
+pub(super) fn look(
+    run: &Run<'_>,
+    options: &Master,
+    local: Arc<dyn Runner>,
+    cluster: &ClusterFacts,
+    departed: &Departed,
+) -> Result<Option<Down>> {
+    let Way::Change {
+        reset_down,
+        down_host_key,
+        ..
+    } = &options.way
+    else {
+        return Ok(None);
+    };
+    run.console.say(&format!(
+        "connecting to {}@{}, the machine of {}, for at most a few seconds …",
+        options.target.user, departed.address, departed.name
+    ));
+    let down = Down {
+        departed: departed.clone(),
+        reach: Reach::of(local, departed, &options.target, down_host_key.clone()),
+        fate: if *reset_down { Fate::Reset } else { Fate::Left },
+    };
+    refuse(
+        run.console,
+        &refusal(&down, cluster).into_iter().collect::<Vec<_>>(),
+    )?;
+    Ok(Some(down))
+}
+
+/// A machine that cannot be reset is no reason to stop once its master is out of the cluster: nothing would bring it nearer.
+fn refusal(down: &Down, cluster: &ClusterFacts) -> Option<Refusal> {
+    let departed = &down.departed;
+    let (Fate::Reset, Reach::Silent(why)) = (down.fate, &down.reach) else {
+        return None;
+    };
+    departed.is_listed(cluster).then(|| Refusal {
+        cause: format!(
+            "{} shall be reset, and does not answer over SSH: {why}",
+            departed.name
+        ),
+        remedy:
+            "Make it reachable, or leave --reset-down out: the change works without that machine"
+                .to_owned(),
+    })
+}
+
+/// The beginning of what the journal says when this machine took a master's place.
+const TOOK: &str = "take the place of";
+
+/// Notes that this machine takes the place of `departed`, one of whose `members` may be its own.
+pub(super) fn note_taken(host: &Host<'_>, departed: &Departed, members: &[Member]) -> Result<()> {
+    let member = departed.member(members);
+    host.note(Change::Cluster {
+        what: format!(
+            "{TOOK} {} {} {}",
+            departed.name,
+            departed.address,
+            member
+                .map(|member| member.id.to_string())
+                .unwrap_or_default()
+        ),
+    })
+}
+
+/// The master whose place this machine took, as the journal says, if it is `down`, whichever way that is called.
+pub(super) fn took_the_place(journal: &[Entry], down: &str) -> Option<Departed> {
+    journal.iter().find_map(|entry| {
+        let Event::Intent {
+            change: Change::Cluster { what },
+            ..
+        } = &entry.event
+        else {
+            return None;
+        };
+        let whom: Vec<&str> = what.strip_prefix(TOOK)?.split_whitespace().collect();
+        let [name, address, ..] = whom[..] else {
+            return None;
+        };
+        whom.contains(&down).then(|| Departed {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            whose: Whose::Another,
+        })
+    })
+}
+
+/// What the operator should know of static pods that are not copied.
+pub(super) fn note_of_static_pods(
+    options: &Master,
+    down: Option<&Down>,
+    past: Past,
+    view: View<'_>,
+) -> Result<Option<String>> {
+    if options.copy_static_pods {
+        return Ok(None);
+    }
+    let manifests = match past {
+        Past::Returning => Manifests::Go,
+        Past::Joined | Past::Stranger | Past::Worker | Past::Interrupted => Manifests::Stay,
+    };
+    static_pods(options, down).note(view, manifests)
+}
+
+/// Static pods besides kubeadm's own: from the machine whose place is taken, or from this one in its former life, or else from the healthy master.
+pub(super) fn static_pods(options: &Master, down: Option<&Down>) -> StaticPods {
+    StaticPods::new(match (&options.way, down) {
+        (Way::Rebirth { .. }, _) => Former::Ourselves,
+        (
+            _,
+            Some(Down {
+                reach: Reach::Answers(machine),
+                ..
+            }),
+        ) => Former::Machine(machine.clone()),
+        _ => Former::Nobody,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostView;
+    use crate::host::scripted::Scripted;
+    use crate::joining::fixtures::{cluster, member, node};
+    use crate::journal::Journal;
+
+    fn silent(fate: Fate) -> Down {
+        Down {
+            departed: Departed {
+                name: "m3".to_owned(),
+                address: "10.0.0.13".to_owned(),
+                whose: Whose::Another,
+            },
+            reach: Reach::Silent("timed out".to_owned()),
+            fate,
+        }
+    }
+
+    #[test]
+    fn a_reset_of_a_silent_machine_is_refused_while_the_cluster_lists_it() {
+        let mut listed = cluster();
+        listed.nodes.push(node("m3", "10.0.0.13"));
+        let refused = refusal(&silent(Fate::Reset), &listed).unwrap();
+        assert!(refused.cause.contains("timed out") && refused.remedy.contains("--reset-down"));
+        assert_eq!(refusal(&silent(Fate::Left), &listed), None);
+        assert_eq!(
+            refusal(&silent(Fate::Reset), &cluster()),
+            None,
+            "it is gone, and an earlier run may have begun"
+        );
+    }
+
+    #[test]
+    fn whose_place_was_taken_is_known_by_name_address_and_member() {
+        let root = tempfile::tempdir().unwrap();
+        let journal = Journal::new(root.path());
+        let host = Host::new(
+            HostView::new(root.path(), Arc::new(Scripted::new())),
+            &journal,
+        );
+        let departed = silent(Fate::Left).departed;
+        note_taken(&host, &departed, &[member(0x1f, "m3", "10.0.0.13")]).unwrap();
+        let entries = Journal::read(root.path()).unwrap();
+        for down in ["m3", "10.0.0.13", "1f"] {
+            assert_eq!(took_the_place(&entries, down), Some(departed.clone()));
+        }
+        assert_eq!(took_the_place(&entries, "m2"), None);
+    }
+}
