@@ -94,7 +94,7 @@ impl RemoteView {
             .iter()
             .chain(paths)
             .chain(&["-maxdepth", "0", "-printf", "%p\n"]);
-        let found = self.runner.run(&Cmd::new("find", args.copied()))?.text();
+        let found = self.find(args.copied())?.text();
         Ok(found.lines().map(str::to_owned).collect())
     }
 
@@ -104,7 +104,7 @@ impl RemoteView {
             .iter()
             .chain(paths)
             .chain(&["-type", "f", "-printf", "%T@ %s %p\n"]);
-        let found = self.runner.run(&Cmd::new("find", args.copied()))?.text();
+        let found = self.find(args.copied())?.text();
         Ok(found.lines().map(str::to_owned).collect())
     }
 
@@ -123,8 +123,7 @@ impl RemoteView {
             "-printf",
             "%y %m %s %p\n",
         ];
-        let output = self.runner.run(&Cmd::new("find", args))?;
-        output
+        self.find(args)?
             .text()
             .lines()
             .map(|line| {
@@ -132,6 +131,21 @@ impl RemoteView {
                     .with_context(|| format!("find on {} printed {line:?}", self.address))
             })
             .collect()
+    }
+
+    /// Runs `find`. A path that is not there is an answer; anything else that it complains of is an error, so that nothing is taken for absent that could not be looked at.
+    fn find<'t>(&self, args: impl IntoIterator<Item = &'t str>) -> Result<Output, CommandError> {
+        let cmd = Cmd::new("find", args).env("LC_ALL", "C");
+        let output = self.runner.run(&cmd)?;
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        let only_absent = !complaints.trim().is_empty()
+            && complaints
+                .lines()
+                .all(|line| line.ends_with("No such file or directory"));
+        if output.status == 1 && only_absent {
+            return Ok(output);
+        }
+        output.expect(&cmd)
     }
 }
 
@@ -182,5 +196,25 @@ impl<'a> Remote<'a> {
         })?;
         let output = self.view.runner.expect(cmd);
         output.with_context(|| format!("on {}", self.view.address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    #[test]
+    fn what_is_absent_is_told_from_what_could_not_be_looked_at() {
+        let machine = |stderr: &str| {
+            let script = Scripted::new().on("find", 1, stderr);
+            RemoteView::new(Arc::new(script), "m3")
+        };
+        let absent = machine("find: '/etc/kubernetes': No such file or directory\n");
+        assert!(absent.tree("/etc/kubernetes").unwrap().is_empty());
+        assert!(absent.existing(&["/etc/kubernetes"]).unwrap().is_empty());
+        for stderr in ["sudo: a password is required", ""] {
+            assert!(machine(stderr).stamps(&["/etc/kubernetes"]).is_err());
+        }
     }
 }

@@ -327,7 +327,7 @@ mod tests {
                 )
                 .on("test -f", 0, "")
                 .on("cat", 0, "token,user,1\n")
-                .on("find -H", 1, "no such file"),
+                .on("find -H", 1, "find: x: No such file or directory"),
         )
     }
 
@@ -345,7 +345,7 @@ mod tests {
                 0,
                 "f 644 6 /etc/kubernetes/audit-policy.yaml\n",
             )
-            .on("find -H", 1, "no such file")
+            .on("find -H", 1, "find: x: No such file or directory")
             .on(
                 "sha256sum -- /etc/kubernetes/known_tokens.csv",
                 0,
