@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-/// A refusal before anything was changed, because of this machine or the cluster.
+/// A refusal before anything was changed on the cluster, because of this machine or the cluster.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NotEligible(pub String);

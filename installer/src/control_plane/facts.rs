@@ -272,13 +272,22 @@ fn dead_endpoint(view: &ClusterView) -> Option<String> {
     (answer.text().trim() == "ok").then(|| {
         let endpoint = server.trim().trim_start_matches("https://");
         let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, "6443"));
+        let healthy = view.address();
+        let remedy = if host.parse::<IpAddr>().is_ok() {
+            format!(
+                "- for good: give the address {host} to a load balancer, or to {healthy} beside its own: ip address add {host}/32 dev DEVICE; all masters' certificates are valid for it\n\
+                 - where it is the address of the machine that comes back: let {healthy} answer for it while it is away, there: iptables --table nat --insert OUTPUT --destination {host} --protocol tcp \
+                 --dport {port} --jump DNAT --to-destination {own}, and here the same; take both lines away (--delete in place of --insert) when this machine is a master again"
+            )
+        } else {
+            format!(
+                "- point the name {host} at a master that is well, wherever its address stands: in DNS, or in /etc/hosts of every node and of this machine: {own_address} {host}",
+                own_address = own.ip()
+            )
+        };
         format!(
             "the cluster's endpoint {endpoint} (server in {ADMIN_CONF}) answers nobody, while the apiserver on {healthy} is well: as a rule the endpoint was the dead master's own address. As long as it is \
-             dead, the kubelets find no apiserver either. Bring the endpoint back first:\n\
-             - for good: give the address {host} to a load balancer, or to {healthy} beside its own: ip address add {host}/32 dev DEVICE; all masters' certificates are valid for it\n\
-             - where that address is the one of the machine that comes back: let {healthy} answer for it while it is away, there: iptables --table nat --insert OUTPUT --destination {host} --protocol tcp --dport \
-             {port} --jump DNAT --to-destination {own}, and here the same; take both lines away (--delete in place of --insert) when this machine is a master again",
-            healthy = view.address()
+             dead, the kubelets find no apiserver either. Bring the endpoint back first:\n{remedy}"
         )
     })
 }

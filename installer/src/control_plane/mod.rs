@@ -1,6 +1,7 @@
 //! The cluster, by way of one healthy master: questions ([`ClusterView`]) and changes ([`Cluster`]).
 //!
-//! Questions go through `kubectl` and `etcdctl` on the healthy master itself, so that no client key leaves it. What is asked is typed here; what the answers mean for a
+//! Questions go through `kubectl` and `etcdctl` on the healthy master itself, so that no client key leaves it (but for the
+//! seconds in which a change asks the etcd of a master that is down from here, too). What is asked is typed here; what the answers mean for a
 //! workflow is decided elsewhere.
 
 pub mod credentials;

@@ -10,6 +10,7 @@ use crate::control_plane::guard::{
     self, Machine, Reading, Refused, Situation, SnapshotState, Target,
 };
 use crate::control_plane::snapshot;
+use crate::exit::NotEligible;
 use crate::joining::refusals::Refusal;
 use crate::journal::Change;
 use crate::step::{Place, State, Step, View, World};
@@ -155,7 +156,10 @@ impl Step for RemoveMember {
                 .iter()
                 .map(|one| format!("{one}\n{}", one.remedy()))
                 .collect();
-            bail!("nothing was removed: {}", told.join("\n"));
+            bail!(NotEligible(format!(
+                "nothing was removed: {}",
+                told.join("\n")
+            )));
         }
         world.host.stop().check()?;
         world.host.note(Change::Cluster {

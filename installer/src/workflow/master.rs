@@ -179,10 +179,7 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
         engine::run(&after, world, &session.journal, run.console)
     })();
     if outcome.is_err() && seen.departed.is_some() {
-        run.console.say(&format!(
-            "what was begun is finished by running the same command again, here or on another machine: kpot-install {} …",
-            options.way.workflow()
-        ));
+        run.console.say("what was begun is finished by running the same command again here; if this machine is lost, another one takes its place, and the old one's: change-master --down NAME");
     }
     session.end(&run.terms(), outcome, &subject)?;
     run.console.result(&format!(
@@ -316,7 +313,7 @@ fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Optio
     };
     let departed = departed
         .transpose()
-        .map_err(|refusal| refused(run.console, &[refusal]))?;
+        .map_err(|refusal| refused(run.console, Untouched::Everything, &[refusal]))?;
     let down = match &departed {
         Some(departed) => down::look(run, options, local, &cluster, departed)?,
         None => None,
@@ -656,7 +653,10 @@ fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
     if let Some(departed) = &seen.departed {
         all.extend(remove_member::foreseen(&now, departed));
     }
-    refuse(run.console, &all)
+    if all.is_empty() {
+        return Ok(());
+    }
+    Err(refused(run.console, Untouched::Cluster, &all))
 }
 
 /// Refuses a join through an API server that stands still; of others that do, it only tells.
@@ -672,7 +672,11 @@ fn all_fresh(
     }
     let (cause, remedy) = freshness::told(&behind);
     if behind.contains(&joining.cluster.healthy.metadata.name) {
-        return refuse(run.console, &[Refusal { cause, remedy }]);
+        return Err(refused(
+            run.console,
+            Untouched::Cluster,
+            &[Refusal { cause, remedy }],
+        ));
     }
     warn(run.console, &[format!("{cause}. {remedy}")]);
     Ok(())

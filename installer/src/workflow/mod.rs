@@ -200,17 +200,26 @@ fn warn(console: &Console, warnings: &[String]) {
     }
 }
 
-/// Ends the run with every refusal at once.
+/// How far a run had come when it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Untouched {
+    /// Nothing was changed anywhere.
+    Everything,
+    /// This machine was made ready; the cluster was not changed but for its lock.
+    Cluster,
+}
+
+/// Ends the run with every refusal at once, before anything was changed.
 fn refuse(console: &Console, refusals: &[Refusal]) -> Result<()> {
     if refusals.is_empty() {
         Ok(())
     } else {
-        Err(refused(console, refusals))
+        Err(refused(console, Untouched::Everything, refusals))
     }
 }
 
 /// The error that every refusal at once is.
-fn refused(console: &Console, refusals: &[Refusal]) -> anyhow::Error {
+fn refused(console: &Console, untouched: Untouched, refusals: &[Refusal]) -> anyhow::Error {
     let causes: Vec<Value> = refusals
         .iter()
         .map(|refusal| json!({ "cause": refusal.cause, "remedy": refusal.remedy }))
@@ -228,9 +237,9 @@ fn refused(console: &Console, refusals: &[Refusal]) -> anyhow::Error {
             )
         })
         .collect();
-    NotEligible(format!(
-        "refused; nothing was changed:\n{}",
-        list.join("\n")
-    ))
-    .into()
+    let untouched = match untouched {
+        Untouched::Everything => "nothing was changed",
+        Untouched::Cluster => "this machine was made ready, and nothing was changed on the cluster",
+    };
+    NotEligible(format!("refused; {untouched}:\n{}", list.join("\n"))).into()
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::session::Session;
-use super::{Terms, hostname, not_eligible, refuse, refused, root_only};
+use super::{Terms, Untouched, hostname, not_eligible, refuse, refused, root_only};
 use crate::console::Console;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::lease::{self, Holder, Lock};
@@ -178,7 +178,7 @@ fn ourselves(
         (node.map_or_else(hostname, Ok)?, address)
     };
     Departed::ourselves(cluster, &name, &address)
-        .map_err(|refusal| refused(options.console, &[refusal]))
+        .map_err(|refusal| refused(options.console, Untouched::Everything, &[refusal]))
 }
 
 fn refusals(
