@@ -1,8 +1,10 @@
 //! What each command does from its first look to its last word: gather, refuse, plan, ask, lock, run, tidy up, report.
 
+mod decide;
 mod down;
 mod master;
 mod reset;
+mod seen;
 mod session;
 
 use std::sync::Arc;

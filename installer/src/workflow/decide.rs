@@ -1,0 +1,183 @@
+//! What refuses: everything is judged before the plan is shown, and once more under the cluster's lock.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::seen::{Seen, tell_of_lost_quorum};
+use super::{Run, Untouched, needs, refuse, refused, report_refusals, report_warnings, warn};
+use crate::control_plane::ClusterView;
+use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::freshness;
+use crate::control_plane::guard::Votes;
+use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
+use crate::control_plane::lease::{self, Holder};
+use crate::facts::Facts;
+use crate::joining::endpoint::{self, EndpointName};
+use crate::joining::refusals::{self, Here, Past, Refusal};
+use crate::joining::{self, Joining};
+use crate::preflight::{self, KubeletThresholds, Purpose};
+use crate::replacing::remove_member;
+use crate::steps::ImageWanted;
+
+/// Refuses everything that can be refused; else how the endpoint is reached, and the images with the cluster's names for them.
+pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<ImageWanted>)> {
+    let Seen {
+        joining,
+        facts,
+        past,
+        departed,
+        ..
+    } = seen;
+    let (past, cluster, manifest) = (*past, &joining.cluster, run.pot.manifest());
+    let network = PodNetwork::of(
+        &cluster.daemon_sets,
+        &labels_of_master(&joining.node, manifest.arch),
+    );
+    let mut needs = needs(run, Purpose::Master, joining.node.clone())?;
+    needs.standing = match past {
+        Past::Stranger => preflight::Standing::Bare,
+        Past::Interrupted | Past::Returning | Past::Worker => preflight::Standing::Interrupted,
+        Past::Joined => preflight::Standing::Joined,
+    };
+    needs.network = match (network.given_by.is_empty(), cluster.healthy_has_cni) {
+        (true, true) => preflight::Network::People,
+        _ => preflight::Network::Pods,
+    };
+    needs.api_port = cluster.apiserver_port;
+    needs.thresholds = KubeletThresholds::new(
+        cluster.kubelet.image_gc_high_threshold_percent,
+        &cluster.kubelet.eviction_hard,
+    )?;
+    let report = preflight::run(facts, &needs);
+    let mut all = report_refusals(&report);
+    let here = here(run, seen, network)?;
+    let (judged, warnings) = refusals::judge(cluster, &here);
+    let endpoint = EndpointName::decide(
+        &cluster.endpoint,
+        &endpoint::resolve_here(&run.host, &cluster.endpoint)?,
+        seen.healthy,
+    );
+    if let Some(departed) = departed.as_ref().filter(|_| past != Past::Joined) {
+        all.extend(remove_member::foreseen(cluster, departed));
+        if cluster.etcd.is_some() {
+            let votes = Votes::of(&cluster.members);
+            if !votes.are_enough() {
+                tell_of_lost_quorum(run, &votes.to_string());
+            }
+        }
+    }
+    if past != Past::Joined {
+        all.extend(endpoint::reach(cluster, &endpoint));
+        all.extend(endpoint::reach_members(cluster, &joining.discovery));
+        all.extend(own_address(facts, &joining.address));
+    }
+    if past != Past::Joined || departed.is_some() {
+        let holder = holder(seen);
+        if let Some((other, left)) = lease::held_by_other(&seen.view, &holder)? {
+            all.push(Refusal {
+                cause: format!("{other} is changing the masters of this cluster right now (Lease kube-system/{})", lease::NAME),
+                remedy: format!("Wait for it; its lock expires in {left} s unless renewed"),
+            });
+        }
+    }
+    let images = match judged {
+        Ok(images) => images,
+        Err(more) => {
+            all.extend(more);
+            Vec::new()
+        }
+    };
+    refuse(run.console, &all)?;
+    warn(run.console, &report_warnings(&report));
+    warn(run.console, &warnings);
+    Ok((endpoint, images))
+}
+
+fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Here<'s>> {
+    Ok(Here {
+        node: &seen.joining.node,
+        address: &seen.joining.address,
+        manifest: run.pot.manifest(),
+        images: images_here(&seen.facts),
+        has_cni: !run.host.list("/etc/cni/net.d")?.is_empty(),
+        network,
+        past: seen.past,
+        departed: seen.departed.as_ref(),
+        uploaded: joining::uploaded_since(&seen.journal),
+    })
+}
+
+pub(super) fn holder(seen: &Seen) -> Holder {
+    Holder {
+        identity: format!("{}/{}", seen.joining.node, seen.joining.address),
+        clock_skew: seen.joining.cluster.clock_skew,
+    }
+}
+
+pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
+    let now = ClusterFacts::gather(&seen.view)?;
+    let manifest = run.pot.manifest();
+    let network = PodNetwork::of(
+        &now.daemon_sets,
+        &labels_of_master(&seen.joining.node, manifest.arch),
+    );
+    let mut all = refusals::judge(&now, &here(run, seen, network)?)
+        .0
+        .err()
+        .unwrap_or_default();
+    if let Some(departed) = &seen.departed {
+        all.extend(remove_member::foreseen(&now, departed));
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    Err(refused(run.console, Untouched::Cluster, &all))
+}
+
+/// Refuses a join through an API server that stands still; of others that do, it only tells.
+pub(super) fn all_fresh(
+    run: &Run<'_>,
+    view: &ClusterView,
+    joining: &Joining,
+    servers: &BTreeMap<String, String>,
+) -> Result<()> {
+    let behind = freshness::standing_still(view, servers)?;
+    if behind.is_empty() {
+        return Ok(());
+    }
+    let (cause, remedy) = freshness::told(&behind);
+    if behind.contains(&joining.cluster.healthy.metadata.name) {
+        return Err(refused(
+            run.console,
+            Untouched::Cluster,
+            &[Refusal { cause, remedy }],
+        ));
+    }
+    warn(run.console, &[format!("{cause}. {remedy}")]);
+    Ok(())
+}
+
+/// A member of etcd at an address that is not this machine's would never start, and would count all the same.
+fn own_address(facts: &Facts, address: &str) -> Option<Refusal> {
+    let own: Vec<String> = facts
+        .interfaces
+        .iter()
+        .map(|interface| interface.address.to_string())
+        .collect();
+    (!own.iter().any(|own| own == address)).then(|| Refusal {
+        cause: format!(
+            "{address} is not an address of this machine, which has {}",
+            own.join(", ")
+        ),
+        remedy: "Give one of those with --advertise-address".to_owned(),
+    })
+}
+
+fn images_here(facts: &Facts) -> Vec<String> {
+    facts
+        .image_names
+        .iter()
+        .map(|name| familiar(name))
+        .collect()
+}

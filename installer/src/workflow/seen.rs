@@ -1,0 +1,279 @@
+//! Everything that is looked at before anything is decided: the healthy master, its cluster, this machine, and how far an earlier run came.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::master::{Master, Way};
+use super::{Run, Untouched, down, hostname, not_eligible, refused};
+use crate::control_plane::etcd::{Etcd, Version};
+use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::guard::Votes;
+use crate::control_plane::kubeadm::Generation;
+use crate::control_plane::{ClusterView, runbook};
+use crate::exit::NotEligible;
+use crate::facts::{self, Facts};
+use crate::host::command::{Runner, await_outliving};
+use crate::host::ssh::Ssh;
+use crate::joining::endpoint::{self};
+use crate::joining::refusals::Past;
+use crate::joining::{self, Joining, Standing};
+use crate::journal::{Entry, Journal, STATE_DIR};
+use crate::preflight::{self};
+use crate::replacing::down::Down;
+use crate::replacing::{Departed, health, record};
+use crate::step::View;
+
+/// Everything that was looked at before anything is decided.
+pub(super) struct Seen {
+    pub view: ClusterView,
+    pub facts: Facts,
+    pub healthy: IpAddr,
+    pub joining: Joining,
+    pub journal: Vec<Entry>,
+    /// Whose records go.
+    pub departed: Option<Departed>,
+    /// The same with its machine, where that is another one.
+    pub down: Option<Down>,
+    /// Whether a join of this machine was cut off.
+    pub interrupted: bool,
+    pub past: Past,
+}
+
+/// Looks at this machine and asks the cluster; nothing where it is a master in good health already and that was all that was wanted.
+pub(super) fn look(
+    run: &Run<'_>,
+    options: &Master,
+    local: Arc<dyn Runner>,
+) -> Result<Option<Seen>> {
+    let manifest = run.pot.manifest();
+    let target = options.target.clone();
+    run.console
+        .say(&format!("connecting to {}@{} …", target.user, target.host));
+    let address_given = target.host.clone();
+    let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local.clone(), target)?);
+    let view = ClusterView::new(ssh, address_given);
+
+    run.console
+        .say("asking the cluster and looking at this machine …");
+    let cluster = ClusterFacts::gather(&view).map_err(|cause| match &options.way {
+        Way::Join => not_eligible(cause),
+        Way::Rebirth { .. } | Way::Change { .. } => match quorum_is_lost(&view) {
+            None => not_eligible(cause),
+            Some(how) => {
+                tell_of_lost_quorum(run, &how);
+                not_eligible(cause.context(format!("etcd has no quorum: {how}")))
+            }
+        },
+    })?;
+    let cluster = Rc::new(cluster);
+    let healthy = endpoint::healthy_address(&cluster)?;
+    let facts = facts::gather(&run.host, Some(healthy))?;
+    let own = options.advertise_address.or(facts.source_address);
+    let address = own.context("this machine has no address that reaches the healthy master: give one with --advertise-address")?.to_string();
+    let node = node_name(options, &cluster, healthy, &address)?;
+    let journal = Journal::read(Path::new(STATE_DIR))?;
+    let Some(generation) = Generation::of(manifest.kubernetes) else {
+        bail!(NotEligible(format!(
+            "Kubernetes {} is older than what this program knows (v1.13)",
+            manifest.kubernetes
+        )));
+    };
+    let joining = Joining {
+        discovery: socket(healthy, cluster.apiserver_port),
+        cluster: cluster.clone(),
+        generation,
+        node,
+        address,
+        ignored_checks: preflight::kernel::ignored_checks(manifest.kubernetes, &facts),
+        state: STATE_DIR.into(),
+    };
+    let here = View {
+        host: &run.host,
+        cluster: Some(&view),
+    };
+    let interrupted = joining::was_interrupted(&journal, &joining.node, &joining.address);
+    if interrupted {
+        await_interrupted(run, &joining)?;
+    }
+    let standing = joining.standing(here)?;
+    let departed = match &options.way {
+        Way::Join => None,
+        Way::Rebirth { .. } => Some(Departed::ourselves(
+            &cluster,
+            &joining.node,
+            &joining.address,
+        )),
+        Way::Change {
+            down: which,
+            reset_down,
+            ..
+        } => {
+            let records = record::all(&view)?;
+            let took = down::took_the_place(&journal, which)
+                .filter(|gone| standing == Standing::Whole && !gone.is_listed(&cluster));
+            match took {
+                // The record goes last: while it is kept, the work is not done.
+                Some(gone) => (*reset_down
+                    || records.iter().any(|record| record.name == gone.name))
+                .then_some(Ok(gone)),
+                None => Some(Departed::named(
+                    &cluster,
+                    &records,
+                    which,
+                    (&joining.node, &joining.address),
+                )),
+            }
+        }
+    };
+    let departed = departed
+        .transpose()
+        .map_err(|refusal| refused(run.console, Untouched::Everything, &[refusal]))?;
+    let down = match &departed {
+        Some(departed) => down::look(run, options, local, &cluster, departed)?,
+        None => None,
+    };
+    let ailments = match &options.way {
+        Way::Rebirth { .. } => health::ailments(&joining, &standing, here)?,
+        Way::Join | Way::Change { .. } => Vec::new(),
+    };
+    let whole = standing == Standing::Whole;
+    let past = match &options.way {
+        Way::Rebirth { force } if whole && ailments.is_empty() && !force => Past::Joined,
+        Way::Rebirth { .. } => Past::Returning,
+        Way::Join | Way::Change { .. } if whole => Past::Joined,
+        _ if interrupted => Past::Interrupted,
+        Way::Change { .. } if is_worker(&cluster, &joining) => Past::Worker,
+        Way::Join | Way::Change { .. } => Past::Stranger,
+    };
+    if past == Past::Returning && whole && !ailments.is_empty() {
+        run.console.say(&format!(
+            "this machine is a master of the cluster, and not in good health: {}",
+            ailments.join("; ")
+        ));
+    }
+    Ok(Some(Seen {
+        view,
+        facts,
+        healthy,
+        joining,
+        journal,
+        departed,
+        down,
+        interrupted,
+        past,
+    }))
+}
+
+/// How many times, and how long apart, an etcd that just starts again (its liveness probe needs the quorum, too) is asked.
+const LOOKS: (u32, Duration) = (3, Duration::from_secs(5));
+
+/// Where no API server answers: whether that is because etcd has no quorum, and how that shows.
+fn quorum_is_lost(view: &ClusterView) -> Option<String> {
+    for look in 1..=LOOKS.0 {
+        if let Ok(etcd) = Etcd::without_api(view) {
+            if etcd.answers(view) {
+                return None;
+            }
+            if let Ok(members) = etcd.members(view) {
+                return Some(Votes::of(&members).to_string());
+            }
+            if look == LOOKS.0 {
+                let address = view.address();
+                return Some(format!(
+                    "the etcd on {address} runs and answers no read that needs it"
+                ));
+            }
+        }
+        thread::sleep(LOOKS.1);
+    }
+    None
+}
+
+/// Prints what to type where etcd has lost its quorum.
+pub(super) fn tell_of_lost_quorum(run: &Run<'_>, how: &str) {
+    let manifest = run.pot.manifest();
+    let images = manifest.images.iter().flat_map(|image| &image.names);
+    let tag = images
+        .filter(|name| is_etcd(name))
+        .find_map(|name| Version::parse(name.rsplit_once(':')?.1));
+    // Of two tools the one that every version but the newest has.
+    let version = tag.unwrap_or(Version { major: 3, minor: 5 });
+    run.console
+        .say(&runbook::lost_quorum(how, version, manifest.runtime.name));
+}
+
+/// The name of this machine's node: what was given; else, for a machine that comes back, what the cluster calls the master at its address; else its own name.
+fn node_name(
+    options: &Master,
+    cluster: &ClusterFacts,
+    healthy: IpAddr,
+    address: &str,
+) -> Result<String> {
+    if let Some(name) = &options.node_name {
+        return Ok(name.clone());
+    }
+    if let Way::Rebirth { .. } = options.way {
+        let node = cluster
+            .nodes
+            .iter()
+            .find(|node| node.has_address(address))
+            .map(|node| node.metadata.name.clone());
+        let member = || {
+            cluster
+                .members
+                .iter()
+                .find(|member| member.is_at(address) && !member.name.is_empty())
+                .map(|member| member.name.clone())
+        };
+        if let Some(name) = node.or_else(member) {
+            return Ok(name);
+        }
+    }
+    // On a TKE cluster every node is called by its address.
+    if cluster.healthy.metadata.name == healthy.to_string() {
+        return Ok(address.to_owned());
+    }
+    hostname()
+}
+
+fn is_worker(cluster: &ClusterFacts, joining: &Joining) -> bool {
+    cluster
+        .node(&joining.node)
+        .is_some_and(|node| !node.is_master() && node.has_address(&joining.address))
+}
+
+fn await_interrupted(run: &Run<'_>, joining: &Joining) -> Result<()> {
+    run.console.say("a join of this machine was interrupted; waiting for its kubeadm to end, should it still run …");
+    let patience = if run.dry_run {
+        Duration::ZERO
+    } else {
+        OUTLIVING
+    };
+    let ended = await_outliving(&joining.kubeadm_log(), patience)
+        .context("cannot tell whether the interrupted kubeadm still runs")?;
+    ensure!(
+        ended,
+        NotEligible("the kubeadm of an interrupted run is still at work on this machine; see: ps -ef | grep kubeadm".to_owned())
+    );
+    Ok(())
+}
+
+/// The longest that a kubeadm which outlived a killed run is waited for; its own limits add up to less.
+const OUTLIVING: Duration = Duration::from_secs(600);
+
+pub(super) fn is_etcd(image: &str) -> bool {
+    image
+        .rsplit('/')
+        .next()
+        .is_some_and(|name| name.starts_with("etcd:"))
+}
+
+fn socket(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
