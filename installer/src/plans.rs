@@ -106,12 +106,13 @@ pub fn rebirth(
 ) -> Steps {
     let mut steps: Steps = vec![
         Box::new(KeepRecord::new(departed.clone())),
-        Box::new(BackUp),
+        Box::new(back_up(&joining.cluster)),
     ];
     steps.extend(depart(&joining.cluster, departed, etcd_image));
     steps.push(Box::new(ClearNode::new(
         joining.node.clone(),
         &joining.state,
+        &joining.cluster.config,
     )));
     steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
@@ -163,11 +164,12 @@ pub fn change(
             joining.node.clone(),
             joining.cluster.version.minor,
         )));
-        steps.push(Box::new(BackUp));
+        steps.push(Box::new(back_up(&joining.cluster)));
         steps.push(Box::new(ForgetNode::new(own)));
         steps.push(Box::new(ClearNode::new(
             joining.node.clone(),
             &joining.state,
+            &joining.cluster.config,
         )));
     }
     steps.extend(join);
@@ -211,8 +213,15 @@ pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<St
 }
 
 /// Takes what is left of a node off a machine that this program did not make one.
-pub fn clear(node: String, state: &Path) -> Steps {
-    vec![Box::new(BackUp), Box::new(ClearNode::new(node, state))]
+pub fn clear(cluster: &ClusterFacts, node: String, state: &Path) -> Steps {
+    vec![
+        Box::new(back_up(cluster)),
+        Box::new(ClearNode::new(node, state, &cluster.config)),
+    ]
+}
+
+fn back_up(cluster: &ClusterFacts) -> BackUp {
+    BackUp::new(cluster.config.certificates_dir.clone())
 }
 
 #[cfg(test)]

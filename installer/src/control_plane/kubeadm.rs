@@ -147,6 +147,16 @@ pub struct EtcdSection {
     pub external: Option<ExternalEtcd>,
 }
 
+impl EtcdSection {
+    /// The folder of a stacked etcd's data.
+    pub fn data_dir(&self) -> &str {
+        match &self.local {
+            Some(local) if !local.data_dir.is_empty() => local.data_dir.trim_end_matches('/'),
+            _ => "/var/lib/etcd",
+        }
+    }
+}
+
 /// Stacked etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -118,9 +118,11 @@ impl Step for ClearInterruptedJoin {
             .run(&reset, Change::ClearJoin { node: node.clone() })?;
         clear_pod_network(world.host, &|| Change::ClearJoin { node: node.clone() })?;
         // kubeadm leaves etcd's data where it finds no manifest of it.
+        let config = &self.joining.cluster.config;
+        let data = format!("{}/member", config.etcd.data_dir());
         for left in [
-            "/var/lib/etcd/member",
-            "/etc/kubernetes/pki",
+            data.as_str(),
+            &config.certificates_dir,
             "/etc/kubernetes/manifests",
         ] {
             world

@@ -79,12 +79,13 @@ impl Joining {
         };
         let node: Option<Node> = cluster.find(&["node", &self.node])?;
         let mut files = Vec::new();
+        let data = format!("{}/member", self.cluster.config.etcd.data_dir());
         for path in [
             "/etc/kubernetes/kubelet.conf",
             "/etc/kubernetes/bootstrap-kubelet.conf",
             "/etc/kubernetes/admin.conf",
             "/var/lib/kubelet/config.yaml",
-            "/var/lib/etcd/member",
+            &data,
         ] {
             if view.host.exists(path)? {
                 files.push(path.to_owned());

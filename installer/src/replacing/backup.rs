@@ -39,7 +39,38 @@ struct Entry {
 type Manifest = BTreeMap<String, Entry>;
 
 /// See the module.
-pub struct BackUp;
+pub struct BackUp {
+    certificates: String,
+}
+
+impl BackUp {
+    /// Keeps what there is, with the cluster's folder of certificates wherever that is.
+    pub fn new(certificates: String) -> Self {
+        Self { certificates }
+    }
+
+    fn leftovers(&self, host: &HostView) -> Result<Manifest> {
+        let mut found = Manifest::new();
+        for path in KEPT.into_iter().chain([self.certificates.as_str()]) {
+            files_below(host, path, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// What no backup holds yet.
+    fn missing(&self, host: &HostView) -> Result<Manifest> {
+        let backups = kept(host)?;
+        let mut left = self.leftovers(host)?;
+        left.retain(|path, entry| {
+            !backups.iter().any(|backup| {
+                backup
+                    .get(path)
+                    .is_some_and(|kept| kept.digest == entry.digest)
+            })
+        });
+        Ok(left)
+    }
+}
 
 /// The regular files at and below a path; links are left alone, they hold nothing.
 fn files_below(host: &HostView, path: &str, found: &mut Manifest) -> Result<()> {
@@ -72,14 +103,6 @@ fn files_below(host: &HostView, path: &str, found: &mut Manifest) -> Result<()> 
     Ok(())
 }
 
-fn leftovers(host: &HostView) -> Result<Manifest> {
-    let mut found = Manifest::new();
-    for path in KEPT {
-        files_below(host, path, &mut found)?;
-    }
-    Ok(found)
-}
-
 /// What the backups hold already.
 fn kept(host: &HostView) -> Result<Vec<Manifest>> {
     let folder = format!("{STATE_DIR}/{BACKUPS}");
@@ -96,20 +119,6 @@ fn kept(host: &HostView) -> Result<Vec<Manifest>> {
     Ok(manifests)
 }
 
-/// What no backup holds yet.
-fn missing(host: &HostView) -> Result<Manifest> {
-    let backups = kept(host)?;
-    let mut left = leftovers(host)?;
-    left.retain(|path, entry| {
-        !backups.iter().any(|backup| {
-            backup
-                .get(path)
-                .is_some_and(|kept| kept.digest == entry.digest)
-        })
-    });
-    Ok(left)
-}
-
 impl Step for BackUp {
     fn id(&self) -> &'static str {
         "backup"
@@ -122,7 +131,7 @@ impl Step for BackUp {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
-        let missing = missing(view.host)?;
+        let missing = self.missing(view.host)?;
         Ok(if missing.is_empty() {
             State::Satisfied
         } else {
@@ -136,7 +145,7 @@ impl Step for BackUp {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        let missing = missing(world.host.view())?;
+        let missing = self.missing(world.host.view())?;
         for path in missing.keys() {
             world.host.keep_copy(path, &format!("files{path}"))?;
         }

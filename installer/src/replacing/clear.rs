@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::control_plane::kubeadm::ClusterConfiguration;
 use crate::host::command::{Cmd, await_outliving};
 use crate::host::{Host, HostView};
 use crate::joining::kubeadm_log;
@@ -16,7 +17,7 @@ use crate::step::{State, Step, View, World};
 use crate::steps::stop_kubelet;
 
 /// What a node leaves, besides etcd's data.
-const LEFT: [&str; 8] = [
+const LEFT: [&str; 7] = [
     "/etc/kubernetes/admin.conf",
     "/etc/kubernetes/super-admin.conf",
     "/etc/kubernetes/controller-manager.conf",
@@ -24,7 +25,6 @@ const LEFT: [&str; 8] = [
     "/etc/kubernetes/kubelet.conf",
     "/etc/kubernetes/bootstrap-kubelet.conf",
     "/etc/kubernetes/manifests",
-    "/etc/kubernetes/pki",
 ];
 
 /// The kubelet's configuration, of which kubeadm writes a new one.
@@ -33,9 +33,6 @@ const KUBELET: [&str; 3] = [
     "/var/lib/kubelet/kubeadm-flags.env",
     "/var/lib/kubelet/pki",
 ];
-
-/// etcd's data.
-const ETCD: &str = "/var/lib/etcd/member";
 
 /// What the pod network remembers of the old node's range of addresses: a bridge that keeps it would keep every pod of the new node from starting.
 const POD_NETWORK: [&str; 2] = ["/run/flannel", "/var/lib/cni"];
@@ -47,38 +44,49 @@ const RESET: Duration = Duration::from_mins(5);
 pub struct ClearNode {
     node: String,
     log: PathBuf,
+    certificates: String,
+    etcd: String,
 }
 
 impl ClearNode {
-    /// Clears this machine, whose node is or was called `node` and whose state folder is `state`.
-    pub fn new(node: String, state: &Path) -> Self {
+    /// Clears this machine, whose node is or was called `node` and whose state folder is `state`, of a cluster with this configuration.
+    pub fn new(node: String, state: &Path, config: &ClusterConfiguration) -> Self {
         Self {
             node,
             log: kubeadm_log(state),
+            certificates: config.certificates_dir.clone(),
+            etcd: format!("{}/member", config.etcd.data_dir()),
         }
     }
-}
 
-fn left(host: &HostView) -> Result<Vec<String>> {
-    let mut left = Vec::new();
-    for path in LEFT
-        .into_iter()
-        .chain(KUBELET)
-        .chain(POD_NETWORK)
-        .chain([ETCD])
-    {
-        // kubeadm reset leaves these folders, empty.
-        let empty_folder = path.ends_with("manifests") || path.ends_with("pki");
-        if host.exists(path)? && !(empty_folder && host.list(path)?.is_empty()) {
-            left.push(path.to_owned());
-        }
+    /// What is removed for good, after it was backed up.
+    fn removed(&self) -> impl Iterator<Item = &str> {
+        LEFT.into_iter()
+            .chain(KUBELET)
+            .chain([self.certificates.as_str()])
     }
-    for name in MASTER.interfaces {
-        if host.exists(&interface_path(name))? {
-            left.push(format!("interface {name}"));
+
+    fn left(&self, host: &HostView) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for path in self
+            .removed()
+            .chain(POD_NETWORK)
+            .chain([self.etcd.as_str()])
+        {
+            // kubeadm reset leaves these folders, empty.
+            let empty_folder =
+                path.ends_with("manifests") || path.ends_with("pki") || path == self.certificates;
+            if host.exists(path)? && !(empty_folder && host.list(path)?.is_empty()) {
+                left.push(path.to_owned());
+            }
         }
+        for name in MASTER.interfaces {
+            if host.exists(&interface_path(name))? {
+                left.push(format!("interface {name}"));
+            }
+        }
+        Ok(left)
     }
-    Ok(left)
 }
 
 /// Takes away the interfaces and the notes of the pod network, which follow the range of addresses of the node that is gone. The next one's may be another.
@@ -104,7 +112,7 @@ impl Step for ClearNode {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
-        let left = left(view.host)?;
+        let left = self.left(view.host)?;
         Ok(if left.is_empty() {
             State::Satisfied
         } else {
@@ -124,7 +132,7 @@ impl Step for ClearNode {
             "a kubeadm of an earlier run is still at work on this machine; see: ps -ef | grep kubeadm"
         );
         stop_kubelet(host)?;
-        for path in LEFT.into_iter().chain(KUBELET) {
+        for path in self.removed() {
             host.remove_path(path, change())?;
         }
         host.run(
@@ -133,9 +141,9 @@ impl Step for ClearNode {
         )?;
         clear_pod_network(host, &change)?;
         let kept = format!("backup/{}/etcd-member", host.run_name());
-        host.move_away(ETCD, &kept, change())?;
+        host.move_away(&self.etcd, &kept, change())?;
         // kubeadm reset makes some of them anew, empty.
-        for path in LEFT.into_iter().chain(KUBELET) {
+        for path in self.removed() {
             host.remove_path(path, change())?;
         }
         Ok(())
@@ -155,6 +163,17 @@ mod tests {
     use crate::host::scripted::Scripted;
     use crate::journal::Journal;
     use crate::replacing::backup::BackUp;
+
+    fn config() -> ClusterConfiguration {
+        ClusterConfiguration {
+            certificates_dir: "/etc/kubernetes/pki".to_owned(),
+            ..ClusterConfiguration::default()
+        }
+    }
+
+    fn back_up() -> BackUp {
+        BackUp::new("/etc/kubernetes/pki".to_owned())
+    }
 
     /// A machine that was a master, with its state folder where it is in real life.
     fn former_master() -> tempfile::TempDir {
@@ -213,19 +232,23 @@ mod tests {
     #[test]
     fn what_is_wiped_is_kept_first_and_what_is_nobodys_stays() {
         let root = former_master();
-        let (before, after) = ensure(&BackUp, root.path(), Arc::new(Scripted::new()));
+        let (before, after) = ensure(&back_up(), root.path(), Arc::new(Scripted::new()));
         assert!(matches!(before, State::Pending(_)));
         assert_eq!(after, State::Satisfied);
         fs::write(root.path().join("etc/kubernetes/admin.conf"), "another").unwrap();
         let changed = HostView::new(root.path(), Arc::new(Scripted::new()));
-        let again = BackUp.check(View {
+        let again = back_up().check(View {
             host: &changed,
             cluster: None,
         });
         assert!(matches!(again.unwrap(), State::Pending(what) if what.starts_with("1 files")));
 
         let runner = Arc::new(script(root.path()));
-        let step = ClearNode::new("m3".to_owned(), &root.path().join("var/lib/kpot"));
+        let step = ClearNode::new(
+            "m3".to_owned(),
+            &root.path().join("var/lib/kpot"),
+            &config(),
+        );
         let (before, after) = ensure(&step, root.path(), runner.clone());
         assert!(matches!(before, State::Pending(why) if why.contains("interface cni0")));
         assert_eq!(after, State::Satisfied);
@@ -255,8 +278,8 @@ mod tests {
             host: &host,
             cluster: None,
         };
-        let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"));
+        let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"), &config());
         assert_eq!(step.check(view).unwrap(), State::Satisfied);
-        assert_eq!(BackUp.check(view).unwrap(), State::Satisfied);
+        assert_eq!(back_up().check(view).unwrap(), State::Satisfied);
     }
 }

@@ -70,7 +70,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
 
     let leave = plans::depart(&cluster, &departed, None);
     let clear = if owed.is_empty() {
-        plans::clear(departed.name.clone(), Path::new(STATE_DIR))
+        plans::clear(&cluster, departed.name.clone(), Path::new(STATE_DIR))
     } else {
         Vec::new()
     };
