@@ -153,6 +153,14 @@ pub fn change(
         Box::new(KeepRecord::new(departed.clone())),
         Box::new(BackUpDown::new(down.clone())),
     ];
+    if worker {
+        // It may fail at a disruption budget, and can be taken back: before what cannot.
+        steps.push(Box::new(Drain::new(
+            joining.node.clone(),
+            joining.cluster.version.minor,
+        )));
+        steps.push(Box::new(back_up(&joining.cluster)));
+    }
     steps.extend(depart(&joining.cluster, departed, etcd_image));
     if worker {
         let own = Departed {
@@ -160,11 +168,6 @@ pub fn change(
             address: joining.address.clone(),
             whose: Whose::Ours,
         };
-        steps.push(Box::new(Drain::new(
-            joining.node.clone(),
-            joining.cluster.version.minor,
-        )));
-        steps.push(Box::new(back_up(&joining.cluster)));
         steps.push(Box::new(ForgetNode::new(own)));
         steps.push(Box::new(ClearNode::new(
             joining.node.clone(),

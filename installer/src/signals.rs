@@ -12,7 +12,7 @@ use signal_hook::flag;
 
 /// Whether somebody asked this program to end.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<AtomicBool>, Arc<AtomicBool>);
 
 impl Stop {
     /// Listens to SIGINT, SIGTERM and SIGHUP from now on.
@@ -27,8 +27,17 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Fails where somebody asked.
+    /// Ends the run at the next safe place because the cluster's lock is lost.
+    pub fn lock_is_lost(&self) {
+        self.1.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails where somebody asked, or the lock is lost.
     pub fn check(&self) -> Result<()> {
+        ensure!(
+            !self.1.load(Ordering::Relaxed),
+            "the cluster's lock could not be renewed for a minute, and somebody else may hold it now; run the same command again to go on"
+        );
         ensure!(
             !self.0.load(Ordering::Relaxed),
             "stopped by a signal; run the same command again to go on"

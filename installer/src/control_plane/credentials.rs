@@ -23,6 +23,16 @@ use crate::host::command::{Cmd, Secret};
 /// How long a bootstrap token lives: a join takes a minute.
 const TOKEN_LIFE: &str = "15m";
 
+/// What all masters of a cluster share, in their folder of certificates.
+pub const SHARED: [&str; 6] = [
+    "ca.crt",
+    "ca.key",
+    "sa.pub",
+    "sa.key",
+    "front-proxy-ca.crt",
+    "front-proxy-ca.key",
+];
+
 /// The longest that the upload of certificates may take; it takes some seconds.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
 
@@ -166,14 +176,7 @@ pub fn fetch_certs(view: &ClusterView, key: &Secret) -> Result<BTreeMap<String, 
             .with_context(|| format!("cannot open {name} of the Secret kubeadm-certs"))?;
         files.insert(place, content);
     }
-    for needed in [
-        "ca.crt",
-        "ca.key",
-        "sa.pub",
-        "sa.key",
-        "front-proxy-ca.crt",
-        "front-proxy-ca.key",
-    ] {
+    for needed in SHARED {
         ensure!(
             files.contains_key(needed),
             "the Secret kubeadm-certs lacks {needed}: a cluster with an external CA must hand its certificates out by hand"
@@ -185,9 +188,7 @@ pub fn fetch_certs(view: &ClusterView, key: &Secret) -> Result<BTreeMap<String, 
 /// kubeadm writes `etcd/ca.crt` as `etcd-ca.crt`: a key of a Secret has no slash. External etcd's client files have names of their own.
 fn certificate_place(name: &str) -> Option<String> {
     match name {
-        "ca.crt" | "ca.key" | "sa.pub" | "sa.key" | "front-proxy-ca.crt" | "front-proxy-ca.key" => {
-            Some(name.to_owned())
-        }
+        shared if SHARED.contains(&shared) => Some(shared.to_owned()),
         "etcd-ca.crt" | "etcd-ca.key" => Some(name.replacen('-', "/", 1)),
         "external-etcd-ca.crt" | "external-etcd.crt" | "external-etcd.key" => Some(name.to_owned()),
         _ => None,

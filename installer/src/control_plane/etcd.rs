@@ -216,37 +216,16 @@ impl Etcd {
             "io.kubernetes.container.name=etcd",
             "io.kubernetes.pod.namespace=kube-system",
         ];
-        let (program, args): (_, Vec<String>) = if runtime.starts_with("docker://") {
-            let filters = labels
-                .iter()
-                .flat_map(|label| ["--filter".to_owned(), format!("label={label}")]);
-            (
-                "docker",
-                [
-                    "ps".to_owned(),
-                    "--quiet".to_owned(),
-                    "--no-trunc".to_owned(),
-                ]
-                .into_iter()
-                .chain(filters)
-                .collect(),
-            )
+        let (program, option, kind) = if runtime.starts_with("docker://") {
+            ("docker", "--filter", "label=")
         } else {
-            let filters = labels
-                .iter()
-                .flat_map(|label| ["--label".to_owned(), (*label).to_owned()]);
-            (
-                "crictl",
-                [
-                    "ps".to_owned(),
-                    "--quiet".to_owned(),
-                    "--no-trunc".to_owned(),
-                ]
-                .into_iter()
-                .chain(filters)
-                .collect(),
-            )
+            ("crictl", "--label", "")
         };
+        let args = ["ps", "--quiet", "--no-trunc"].map(str::to_owned);
+        let labels = labels
+            .iter()
+            .flat_map(|label| [option.to_owned(), format!("{kind}{label}")]);
+        let args = args.into_iter().chain(labels);
         let found = view.ask(&Cmd::new(program, args))?;
         ensure!(
             found.ok(),

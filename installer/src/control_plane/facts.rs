@@ -79,6 +79,8 @@ pub struct ClusterFacts {
     pub healthy_has_cni: bool,
     /// Files that the control plane's pods need besides kubeadm's own.
     pub extra_paths: Vec<ExtraPath>,
+    /// The certificates and keys that masters share, which the healthy master lacks: their paths.
+    pub missing_shared: Vec<String>,
     /// The client files of an external etcd that the healthy master lacks.
     pub missing_etcd_files: Vec<String>,
     /// Seconds that this machine's clock is ahead of the healthy master's.
@@ -160,6 +162,7 @@ impl ClusterFacts {
         let (ca_certificate, ca_hash, server) = authority(view, &config)?;
         let endpoint = endpoint(view, &server)?;
         let kubeadm = view.ask(&Cmd::new("kubeadm", ["version", "--output", "short"]))?;
+        let missing_shared = missing_shared(view, &config)?;
         let mut missing_etcd_files = Vec::new();
         for path in config
             .etcd
@@ -196,6 +199,7 @@ impl ClusterFacts {
             ca_certificate,
             ca_hash,
             runtime,
+            missing_shared,
             missing_etcd_files,
             clock_skew,
             uploaded_certs: view.uploaded_certs()?,
@@ -246,6 +250,27 @@ pub(crate) fn clock_skew(view: &ClusterView) -> Result<f64> {
         )
     })?;
     Ok(f64::midpoint(before, after) - there)
+}
+
+/// Which of the certificates and keys that masters share are not on the healthy master.
+fn missing_shared(view: &ClusterView, config: &ClusterConfiguration) -> Result<Vec<String>> {
+    let folder = &config.certificates_dir;
+    let present: BTreeSet<String> = view
+        .tree(folder)?
+        .into_iter()
+        .map(|entry| entry.path)
+        .collect();
+    let stacked: &[&str] = if config.etcd.external.is_none() {
+        &["etcd/ca.crt", "etcd/ca.key"]
+    } else {
+        &[]
+    };
+    Ok(credentials::SHARED
+        .iter()
+        .chain(stacked)
+        .map(|name| format!("{folder}/{name}"))
+        .filter(|path| !present.contains(path))
+        .collect())
 }
 
 /// What to say where the healthy master's own apiserver answers, and the endpoint that its credentials name does not: as a rule it was the dead master's own address.

@@ -5,7 +5,7 @@
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::objects::Metadata;
 use super::{Cluster, ClusterView};
+use crate::signals::Stop;
 
 /// The Lease's name; its namespace is kube-system.
 pub const NAME: &str = "kpot";
@@ -131,14 +132,23 @@ impl Lock {
     ///
     /// # Errors
     /// Somebody else holds it (named, with the time that is left), or took it at the same moment.
-    pub fn take(cluster: &Cluster, holder: &Holder) -> Result<Self> {
+    ///
+    /// A lock that cannot be renewed for as long as it holds ends the run by `run`.
+    pub fn take(cluster: &Cluster, holder: &Holder, run: &Stop) -> Result<Self> {
         write(cluster, holder, Some(&holder.identity), Take::Acquire)?;
         let (stop, stopped) = mpsc::channel();
         let (renewing, holder) = (Cluster::new(cluster.view().clone()), holder.clone());
+        let run = run.clone();
         let renewer = thread::spawn(move || {
+            let mut renewed = Instant::now();
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(RENEWAL) {
-                // A renewal that fails once is tried again before the lock expires; the release reports what lasts.
-                let _ = write(&renewing, &holder, Some(&holder.identity), Take::Keep);
+                let begun = Instant::now();
+                // A renewal that fails once is tried again before the lock expires.
+                match write(&renewing, &holder, Some(&holder.identity), Take::Keep) {
+                    Ok(()) => renewed = begun,
+                    Err(_) if renewed.elapsed() >= DURATION => run.lock_is_lost(),
+                    Err(_) => {}
+                }
             }
             write(&renewing, &holder, None, Take::Keep)
         });

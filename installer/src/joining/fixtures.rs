@@ -62,6 +62,7 @@ pub fn cluster() -> ClusterFacts {
         daemon_sets: vec![],
         healthy_has_cni: true,
         extra_paths: vec![],
+        missing_shared: vec![],
         missing_etcd_files: vec![],
         clock_skew: 0.2,
         uploaded_certs: None,

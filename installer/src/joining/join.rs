@@ -111,17 +111,7 @@ impl KubeadmJoin {
         } else {
             &[]
         };
-        for name in [
-            "ca.crt",
-            "ca.key",
-            "sa.pub",
-            "sa.key",
-            "front-proxy-ca.crt",
-            "front-proxy-ca.key",
-        ]
-        .iter()
-        .chain(stacked)
-        {
+        for name in credentials::SHARED.iter().chain(stacked) {
             let path = format!("{folder}/{name}");
             let content = cluster
                 .view()

@@ -97,6 +97,16 @@ pub fn judge(
             "Wait for that join to end. If nobody joins: kubectl --namespace kube-system delete secret kubeadm-certs".to_owned(),
         );
     }
+    if here.past != Past::Joined && !cluster.missing_shared.is_empty() {
+        refuse(
+            format!(
+                "the healthy master lacks what masters share: {}. A CA whose key is kept off the masters signs no new one",
+                cluster.missing_shared.join(", ")
+            ),
+            "Put them there for the length of the join, or hand the new master its certificates by hand"
+                .to_owned(),
+        );
+    }
     for path in &cluster.missing_etcd_files {
         refuse(
             format!(
@@ -294,15 +304,22 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
                     "etcd member {member} does not answer ({up} of {} do, {quorum} are needed): adding one more now would put the quorum at risk",
                     cluster.members.len()
                 ),
-                format!(
-                    "Bring that member back first; or, if its machine is gone for good and a quorum of the others answers, let this machine take its place: kpot-install change-master --down {} --healthy {}",
-                    if member.name.is_empty() {
-                        member.id.to_string()
-                    } else {
-                        member.name.clone()
-                    },
-                    healthy_address(cluster)
-                ),
+                if here.departed.is_some() {
+                    format!(
+                        "Bring that member back first. If its machine is gone for good as well, and a quorum of the others answers, take it out by hand on a healthy master, after a snapshot: `etcdctl member remove {}` and `kubectl delete node {}`",
+                        member.id, member.name
+                    )
+                } else {
+                    format!(
+                        "Bring that member back first; or, if its machine is gone for good and a quorum of the others answers, let this machine take its place: kpot-install change-master --down {} --healthy {}",
+                        if member.name.is_empty() {
+                            member.id.to_string()
+                        } else {
+                            member.name.clone()
+                        },
+                        healthy_address(cluster)
+                    )
+                },
             );
         }
     }

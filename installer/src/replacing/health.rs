@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::control_plane::credentials::expiry;
+use super::Departed;
+use crate::control_plane::credentials::{SHARED, expiry};
 use crate::control_plane::etcd::{Etcd, Member};
 use crate::control_plane::guard::Reading;
 use crate::control_plane::{Cluster, ClusterView};
@@ -77,14 +78,18 @@ fn files(joining: &Joining, view: View<'_>) -> Result<Vec<String>> {
     } else {
         &[]
     };
-    let certificates = CERTIFICATES
+    let certificates = SHARED
         .iter()
+        .chain(&CERTIFICATES)
         .chain(etcd)
         .map(|name| format!("{folder}/{name}"));
     let mut found = Vec::new();
     for path in certificates.chain(KUBECONFIGS.map(str::to_owned)) {
         let Some(content) = view.host.read(&path)? else {
-            found.push(format!("{path} is gone"));
+            // A CA whose key is kept off the masters is no illness.
+            if !joining.cluster.missing_shared.contains(&path) {
+                found.push(format!("{path} is gone"));
+            }
             continue;
         };
         if path.strip_suffix(".crt").is_some() {
@@ -103,15 +108,21 @@ fn files(joining: &Joining, view: View<'_>) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Every member with its health, where a healthy one was so at both of two looks at least 5 s apart: that is what etcd itself wants before it changes its members.
-pub fn steady_members(etcd: &Etcd, view: &ClusterView) -> Result<Vec<Member>> {
+/// Every member with its health, of two looks at least 5 s apart: one that stays counts as healthy only if it was so both times, which is what etcd itself wants before it
+/// changes its members; the one that is to go counts as dead only if it was so both times.
+pub fn steady_members(etcd: &Etcd, view: &ClusterView, departed: &Departed) -> Result<Vec<Member>> {
     let first = etcd.members(view)?;
     std::thread::sleep(SECOND_LOOK);
     let mut second = etcd.members(view)?;
     for member in &mut second {
-        member.healthy &= first
+        let before = first
             .iter()
             .any(|before| before.id == member.id && before.healthy);
+        if departed.owns(member) {
+            member.healthy |= before;
+        } else {
+            member.healthy &= before;
+        }
     }
     Ok(second)
 }
@@ -192,5 +203,12 @@ fn ask(host: &Host<'_>, image: &str, member: &Member) -> Result<bool> {
     host.note(Change::Cluster {
         what: format!("ask {member} for its health"),
     })?;
-    Ok(host.try_run(&cmd)?.ok())
+    let output = host.try_run(&cmd)?;
+    // docker's own statuses: the question was not asked.
+    ensure!(
+        !(125..=127).contains(&output.status),
+        "cannot ask etcd from here: {}",
+        output.evidence()
+    );
+    Ok(output.ok())
 }

@@ -9,6 +9,7 @@ use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::guard::{
     self, Machine, Reading, Refused, Situation, SnapshotState, Target,
 };
+use crate::control_plane::objects::Node;
 use crate::control_plane::snapshot;
 use crate::exit::NotEligible;
 use crate::joining::refusals::Refusal;
@@ -94,8 +95,26 @@ fn situation(
     }
 }
 
-/// What the guard would say now, before anything is begun: as if the snapshot were taken, and with what the healthy master sees.
-pub fn foreseen(cluster: &ClusterFacts, departed: &Departed) -> Vec<Refusal> {
+/// What the guard would say now, before anything is done: as if the snapshot were taken, and with what the healthy master sees. Where no member of another machine is listed
+/// (any more, or because etcd is external), its Node tells whether it is well; `begun` says that its removal was begun before, by whomever.
+pub fn foreseen(cluster: &ClusterFacts, departed: &Departed, begun: bool) -> Vec<Refusal> {
+    let node = cluster.node(&departed.name);
+    if departed.whose == Whose::Another
+        && !begun
+        && departed.member(&cluster.members).is_none()
+        && node.is_some_and(Node::is_ready)
+    {
+        return vec![Refusal {
+            cause: format!(
+                "node {} is Ready, so it is not down, and no etcd member of it is there to be asked",
+                departed.name
+            ),
+            remedy: "Take it out from itself, there: kpot-install reset. Or switch it off, if nothing of it is wanted".to_owned(),
+        }];
+    }
+    if cluster.etcd.is_none() {
+        return Vec::new();
+    }
     let situation = situation(
         departed,
         cluster.members.clone(),
@@ -145,7 +164,7 @@ impl Step for RemoveMember {
     fn apply(&self, world: World<'_>) -> Result<()> {
         let cluster = world.cluster.context("this workflow has no cluster")?;
         snapshot::take(world.host, cluster, &self.etcd)?;
-        let members = steady_members(&self.etcd, cluster.view())?;
+        let members = steady_members(&self.etcd, cluster.view(), &self.departed)?;
         let Some(target) = self.departed.member(&members).cloned() else {
             return Ok(());
         };

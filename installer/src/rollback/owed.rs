@@ -103,9 +103,9 @@ impl<'a> Reader<'a> {
     fn change(&mut self, run: &'a str, change: &Change) {
         match change {
             Change::Join { node, address } => {
-                self.joined = true;
-                // Before that step the join is only announced: no member has been added.
+                // Before that step the join is only announced: no member has been added, and no kubelet of ours has run.
                 if self.steps.get(run) == Some(&joining::join::ID) {
+                    self.joined = true;
                     self.member = Some(Member {
                         node: node.clone(),
                         address: address.clone(),
@@ -318,7 +318,7 @@ mod tests {
     fn a_member_may_be_listed_from_the_start_of_kubeadm_until_something_says_that_it_is_gone() {
         let mut journal = entries("1", vec![join()]);
         assert_eq!(Owed::of(&journal).member, None, "only announced");
-        assert!(Owed::of(&journal).joined);
+        assert!(!Owed::of(&journal).joined, "no kubelet of ours has run");
         journal.extend(entries("1", vec![step(joining::join::ID), join()]));
         assert!(Owed::of(&journal).member.is_some());
         journal.extend(entries("2", vec![join(), step(joining::clear::ID)]));

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::seen::{Seen, tell_of_lost_quorum};
-use super::{Run, Untouched, needs, refuse, refused, report_refusals, report_warnings, warn};
+use super::{
+    Run, Untouched, identity, needs, refuse, refused, report_refusals, report_warnings, warn,
+};
 use crate::control_plane::ClusterView;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::freshness;
@@ -17,7 +19,7 @@ use crate::joining::endpoint::{self, EndpointName};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
 use crate::preflight::{self, KubeletThresholds, Purpose};
-use crate::replacing::remove_member;
+use crate::replacing::{Departed, Whose, record, remove_member};
 use crate::steps::ImageWanted;
 
 /// Refuses everything that can be refused; else how the endpoint is reached, and the images with the cluster's names for them.
@@ -58,8 +60,13 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<Im
         &endpoint::resolve_here(&run.host, &cluster.endpoint)?,
         seen.healthy,
     );
+    all.extend(identity::other_cluster(&run.host, cluster)?);
     if let Some(departed) = departed.as_ref().filter(|_| past != Past::Joined) {
-        all.extend(remove_member::foreseen(cluster, departed));
+        if departed.whose == Whose::Ours {
+            let own = addresses(facts);
+            all.extend(identity::not_ourselves(&run.host, &own, cluster, departed)?);
+        }
+        all.extend(foreseen(seen, cluster, departed)?);
         if cluster.etcd.is_some() {
             let votes = Votes::of(&cluster.members);
             if !votes.are_enough() {
@@ -70,7 +77,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<Im
     if past != Past::Joined {
         all.extend(endpoint::reach(cluster, &endpoint));
         all.extend(endpoint::reach_members(cluster, &joining.discovery));
-        all.extend(own_address(facts, &joining.address));
+        all.extend(own_address(&addresses(facts), &joining.address));
     }
     if past != Past::Joined || departed.is_some() {
         let holder = holder(seen);
@@ -126,8 +133,20 @@ pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
         .0
         .err()
         .unwrap_or_default();
-    if let Some(departed) = &seen.departed {
-        all.extend(remove_member::foreseen(&now, departed));
+    // What is finished takes nobody out any more.
+    let removing = seen.past != Past::Joined;
+    if let Some(departed) = seen.departed.as_ref().filter(|_| removing) {
+        all.extend(foreseen(seen, &now, departed)?);
+        let kept = record::kept(&seen.view, departed)?;
+        if departed.whose == Whose::Another && !departed.is_listed(&now) && kept.is_none() {
+            all.push(Refusal {
+                cause: format!(
+                    "somebody else took the place of {} meanwhile, or took it out of the cluster",
+                    departed.name
+                ),
+                remedy: "Look at the cluster: kpot-install status --healthy ADDRESS. If one more master is wanted: kpot-install join-master".to_owned(),
+            });
+        }
     }
     if all.is_empty() {
         return Ok(());
@@ -159,12 +178,7 @@ pub(super) fn all_fresh(
 }
 
 /// A member of etcd at an address that is not this machine's would never start, and would count all the same.
-fn own_address(facts: &Facts, address: &str) -> Option<Refusal> {
-    let own: Vec<String> = facts
-        .interfaces
-        .iter()
-        .map(|interface| interface.address.to_string())
-        .collect();
+pub(super) fn own_address(own: &[String], address: &str) -> Option<Refusal> {
     (!own.iter().any(|own| own == address)).then(|| Refusal {
         cause: format!(
             "{address} is not an address of this machine, which has {}",
@@ -172,6 +186,21 @@ fn own_address(facts: &Facts, address: &str) -> Option<Refusal> {
         ),
         remedy: "Give one of those with --advertise-address".to_owned(),
     })
+}
+
+/// This machine's own addresses.
+pub(super) fn addresses(facts: &Facts) -> Vec<String> {
+    facts
+        .interfaces
+        .iter()
+        .map(|interface| interface.address.to_string())
+        .collect()
+}
+
+/// What would refuse the removal of `departed` now.
+fn foreseen(seen: &Seen, cluster: &ClusterFacts, departed: &Departed) -> Result<Vec<Refusal>> {
+    let begun = record::kept(&seen.view, departed)?.is_some();
+    Ok(remove_member::foreseen(cluster, departed, begun))
 }
 
 fn images_here(facts: &Facts) -> Vec<String> {

@@ -242,7 +242,7 @@ fn on_cluster(
         step: "cluster-lock".to_owned(),
     })?;
     let holder = holder(seen);
-    let lock = Lock::take(cluster, &holder).map_err(not_eligible)?;
+    let lock = Lock::take(cluster, &holder, world.host.stop()).map_err(not_eligible)?;
     let mut servers = joining.cluster.api_servers();
     let refused =
         recheck(run, seen).and_then(|()| all_fresh(run, cluster.view(), joining, &servers));

@@ -2,6 +2,7 @@
 
 mod decide;
 mod down;
+mod identity;
 mod master;
 mod reset;
 mod seen;

@@ -5,16 +5,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use super::decide::{addresses, own_address};
 use super::session::Session;
-use super::{Terms, Untouched, hostname, not_eligible, refuse, refused, root_only};
+use super::{Terms, Untouched, hostname, identity, not_eligible, refuse, refused, root_only};
 use crate::console::Console;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::lease::{self, Holder, Lock};
 use crate::control_plane::{Cluster, ClusterView};
 use crate::engine::{self, Plan};
+use crate::exit::Usage;
 use crate::facts;
 use crate::host::command::Runner;
 use crate::host::ssh::{Ssh, Target};
@@ -66,13 +68,27 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
         identity: format!("{}/{}", departed.name, departed.address),
         clock_skew: cluster.clock_skew,
     };
-    refuse(console, &refusals(&view, &cluster, &departed, &holder)?)?;
+    let mut refused = refusals(&view, &cluster, &departed, &holder)?;
+    refused.extend(identity::other_cluster(&options.host, &cluster)?);
+    let own = addresses(&facts::gather(
+        &options.host,
+        Some(endpoint::healthy_address(&cluster)?),
+    )?);
+    refused.extend(own_address(&own, &departed.address));
+    refused.extend(identity::not_ourselves(
+        &options.host,
+        &own,
+        &cluster,
+        &departed,
+    )?);
+    refuse(console, &refused)?;
 
     let leave = plans::depart(&cluster, &departed, None);
-    let clear = if owed.is_empty() {
-        plans::clear(&cluster, departed.name.clone(), Path::new(STATE_DIR))
-    } else {
+    // What a join of ours brought is rolled back; what another one brought is cleared.
+    let clear = if owed.joined {
         Vec::new()
+    } else {
+        plans::clear(&cluster, departed.name.clone(), Path::new(STATE_DIR))
     };
     let look = View {
         host: &options.host,
@@ -87,10 +103,21 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
             &json!({ "workflow": "reset", "outcome": "nothing to do", "node": departed.name }),
         );
     }
+    let mut agreed = options.yes;
     if !plan.is_done() || owed.member.is_some() {
         let subject = json!({ "node": departed.name, "address": departed.address });
         let session = if plan.is_done() && !options.dry_run {
-            console.say("the cluster lists nothing of this machine any more");
+            let question = format!(
+                "{} lists nothing of {} any more. Undo here what made it a master?",
+                view.address(),
+                departed.name
+            );
+            if !options.yes && !console.confirm(&question)? {
+                bail!(Usage(
+                    "nothing was changed: nobody said yes. Answer y on a terminal, or add --yes"
+                        .to_owned()
+                ));
+            }
             Some(Session::open(&terms, "reset")?)
         } else {
             Session::begin(&terms, "reset", &plan, &subject)?
@@ -106,7 +133,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
         };
         let outcome = (|| {
             if listed {
-                let lock = Lock::take(&changing, &holder).map_err(not_eligible)?;
+                let lock = Lock::take(&changing, &holder, host.stop()).map_err(not_eligible)?;
                 let left = engine::run(&leave, world, &session.journal, console);
                 let released = lock.release();
                 left.and(released)?;
@@ -118,6 +145,8 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
             engine::run(&clear, world, &session.journal, console)
         })();
         session.end(&terms, outcome, &subject)?;
+        // The plan of the whole was agreed to.
+        agreed = true;
         console.result(&format!(
             "{} is no member of the cluster any more",
             departed.name
@@ -131,8 +160,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
         state: STATE_DIR.into(),
         console,
         dry_run: options.dry_run,
-        // The plan of the whole was agreed to.
-        yes: true,
+        yes: agreed,
         member: MemberWord::AsJournaled,
     })
 }
@@ -189,7 +217,7 @@ fn refusals(
 ) -> Result<Vec<Refusal>> {
     let mut all = Vec::new();
     if departed.member(&cluster.members).is_some() {
-        all.extend(remove_member::foreseen(cluster, departed));
+        all.extend(remove_member::foreseen(cluster, departed, false));
     }
     if cluster.endpoint.host == departed.address {
         all.push(Refusal {

@@ -26,7 +26,9 @@ use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
 use crate::preflight::{self};
 use crate::replacing::down::Down;
-use crate::replacing::{Departed, health, record};
+use crate::replacing::record::{self, Record};
+use crate::replacing::{Departed, health};
+use crate::rollback::owed::Owed;
 use crate::step::View;
 
 /// Everything that was looked at before anything is decided.
@@ -76,7 +78,11 @@ pub(super) fn look(
     let facts = facts::gather(&run.host, Some(healthy))?;
     let own = options.advertise_address.or(facts.source_address);
     let address = own.context("this machine has no address that reaches the healthy master: give one with --advertise-address")?.to_string();
-    let node = node_name(options, &cluster, healthy, &address)?;
+    let records = match &options.way {
+        Way::Join => Vec::new(),
+        Way::Rebirth { .. } | Way::Change { .. } => record::all(&view)?,
+    };
+    let node = node_name(options, &cluster, &records, healthy, &address)?;
     let journal = Journal::read(Path::new(STATE_DIR))?;
     let Some(generation) = Generation::of(manifest.kubernetes) else {
         bail!(NotEligible(format!(
@@ -114,18 +120,21 @@ pub(super) fn look(
             reset_down,
             ..
         } => {
-            let records = record::all(&view)?;
-            let took = down::took_the_place(&journal, which)
+            let once = down::took_the_place(&journal, which);
+            // A member's ID says nothing once the member is gone; the journal knows whose it was.
+            let named = once.as_ref().map_or(which.as_str(), |gone| &gone.name);
+            let took = once
+                .as_ref()
                 .filter(|gone| standing == Standing::Whole && !gone.is_listed(&cluster));
             match took {
                 // The record goes last: while it is kept, the work is not done.
                 Some(gone) => (*reset_down
                     || records.iter().any(|record| record.name == gone.name))
-                .then_some(Ok(gone)),
+                .then(|| Ok(gone.clone())),
                 None => Some(Departed::named(
                     &cluster,
                     &records,
-                    which,
+                    named,
                     (&joining.node, &joining.address),
                 )),
             }
@@ -147,8 +156,13 @@ pub(super) fn look(
         Way::Rebirth { force } if whole && ailments.is_empty() && !force => Past::Joined,
         Way::Rebirth { .. } => Past::Returning,
         Way::Join | Way::Change { .. } if whole => Past::Joined,
+        // A worker stays one until kubeadm's join began, also for a run that comes after one that was cut off before.
+        Way::Change { .. }
+            if is_worker(&cluster, &joining) && Owed::of(&journal).member.is_none() =>
+        {
+            Past::Worker
+        }
         _ if interrupted => Past::Interrupted,
-        Way::Change { .. } if is_worker(&cluster, &joining) => Past::Worker,
         Way::Join | Way::Change { .. } => Past::Stranger,
     };
     if past == Past::Returning && whole && !ailments.is_empty() {
@@ -212,6 +226,7 @@ pub(super) fn tell_of_lost_quorum(run: &Run<'_>, how: &str) {
 fn node_name(
     options: &Master,
     cluster: &ClusterFacts,
+    records: &[Record],
     healthy: IpAddr,
     address: &str,
 ) -> Result<String> {
@@ -231,7 +246,11 @@ fn node_name(
                 .find(|member| member.is_at(address) && !member.name.is_empty())
                 .map(|member| member.name.clone())
         };
-        if let Some(name) = node.or_else(member) {
+        let record = || {
+            let recorded = records.iter().find(|record| record.address == address);
+            recorded.map(|record| record.name.clone())
+        };
+        if let Some(name) = node.or_else(member).or_else(record) {
             return Ok(name);
         }
     }
