@@ -147,6 +147,27 @@ impl Cluster {
             .run(&kubectl([verb, "-f", "-"]).stdin(object.to_string()))
     }
 
+    /// Sets an annotation (`key=value`), or takes it away (`key-`).
+    pub fn annotate(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        annotation: &str,
+    ) -> Result<()> {
+        let args = [
+            "annotate",
+            kind,
+            name,
+            "--namespace",
+            namespace,
+            "--overwrite",
+            annotation,
+        ];
+        self.view.runner.expect(&kubectl(args))?;
+        Ok(())
+    }
+
     /// Deletes an object; one that is gone already is fine.
     pub fn delete(&self, what: &[&str]) -> Result<()> {
         self.view.runner.expect(&kubectl(

@@ -1,17 +1,23 @@
 //! Waits until the new master counts: its etcd member votes, its apiserver answers, its node is ready.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::Joining;
-use crate::control_plane::objects::Node;
+use crate::control_plane::images::PodNetwork;
+use crate::control_plane::objects::{List, Node, Pod};
 use crate::host::probe::Probe;
+use crate::journal::Change;
 use crate::step::{Place, State, Step, View, World};
 
-/// The longest wait. TKE waits as long for a node to become ready.
-const LIMIT: Duration = Duration::from_secs(300);
+/// The longest wait. TKE waits five minutes for a node to become ready; the DaemonSet controller may need as long to come to itself, and a reminder then.
+const LIMIT: Duration = Duration::from_secs(480);
+
+/// How often the DaemonSets of the pod network are reminded of a node for which they have made no pod.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -71,6 +77,48 @@ impl Voting {
         }
         Ok(missing)
     }
+
+    /// Touches the DaemonSets that give nodes their CNI configuration and have no pod for this node: an annotation that comes and goes makes their controller look again. Where a node
+    /// of this name was deleted a moment before, the controller may wait five minutes for a deletion that it missed, and does not look by itself after that: seen with 1.14.0 after
+    /// joins that were cut off and cleared.
+    fn remind(&self, world: World<'_>) -> Result<()> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let everywhere = BTreeMap::new();
+        let network = PodNetwork::of(&self.joining.cluster.daemon_sets, &everywhere);
+        let here = format!("spec.nodeName={}", self.joining.node);
+        for (namespace, name) in network
+            .given_by
+            .iter()
+            .filter_map(|set| set.split_once('/'))
+        {
+            let pods: List<Pod> = cluster.view().get(&[
+                "pods",
+                "--namespace",
+                namespace,
+                "--field-selector",
+                &here,
+            ])?;
+            let is_its = |pod: &Pod| {
+                let owners = &pod.metadata.owner_references;
+                owners
+                    .iter()
+                    .any(|owner| owner.kind == "DaemonSet" && owner.name == name)
+            };
+            if pods.items.iter().any(is_its) {
+                continue;
+            }
+            world.host.note(Change::Cluster {
+                what: format!(
+                    "remind DaemonSet {namespace}/{name} of {}",
+                    self.joining.node
+                ),
+            })?;
+            for annotation in ["kpot-reminder=look", "kpot-reminder-"] {
+                cluster.annotate("daemonset", namespace, name, annotation)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Step for Voting {
@@ -97,6 +145,7 @@ impl Step for Voting {
 
     fn apply(&self, world: World<'_>) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
+        let mut reminder = Instant::now() + REMINDER;
         loop {
             // A moment without an answer is part of a new member's start: only the last look counts.
             let missing = match self.missing(world.view()) {
@@ -110,6 +159,11 @@ impl Step for Voting {
                     "after {} s: {missing}\nSee here: journalctl -u kubelet; docker ps -a. The machine has joined: when the cause is mended, run this again",
                     LIMIT.as_secs()
                 );
+            }
+            if Instant::now() >= reminder {
+                // What cannot be reminded now can be in a minute.
+                let _ = self.remind(world);
+                reminder = Instant::now() + REMINDER;
             }
             thread::sleep(PAUSE);
         }
