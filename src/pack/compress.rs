@@ -10,24 +10,13 @@ use bundle_spec::manifest::{Blob, Encoding};
 use bundle_spec::{Hasher, Sha256, limits};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::raw::CParameter;
-use zstd::zstd_safe::Strategy;
 
 use crate::fetch::registry::Compression;
 use crate::pack::spool::FromStart;
 use crate::progress::Task;
 
-/// zstd's parameters, all of them that its levels set, besides the window; docs/decisions/compression.md has the figures they were chosen by.
-const PARAMETERS: [CParameter; 6] = [
-    CParameter::Strategy(Strategy::ZSTD_btopt),
-    CParameter::ChainLog(21),
-    CParameter::HashLog(20),
-    CParameter::SearchLog(2),
-    CParameter::MinMatch(3),
-    CParameter::TargetLength(32),
-];
-
-/// The level whose place they take; it says nothing once all of them are set.
-const LEVEL: i32 = 16;
+/// zstd's level; docs/decisions/compression.md has the figures it was chosen by.
+pub const LEVEL: i32 = 11;
 
 /// zstd's window, as a power of two: what a reader must keep in memory.
 pub const WINDOW_LOG: u32 = 23;
@@ -134,9 +123,6 @@ pub fn compress(source: Source, to: File, task: &Task) -> Result<(Blob, File), P
 fn encoder<W: Write>(sink: W, known: Option<u64>) -> io::Result<zstd::Encoder<'static, W>> {
     let mut encoder = zstd::Encoder::new(sink, LEVEL)?;
     encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
-    for parameter in PARAMETERS {
-        encoder.set_parameter(parameter)?;
-    }
     if known.is_some() {
         encoder.set_pledged_src_size(known)?;
     }

@@ -4,7 +4,9 @@
 //! with what it last saw.
 
 mod etcd;
+mod images;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,9 +18,14 @@ use crate::node::{Node, quoted};
 use crate::wait;
 
 pub use etcd::{etcd_answers, etcd_voters, leader, make_leader, member_of, members, votes};
+pub use images::images_named;
 
 /// The product has waited for all this itself, so most of it is true at once; a kubelet on a busy machine reports late.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// The same where something is known to be wrong, and only that it is seen matters.
+const IMPATIENCE: Duration = Duration::from_secs(2);
+/// Which of the two holds.
+static IMPATIENT: AtomicBool = AtomicBool::new(false);
 /// A pod whose image is there starts within seconds; name lookups and connections may be tried again meanwhile.
 const POD_PATIENCE: Duration = Duration::from_mins(2);
 
@@ -29,6 +36,22 @@ const CONTROL_PLANE: [&str; 4] = [
     "kube-scheduler",
 ];
 
+/// Checks what is known to be wrong, without waiting for it to become right.
+pub fn impatiently<T>(check: impl FnOnce() -> T) -> T {
+    IMPATIENT.store(true, Ordering::Relaxed);
+    let found = check();
+    IMPATIENT.store(false, Ordering::Relaxed);
+    found
+}
+
+fn patience() -> Duration {
+    if IMPATIENT.load(Ordering::Relaxed) {
+        IMPATIENCE
+    } else {
+        PATIENCE
+    }
+}
+
 /// All that must hold after `node` joined: Ready as a control-plane node, `voters` started and healthy voters in etcd, its
 /// control plane running, its own API server answering, and no credential left in the cluster.
 pub fn joined(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
@@ -36,6 +59,7 @@ pub fn joined(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
     etcd_voters(cluster, node, voters)?;
     control_plane_runs(cluster, node)?;
     answers(cluster, node)?;
+    images_named(cluster, node)?;
     nothing_left(cluster)?;
     ensure!(
         lock(cluster)?.is_none(),
@@ -46,7 +70,7 @@ pub fn joined(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
 
 /// kubectl on m1 lists the node as Ready, with the labels of a master of that version and its own address.
 pub fn control_plane_node(cluster: &Cluster, node: &Node) -> Result<()> {
-    wait::until(&format!("{node} is Ready"), PATIENCE, || {
+    wait::until(&format!("{node} is Ready"), patience(), || {
         let nodes = cluster.kubectl_json(&["get", "nodes"])?;
         let found = nodes["items"]
             .as_array()
@@ -86,7 +110,7 @@ pub fn control_plane_node(cluster: &Cluster, node: &Node) -> Result<()> {
 pub fn control_plane_runs(cluster: &Cluster, node: &Node) -> Result<()> {
     wait::until(
         &format!("the control plane on {node} is Ready"),
-        PATIENCE,
+        patience(),
         || {
             for name in CONTROL_PLANE {
                 let name = format!("{name}-{node}");

@@ -27,7 +27,6 @@ for blob in layout/blobs/sha256/*; do
     fi
 done
 
-# kpot's parameters: docs/decisions/compression.md.
-tar -c files layout | zstd -q "-T$2" \
-    --zstd=strategy=7,wlog=23,clog=21,hlog=20,slog=2,mml=3,tlen=32 -o pot.tar.zst
+# kpot's level and window: docs/decisions/compression.md.
+tar -c files layout | zstd -q "-T$2" -11 --zstd=wlog=23 -o pot.tar.zst
 sha256sum pot.tar.zst >pot.tar.zst.sha256

@@ -18,6 +18,19 @@ pub struct ClusterSpec {
     pub image_repository: Option<String>,
 }
 
+/// A registry that nobody can reach; only the names of its images count.
+const OWN_REPOSITORY: &str = "registry.example.internal/k8s";
+
+impl ClusterSpec {
+    /// The kind of cluster that scenarios of a version work with: from 1.20 on one whose images bear names of its own, which every new master's must bear as well.
+    pub fn of(version: Version) -> Self {
+        Self {
+            version,
+            image_repository: (version.minor >= 20).then(|| OWN_REPOSITORY.to_owned()),
+        }
+    }
+}
+
 /// The file for `kubeadm init --config` on the first master.
 pub fn init_config(spec: &ClusterSpec, address: &str) -> String {
     let api = format!("kubeadm.k8s.io/{}", api_version(spec.version));

@@ -16,7 +16,6 @@ mod leak;
 mod lean;
 mod rebirth;
 mod refusals;
-mod repository;
 mod rollback;
 mod sigkill;
 mod tier;
@@ -43,13 +42,7 @@ pub trait Scenario {
     fn budget(&self) -> Duration;
     /// The cluster that it wants, with this number of masters.
     fn wants(&self, version: Version) -> (ClusterSpec, usize) {
-        (
-            ClusterSpec {
-                version,
-                image_repository: None,
-            },
-            2,
-        )
+        (ClusterSpec::of(version), 2)
     }
     /// Whether an era has what it is about.
     fn plays_on(&self, _version: Version) -> bool {
@@ -85,7 +78,6 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.push(Box::new(rollback::AfterJoin::default()));
     all.extend(boxed(change::all()));
     all.extend(boxed(control::all()));
-    all.push(Box::new(repository::OwnImageRepository));
     all
 }
 

@@ -101,10 +101,7 @@ impl Scenario for Rebirth {
 
 /// What scenarios want in which one master dies and two keep the quorum.
 pub fn three_masters(version: Version) -> (ClusterSpec, usize) {
-    let spec = ClusterSpec {
-        version,
-        image_repository: None,
-    };
+    let spec = ClusterSpec::of(version);
     (spec, 3)
 }
 

@@ -37,14 +37,13 @@ const TIERS: &[(&str, Tier)] = &[
     ("leak",                      Tier::Whole),
     ("rebirth",                   Tier::Soak),
     ("rebirth/wiped-follower",    Tier::Main),
-    ("rebirth/wiped-leader",      Tier::Whole),
     ("rebirth/corrupt-etcd",      Tier::Whole),
     ("protected",                 Tier::Whole),
+    ("protected/two-down",        Tier::Soak),
     ("rollback",                  Tier::Whole),
     ("change",                    Tier::Soak),
     ("change/dead",               Tier::Main),
     ("control",                   Tier::Soak),
-    ("own-image-repository",      Tier::Whole),
 ];
 
 /// Scenarios and groups for which the product has no command yet. `cargo lab scenario` plays them, nothing else does.

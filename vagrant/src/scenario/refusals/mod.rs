@@ -71,10 +71,7 @@ impl Scenario for Refusal {
     }
 
     fn wants(&self, version: Version) -> (ClusterSpec, usize) {
-        let spec = ClusterSpec {
-            version,
-            image_repository: None,
-        };
+        let spec = ClusterSpec::of(version);
         (spec, self.masters)
     }
 
