@@ -181,18 +181,7 @@ impl Etcd {
 
     /// Finds the etcd container of the node `node`, whose runtime the cluster calls `runtime` (`docker://…`, `containerd://…`).
     pub fn find(view: &ClusterView, node: &str, runtime: &str) -> Result<Self> {
-        let pods: List<Pod> = view.get(&[
-            "pods",
-            "--namespace",
-            "kube-system",
-            "--selector",
-            "component=etcd",
-        ])?;
-        let pod = pods
-            .items
-            .iter()
-            .find(|pod| pod.spec.node_name == node)
-            .with_context(|| format!("no etcd pod runs on {node}"))?;
+        let pod = Self::pod(view, node)?;
         let server = pod
             .spec
             .containers
@@ -245,6 +234,32 @@ impl Etcd {
             credentials,
             data: data_folder(&pod.spec, server),
         })
+    }
+
+    /// etcd's static pod on the node `node`. A kubelet that started before its API server lists the pods of that start only some time later: that is waited for.
+    fn pod(view: &ClusterView, node: &str) -> Result<Pod> {
+        let deadline = Instant::now() + LISTING;
+        loop {
+            let pods: List<Pod> = view.get(&[
+                "pods",
+                "--namespace",
+                "kube-system",
+                "--selector",
+                "component=etcd",
+            ])?;
+            let found = pods
+                .items
+                .into_iter()
+                .find(|pod| pod.spec.node_name == node);
+            if let Some(pod) = found {
+                return Ok(pod);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no etcd pod runs on {node}. See there: docker ps -a; journalctl -u kubelet"
+            );
+            thread::sleep(LISTING / 12);
+        }
     }
 
     fn command(&self, endpoint: &str, args: &[&str]) -> Cmd {
@@ -457,6 +472,9 @@ fn data_folder(pod: &PodSpec, server: &objects::Container) -> Option<DataFolder>
         outside: outside.to_str()?.to_owned(),
     })
 }
+
+/// How long a kubelet may take to list the static pods of a master that has just started; 1.14.0 was seen to take most of a minute.
+const LISTING: Duration = Duration::from_secs(60);
 
 /// kubeadm's choice.
 const DATA_DIR: &str = "/var/lib/etcd";

@@ -334,6 +334,24 @@ impl Cluster {
             if nodes.contains("node.kubernetes.io/") {
                 return Ok(Some(format!("taints: {nodes}")));
             }
+            // A kubelet that started before its API server lists its static pods late.
+            let listed = self.kubectl(&[
+                "-n",
+                "kube-system",
+                "get",
+                "pods",
+                "-l",
+                "component=etcd",
+                "-o",
+                "name",
+            ])?;
+            let (pods, members) = (
+                listed.lines().count(),
+                self.etcdctl(&["member", "list"])?.lines().count(),
+            );
+            if pods < members {
+                return Ok(Some(format!("{pods} etcd pods of {members} are listed")));
+            }
             let info =
                 self.kubectl_json(&["-n", "kube-public", "get", "configmap", "cluster-info"])?;
             let signed = info["data"]
