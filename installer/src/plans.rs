@@ -87,6 +87,14 @@ pub fn join(
         Box::new(ClearInterruptedJoin::new(joining.clone(), interrupted)),
         Box::new(files),
         Box::new(KubeadmJoin::new(joining.clone())),
+    ];
+    steps.extend(settle(joining, pods));
+    steps
+}
+
+/// What follows every join of kubeadm's.
+fn settle(joining: &Joining, pods: Option<StaticPods>) -> Steps {
+    let mut steps: Steps = vec![
         Box::new(Voting::new(joining.clone())),
         Box::new(RevokeCredentials::new(joining.clone())),
     ];
@@ -116,27 +124,15 @@ pub fn rebirth(
     )));
     steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
-    steps.extend(finish_rebirth(joining, Some(departed), pods));
+    steps.extend(finish_rebirth(joining, departed, pods));
     steps
 }
 
 /// What is left of a rebirth once the machine is a master again.
-pub fn finish_rebirth(
-    joining: &Joining,
-    departed: Option<&Departed>,
-    pods: Option<StaticPods>,
-) -> Steps {
-    let mut steps: Steps = vec![
-        Box::new(Voting::new(joining.clone())),
-        Box::new(RevokeCredentials::new(joining.clone())),
-    ];
-    if let Some(pods) = pods {
-        steps.push(Box::new(pods));
-    }
-    if let Some(departed) = departed {
-        steps.push(Box::new(RestoreNode::new(departed.clone())));
-        steps.push(Box::new(DropRecord::new(departed.clone())));
-    }
+pub fn finish_rebirth(joining: &Joining, departed: &Departed, pods: Option<StaticPods>) -> Steps {
+    let mut steps = settle(joining, pods);
+    steps.push(Box::new(RestoreNode::new(departed.clone())));
+    steps.push(Box::new(DropRecord::new(departed.clone())));
     steps
 }
 

@@ -402,20 +402,24 @@ mod tests {
 
     use super::*;
 
-    fn refused(change: impl FnOnce(&mut ClusterFacts, &mut Here<'_>)) -> Vec<String> {
-        let manifest = fixtures::whole_manifest();
-        let mut cluster = fixtures::cluster();
-        let mut here = Here {
+    fn stranger(manifest: &Manifest) -> Here<'_> {
+        Here {
             node: "b1",
             address: "10.0.0.21",
-            manifest: &manifest,
+            manifest,
             images: vec![],
             has_cni: false,
             network: fixtures::network(),
             past: Past::Stranger,
             departed: None,
             uploaded: None,
-        };
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut ClusterFacts, &mut Here<'_>)) -> Vec<String> {
+        let manifest = fixtures::whole_manifest();
+        let mut cluster = fixtures::cluster();
+        let mut here = stranger(&manifest);
         change(&mut cluster, &mut here);
         match judge(&cluster, &here).0 {
             Ok(_) => vec![],
@@ -538,17 +542,7 @@ mod tests {
             address: "10.0.0.13".to_owned(),
             whose: crate::replacing::Whose::Another,
         };
-        let mut here = Here {
-            node: "b1",
-            address: "10.0.0.21",
-            manifest: &manifest,
-            images: vec![],
-            has_cni: false,
-            network: fixtures::network(),
-            past: Past::Stranger,
-            departed: None,
-            uploaded: None,
-        };
+        let mut here = stranger(&manifest);
         assert_eq!(judge(&cluster, &here).0.unwrap_err().len(), 2);
         here.departed = Some(&departed);
         assert!(judge(&cluster, &here).0.is_ok());

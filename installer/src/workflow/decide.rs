@@ -80,13 +80,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<Im
         all.extend(own_address(&addresses(facts), &joining.address));
     }
     if past != Past::Joined || departed.is_some() {
-        let holder = holder(seen);
-        if let Some((other, left)) = lease::held_by_other(&seen.view, &holder)? {
-            all.push(Refusal {
-                cause: format!("{other} is changing the masters of this cluster right now (Lease kube-system/{})", lease::NAME),
-                remedy: format!("Wait for it; its lock expires in {left} s unless renewed"),
-            });
-        }
+        all.extend(locked(&seen.view, &holder(seen))?);
     }
     let images = match judged {
         Ok(images) => images,
@@ -113,6 +107,18 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
         departed: seen.departed.as_ref(),
         uploaded: joining::uploaded_since(&seen.journal),
     })
+}
+
+/// Refuses while somebody else holds the cluster's lock.
+pub(super) fn locked(view: &ClusterView, holder: &Holder) -> Result<Option<Refusal>> {
+    let held = lease::held_by_other(view, holder)?;
+    Ok(held.map(|(other, left)| Refusal {
+        cause: format!(
+            "{other} is changing the masters of this cluster right now (Lease kube-system/{})",
+            lease::NAME
+        ),
+        remedy: format!("Wait for it; its lock expires in {left} s unless renewed"),
+    }))
 }
 
 pub(super) fn holder(seen: &Seen) -> Holder {

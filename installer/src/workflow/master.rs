@@ -84,9 +84,7 @@ pub struct Master {
 /// Makes this machine a master of a running cluster.
 pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<()> {
     root_only()?;
-    let Some(seen) = look(run, options, local)? else {
-        return Ok(());
-    };
+    let seen = look(run, options, local)?;
     let (endpoint, images) = decide(run, &seen)?;
     let joining = &seen.joining;
     let look = View {
@@ -200,7 +198,7 @@ fn cluster_steps(options: &Master, seen: &Seen, etcd_image: Option<String>) -> S
     let mut files = ExtraFiles::new(joining.cluster.extra_paths.clone());
     if let Some(departed) = seen.departed.as_ref().filter(|_| seen.down.is_none()) {
         return if seen.past == Past::Joined {
-            plans::finish_rebirth(joining, Some(departed), pods)
+            plans::finish_rebirth(joining, departed, pods)
         } else {
             plans::rebirth(joining, departed, etcd_image, files, pods)
         };

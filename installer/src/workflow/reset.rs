@@ -8,16 +8,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::decide::{addresses, own_address};
+use super::decide::{addresses, locked, own_address};
 use super::session::Session;
 use super::{Terms, Untouched, hostname, identity, not_eligible, refuse, refused, root_only};
 use crate::console::Console;
 use crate::control_plane::facts::ClusterFacts;
-use crate::control_plane::lease::{self, Holder, Lock};
+use crate::control_plane::lease::{Holder, Lock};
 use crate::control_plane::{Cluster, ClusterView};
 use crate::engine::{self, Plan};
 use crate::exit::Usage;
-use crate::facts;
+use crate::facts::{self, Facts};
 use crate::host::command::Runner;
 use crate::host::ssh::{Ssh, Target};
 use crate::host::{Host, HostView};
@@ -63,17 +63,15 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     console.say("asking the cluster and looking at this machine …");
     let cluster = ClusterFacts::gather(&view).map_err(not_eligible)?;
     let owed = Owed::of(&Journal::read(Path::new(STATE_DIR))?);
-    let departed = ourselves(options, &cluster, owed.member.as_ref())?;
+    let facts = facts::gather(&options.host, Some(endpoint::healthy_address(&cluster)?))?;
+    let departed = ourselves(options, &cluster, &facts, owed.member.as_ref())?;
     let holder = Holder {
         identity: format!("{}/{}", departed.name, departed.address),
         clock_skew: cluster.clock_skew,
     };
     let mut refused = refusals(&view, &cluster, &departed, &holder)?;
     refused.extend(identity::other_cluster(&options.host, &cluster)?);
-    let own = addresses(&facts::gather(
-        &options.host,
-        Some(endpoint::healthy_address(&cluster)?),
-    )?);
+    let own = addresses(&facts);
     refused.extend(own_address(&own, &departed.address));
     refused.extend(identity::not_ourselves(
         &options.host,
@@ -188,14 +186,14 @@ fn preview(options: &Reset<'_>, departed: &Departed, owed: &Owed) -> Result<()> 
 fn ourselves(
     options: &Reset<'_>,
     cluster: &ClusterFacts,
+    facts: &Facts,
     member: Option<&Member>,
 ) -> Result<Departed> {
     let (name, address) = if let Some(Member { node, address }) = member {
         (node.clone(), address.clone())
     } else {
-        let healthy = endpoint::healthy_address(cluster)?;
-        let own = facts::gather(&options.host, Some(healthy))?.source_address;
-        let address = own
+        let address = facts
+            .source_address
             .context("this machine has no address that reaches the healthy master")?
             .to_string();
         let node = cluster
@@ -228,14 +226,6 @@ fn refusals(
             remedy: "Give that address to another master, or to a load balancer before them, first".to_owned(),
         });
     }
-    if let Some((other, left)) = lease::held_by_other(view, holder)? {
-        all.push(Refusal {
-            cause: format!(
-                "{other} is changing the masters of this cluster right now (Lease kube-system/{})",
-                lease::NAME
-            ),
-            remedy: format!("Wait for it; its lock expires in {left} s unless renewed"),
-        });
-    }
+    all.extend(locked(view, holder)?);
     Ok(all)
 }

@@ -20,11 +20,11 @@ use crate::exit::NotEligible;
 use crate::facts::{self, Facts};
 use crate::host::command::{Runner, await_outliving};
 use crate::host::ssh::Ssh;
-use crate::joining::endpoint::{self};
+use crate::joining::endpoint;
 use crate::joining::refusals::Past;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
-use crate::preflight::{self};
+use crate::preflight;
 use crate::replacing::down::Down;
 use crate::replacing::record::{self, Record};
 use crate::replacing::{Departed, health};
@@ -47,12 +47,8 @@ pub(super) struct Seen {
     pub past: Past,
 }
 
-/// Looks at this machine and asks the cluster; nothing where it is a master in good health already and that was all that was wanted.
-pub(super) fn look(
-    run: &Run<'_>,
-    options: &Master,
-    local: Arc<dyn Runner>,
-) -> Result<Option<Seen>> {
+/// Looks at this machine and asks the cluster.
+pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Seen> {
     let manifest = run.pot.manifest();
     let target = options.target.clone();
     run.console
@@ -171,7 +167,7 @@ pub(super) fn look(
             ailments.join("; ")
         ));
     }
-    Ok(Some(Seen {
+    Ok(Seen {
         view,
         facts,
         healthy,
@@ -181,7 +177,7 @@ pub(super) fn look(
         down,
         interrupted,
         past,
-    }))
+    })
 }
 
 /// How many times, and how long apart, an etcd that just starts again (its liveness probe needs the quorum, too) is asked.
