@@ -1,6 +1,6 @@
 //! `cargo lab demo`: from nothing to a bare machine that is a master, with what an operator types shown on the way.
 
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -34,67 +34,43 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
     let disk = DiskWatch::start(cache.root())?;
     workbench::prepare_machine(cache)?;
     let (m1, m2, b1) = (lab.m1(), lab.m2(), lab.b1());
-    let machines = || {
-        step("vagrant up m1 m2 b1", || {
-            lab.raze()?;
-            lab.up(&[&m1, &m2, &b1], Bare::Full)
-        })
-    };
-    let (kpot, up, upstream) = thread::scope(|scope| {
-        let others = scope.spawn(|| {
-            (
-                machines(),
-                step("compiling kpot with its installer inside", Kpot::compile),
-            )
+    let (cluster, materials) = thread::scope(|scope| {
+        let machines = scope.spawn(|| {
+            step("vagrant up m1 m2 b1", || {
+                lab.raze()?;
+                lab.up(&[&m1, &m2, &b1], Bare::Full)
+            })
         });
-        let upstream = match from {
-            From::Lab => workbench::upstream_of(cache, version).map(Some),
-            From::Internet => Ok(None),
-        };
-        let (up, kpot) = others.join().unwrap_or_else(|_| {
-            (
-                Ok(()),
-                Err(anyhow!("bringing machines up, or compiling, panicked")),
-            )
-        });
-        (kpot, up, upstream)
-    });
-    let (kpot, upstream) = (kpot?, upstream?);
-    up?;
-    let (cluster, materials) = if let Some(upstream) = &upstream {
-        let mirror = step("serving upstream on loopback", || {
-            upstream::serve(cache.root(), &[upstream])
-        })?;
-        let materials = Materials::of_lab(upstream)?;
-        let arguments = materials::lab_arguments(upstream, &mirror)?;
-        // Each of the two mostly waits: one for the disk, one for Kubernetes.
-        let (carried, cluster) = thread::scope(|scope| {
-            let carried = scope.spawn(|| {
-                let pot = build(&kpot, cache, version, &arguments)?;
-                carry(&pot, &b1)
-            });
-            let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()]);
-            (
-                carried
-                    .join()
-                    .unwrap_or_else(|_| Err(anyhow!("building the pot panicked"))),
-                cluster,
-            )
-        });
-        carried?;
-        (cluster?, materials)
-    } else {
-        let pot = build(
-            &kpot,
-            cache,
-            version,
-            &materials::internet_arguments(cache)?,
-        )?;
-        carry(&pot, &b1)?;
-        let materials = Materials::of_internet(cache, version, &pot.file)?;
-        let cluster = make_cluster(version, &materials, &[m1.clone(), m2.clone()])?;
-        (cluster, materials)
-    };
+        let kpot = scope.spawn(|| step("compiling kpot with its installer inside", Kpot::compile));
+        let masters = [m1.clone(), m2.clone()];
+        match from {
+            From::Lab => {
+                let upstream = workbench::upstream_of(cache, version)?;
+                let mirror = step("serving upstream on loopback", || {
+                    upstream::serve(cache.root(), &[&upstream])
+                })?;
+                let materials = Materials::of_lab(&upstream)?;
+                let arguments = materials::lab_arguments(&upstream, &mirror)?;
+                let kpot = ended(kpot)?;
+                // Machines, pot and cluster mostly wait: for Vagrant, for the disk, for Kubernetes.
+                let pot = scope.spawn(move || build(&kpot, cache, version, &arguments));
+                ended(machines)?;
+                let carried = scope.spawn(|| carry(&ended(pot)?, &b1));
+                let cluster = make_cluster(version, &materials, &masters)?;
+                ended(carried)?;
+                anyhow::Ok((cluster, materials))
+            }
+            From::Internet => {
+                let arguments = materials::internet_arguments(cache)?;
+                let pot = build(&ended(kpot)?, cache, version, &arguments)?;
+                let materials = Materials::of_internet(cache, version, &pot.file)?;
+                ended(machines)?;
+                carry(&pot, &b1)?;
+                let cluster = make_cluster(version, &materials, &masters)?;
+                Ok((cluster, materials))
+            }
+        }
+    })?;
     ssh_trust::grant(&b1, &m1, "root")?;
     step(
         &format!(
@@ -136,6 +112,13 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
     );
     say("the cluster stays up: `vagrant ssh m1` in vagrant/; `cargo lab clean` removes it");
     Ok(())
+}
+
+/// What a thread came to.
+fn ended<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(anyhow!("a part of the demonstration panicked")))
 }
 
 fn carry(pot: &Pot, b1: &Node) -> Result<()> {
