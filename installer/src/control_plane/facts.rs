@@ -29,6 +29,16 @@ pub struct Endpoint {
     pub resolved_there: Vec<String>,
 }
 
+impl Endpoint {
+    /// `HOST:PORT`.
+    pub fn place(&self) -> String {
+        match self.host.parse() {
+            Ok(address) => SocketAddr::new(address, self.port).to_string(),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
 /// A file or folder of the healthy master that its control plane needs besides kubeadm's own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExtraPath {
@@ -273,56 +283,6 @@ fn missing_shared(view: &ClusterView, config: &ClusterConfiguration) -> Result<V
         .collect())
 }
 
-/// What to say where the healthy master's own apiserver answers, and the endpoint that its credentials name does not: as a rule it was the dead master's own address.
-fn dead_endpoint(view: &ClusterView) -> Option<String> {
-    let path = "jsonpath={.clusters[0].cluster.server}";
-    let server = view
-        .ask(&super::kubectl(["config", "view", "--output", path]))
-        .ok()?
-        .text();
-    let own: SocketAddr = SocketAddr::new(view.address().parse().ok()?, port_of(&server));
-    let own_server = format!("https://{own}");
-    if server.trim() == own_server {
-        return None;
-    }
-    let answer = view
-        .ask(&super::kubectl([
-            "--server",
-            &own_server,
-            "get",
-            "--raw",
-            "/healthz",
-        ]))
-        .ok()?;
-    (answer.text().trim() == "ok").then(|| {
-        let endpoint = server.trim().trim_start_matches("https://");
-        let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, "6443"));
-        let healthy = view.address();
-        let remedy = if host.parse::<IpAddr>().is_ok() {
-            format!(
-                "- for good: give the address {host} to a load balancer, or to {healthy} beside its own: ip address add {host}/32 dev DEVICE; all masters' certificates are valid for it\n\
-                 - where it is the address of the machine that comes back: let {healthy} answer for it while it is away, there: iptables --table nat --insert OUTPUT --destination {host} --protocol tcp \
-                 --dport {port} --jump DNAT --to-destination {own}, and here the same; take both lines away (--delete in place of --insert) when this machine is a master again"
-            )
-        } else {
-            format!(
-                "- point the name {host} at a master that is well, wherever its address stands: in DNS, or in /etc/hosts of every node and of this machine: {own_address} {host}",
-                own_address = own.ip()
-            )
-        };
-        format!(
-            "the cluster's endpoint {endpoint} (server in {ADMIN_CONF}) answers nobody, while the apiserver on {healthy} is well: as a rule the endpoint was the dead master's own address. As long as it is \
-             dead, the kubelets find no apiserver either. Bring the endpoint back first:\n{remedy}"
-        )
-    })
-}
-
-/// The port in `https://HOST:PORT`; 6443 where none is understood.
-fn port_of(server: &str) -> u16 {
-    let port = server.trim().rsplit_once(':').map(|(_, port)| port);
-    port.and_then(|port| port.parse().ok()).unwrap_or(6443)
-}
-
 /// The apiserver's version; an error where it does not answer.
 pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     #[derive(Deserialize)]
@@ -335,12 +295,9 @@ pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     struct Version {
         git_version: String,
     }
-    let output = view.ask(&super::kubectl(["version", "-o", "json"]))?;
+    let output = view.ask(&view.kubectl(["version", "-o", "json"]))?;
     let versions: Option<Versions> = serde_json::from_slice(&output.stdout).ok();
     let Some(server) = versions.and_then(|versions| versions.server_version) else {
-        if let Some(dead) = dead_endpoint(view) {
-            bail!(dead);
-        }
         bail!(
             "kubectl on {} gets no answer from its apiserver: {}\nSee there: kubectl --kubeconfig {ADMIN_CONF} get nodes; docker ps -a; journalctl -u kubelet",
             view.address(),
@@ -502,17 +459,9 @@ fn endpoint(view: &ClusterView, server: &str) -> Result<Endpoint> {
     })
 }
 
-fn arguments(pod: &Pod) -> impl Iterator<Item = &str> {
-    pod.spec
-        .containers
-        .iter()
-        .flat_map(|container| container.command.iter().chain(&container.args))
-        .map(String::as_str)
-}
-
 fn apiserver_port(own: &[&Pod]) -> u16 {
     own.iter()
-        .flat_map(|pod| arguments(pod))
+        .flat_map(|pod| pod.spec.arguments())
         .find_map(|arg| {
             arg.strip_prefix("--secure-port=")?
                 .parse()
@@ -570,7 +519,7 @@ fn extra_paths(own: &[&Pod], certificates_dir: &str) -> Vec<ExtraPath> {
             "etcd/healthcheck-client.crt",
         ];
         let own_made = ["apiserver", "front-proxy-client"];
-        for arg in arguments(pod) {
+        for arg in pod.spec.arguments() {
             // Only files among the certificates travel by name: other files reach the pod through a volume, and that is listed above.
             let Some((flag, path)) = arg.split_once('=') else {
                 continue;

@@ -65,7 +65,7 @@ fn revision(view: &ClusterView, server: Option<&str>, path: &str) -> Result<Opti
         args.extend(["--server", server]);
     }
     args.extend(["get", "--raw", path]);
-    let output = view.ask(&super::kubectl(args))?;
+    let output = view.ask(&view.kubectl(args))?;
     if !output.ok() {
         if output.evidence().contains("NotFound") {
             return Ok(None);

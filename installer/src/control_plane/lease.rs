@@ -243,7 +243,7 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
 /// The API version of Leases in this cluster: the final one from 1.14 on.
 pub(crate) fn api(view: &ClusterView) -> Result<&'static str> {
     const FINAL: &str = "coordination.k8s.io/v1";
-    let versions = view.ask(&super::kubectl(["api-versions"]))?.text();
+    let versions = view.ask(&view.kubectl(["api-versions"]))?.text();
     Ok(if versions.lines().any(|line| line == FINAL) {
         FINAL
     } else {

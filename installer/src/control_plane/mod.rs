@@ -4,6 +4,7 @@
 //! seconds in which a change asks the etcd of a master that is down from here, too). What is asked is typed here; what the answers mean for a
 //! workflow is decided elsewhere.
 
+pub mod controllers;
 pub mod credentials;
 pub mod etcd;
 pub mod facts;
@@ -17,23 +18,31 @@ pub mod runbook;
 pub mod snapshot;
 
 use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use self::objects::PodSpec;
 use crate::host::command::{Cmd, CommandError, Output, Runner};
 use crate::host::remote::{RemoteView, TreeEntry};
 
 /// The administrator's credentials on every kubeadm master.
 const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
+/// Where kubeadm writes what a master's own API server is told.
+const APISERVER: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+
 /// The cluster, for looking only.
 #[derive(Clone)]
 pub struct ClusterView {
     runner: Arc<dyn Runner>,
     machine: RemoteView,
+    /// The API server that is asked; where there is none, the one that the administrator's credentials name.
+    server: Option<String>,
 }
 
 impl ClusterView {
@@ -42,7 +51,46 @@ impl ClusterView {
         Self {
             machine: RemoteView::new(runner.clone(), address),
             runner,
+            server: None,
         }
+    }
+
+    /// The same, asking the healthy master's own API server if it answers. The administrator's credentials name the cluster's endpoint, and that may be the address of a
+    /// master that is dead, or of this machine, whose API server is about to be stopped.
+    #[must_use]
+    pub fn by_own_server(mut self) -> Self {
+        self.server = self.own_server().filter(|server| self.serves(server));
+        self
+    }
+
+    /// The healthy master's own API server, `https://ADDRESS:PORT`: its certificate is always valid for the address that it advertises.
+    fn own_server(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Manifest {
+            spec: PodSpec,
+        }
+        let manifest = self.file(APISERVER).ok()??;
+        let text = std::str::from_utf8(&manifest).ok()?;
+        let Manifest { spec } = serde_saphyr::from_str(text).ok()?;
+        let flag = |name: &str| spec.arguments().find_map(|flag| flag.strip_prefix(name));
+        let address: IpAddr = flag("--advertise-address=")?.parse().ok()?;
+        let port = flag("--secure-port=").map_or(Some(6443), |port| port.parse().ok())?;
+        Some(format!("https://{}", SocketAddr::new(address, port)))
+    }
+
+    /// Whether an API server (`https://HOST:PORT`) answers the healthy master.
+    pub fn serves(&self, server: &str) -> bool {
+        let args = ["--server", server, "get", "--raw", "/healthz"];
+        let answer = self.ask(&self.kubectl(args));
+        answer.is_ok_and(|answer| answer.text() == "ok")
+    }
+
+    /// `kubectl` on the healthy master. Of two `--server` the later one holds.
+    pub(crate) fn kubectl<'t>(&'t self, args: impl IntoIterator<Item = &'t str>) -> Cmd {
+        let server = self.server.iter().flat_map(|server| ["--server", server]);
+        let fixed = ["--kubeconfig", ADMIN_CONF, "--request-timeout", "20s"];
+        Cmd::new("kubectl", fixed.into_iter().chain(server).chain(args))
+            .timeout(Duration::from_secs(40))
     }
 
     /// The healthy master's address, as the operator gave it.
@@ -52,9 +100,9 @@ impl ClusterView {
 
     /// Reads objects with `kubectl get … -o json`.
     pub fn get<T: DeserializeOwned>(&self, what: &[&str]) -> Result<T> {
-        let output = self.runner.expect(&kubectl(
-            ["get"].iter().chain(what).chain(&["-o", "json"]).copied(),
-        ))?;
+        let output = self
+            .runner
+            .expect(&self.kubectl(["get"].iter().chain(what).chain(&["-o", "json"]).copied()))?;
         serde_json::from_slice(&output.stdout).with_context(|| {
             format!(
                 "kubectl on {} gave JSON for {} that is not understood",
@@ -66,13 +114,15 @@ impl ClusterView {
 
     /// The same; nothing where there is no such object.
     pub fn find<T: DeserializeOwned>(&self, what: &[&str]) -> Result<Option<T>> {
-        let output = self.runner.expect(&kubectl(
-            ["get"]
-                .iter()
-                .chain(what)
-                .chain(&["--ignore-not-found", "-o", "json"])
-                .copied(),
-        ))?;
+        let output = self.runner.expect(
+            &self.kubectl(
+                ["get"]
+                    .iter()
+                    .chain(what)
+                    .chain(&["--ignore-not-found", "-o", "json"])
+                    .copied(),
+            ),
+        )?;
         if output.stdout.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
@@ -142,9 +192,12 @@ impl Cluster {
         verb: &str,
         object: &serde_json::Value,
     ) -> Result<Output, CommandError> {
-        self.view
-            .runner
-            .run(&kubectl([verb, "-f", "-"]).stdin(object.to_string()))
+        self.view.runner.run(
+            &self
+                .view
+                .kubectl([verb, "-f", "-"])
+                .stdin(object.to_string()),
+        )
     }
 
     /// Sets an annotation (`key=value`), or takes it away (`key-`).
@@ -164,19 +217,21 @@ impl Cluster {
             "--overwrite",
             annotation,
         ];
-        self.view.runner.expect(&kubectl(args))?;
+        self.view.runner.expect(&self.view.kubectl(args))?;
         Ok(())
     }
 
     /// Deletes an object; one that is gone already is fine.
     pub fn delete(&self, what: &[&str]) -> Result<()> {
-        self.view.runner.expect(&kubectl(
-            ["delete"]
-                .iter()
-                .chain(what)
-                .chain(&["--ignore-not-found"])
-                .copied(),
-        ))?;
+        self.view.runner.expect(
+            &self.view.kubectl(
+                ["delete"]
+                    .iter()
+                    .chain(what)
+                    .chain(&["--ignore-not-found"])
+                    .copied(),
+            ),
+        )?;
         Ok(())
     }
 
@@ -186,7 +241,45 @@ impl Cluster {
     }
 }
 
-fn kubectl<'t>(args: impl IntoIterator<Item = &'t str>) -> Cmd {
-    let fixed = ["--kubeconfig", ADMIN_CONF, "--request-timeout", "20s"];
-    Cmd::new("kubectl", fixed.into_iter().chain(args)).timeout(Duration::from_secs(40))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    const KUBECTL: &str = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s";
+    const MANIFEST: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  creationTimestamp: null\n  name: kube-apiserver\nspec:\n  containers:\n  - command:\n    - kube-apiserver\n    - --advertise-address=10.0.0.11\n    - --secure-port=7443\n    image: k8s.gcr.io/kube-apiserver:v1.14.0\n    name: kube-apiserver\n  hostNetwork: true\nstatus: {}\n";
+
+    fn master(answer: (i32, &str)) -> Scripted {
+        Scripted::new()
+            .on(&format!("test -f {APISERVER}"), 0, "")
+            .on(&format!("cat -- {APISERVER}"), 0, MANIFEST)
+            .on(
+                &format!("{KUBECTL} --server https://10.0.0.11:7443 get --raw /healthz"),
+                answer.0,
+                answer.1,
+            )
+    }
+
+    #[test]
+    fn the_healthy_masters_own_server_is_asked_whatever_its_credentials_name() {
+        let script = master((0, "ok")).on(
+            &format!("{KUBECTL} --server https://10.0.0.11:7443 get node m1"),
+            0,
+            "{}",
+        );
+        let view = ClusterView::new(Arc::new(script), "m1.lab").by_own_server();
+        let found: Option<objects::Node> = view.find(&["node", "m1"]).unwrap();
+        assert!(found.is_some());
+    }
+
+    #[test]
+    fn where_it_does_not_answer_the_credentials_decide() {
+        let script =
+            master((1, "connection refused")).on(&format!("{KUBECTL} get node m1"), 0, "{}");
+        let view = ClusterView::new(Arc::new(script), "m1.lab").by_own_server();
+        let found: Option<objects::Node> = view.find(&["node", "m1"]).unwrap();
+        assert!(found.is_some());
+        let view = ClusterView::new(Arc::new(Scripted::new().on("test -f", 1, "")), "m1.lab");
+        assert_eq!(view.by_own_server().server, None, "no such manifest");
+    }
 }

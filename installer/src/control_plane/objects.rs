@@ -199,6 +199,16 @@ pub struct PodSpec {
     pub affinity: Affinity,
 }
 
+impl PodSpec {
+    /// What its containers are started with, word by word.
+    pub fn arguments(&self) -> impl Iterator<Item = &str> {
+        self.containers
+            .iter()
+            .flat_map(|container| container.command.iter().chain(&container.args))
+            .map(String::as_str)
+    }
+}
+
 /// A container.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::control_plane::objects::{List, Pod};
-use crate::host::command::Cmd;
 use crate::journal::Change;
 use crate::step::{Place, State, Step, View, World};
 
@@ -76,8 +75,9 @@ impl Step for Drain {
         };
         let timeout = format!("--timeout={}s", PATIENCE.as_secs());
         let args = [
-            "--kubeconfig",
-            "/etc/kubernetes/admin.conf",
+            // It is made of many requests, and has a limit of its own.
+            "--request-timeout",
+            "0",
             "drain",
             &self.node,
             "--ignore-daemonsets",
@@ -85,7 +85,7 @@ impl Step for Drain {
             local,
             &timeout,
         ];
-        let drained = cluster.run(&Cmd::new("kubectl", args).timeout(PATIENCE * 2))?;
+        let drained = cluster.run(&cluster.view().kubectl(args).timeout(PATIENCE * 2))?;
         ensure!(drained.ok(), "cannot drain it: {}", drained.evidence());
         Ok(())
     }

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::{Departed, record};
-use crate::host::command::Cmd;
 use crate::journal::Change;
 use crate::step::{Place, State, Step, View, World};
 
@@ -159,17 +158,9 @@ impl Step for RestoreNode {
         world.host.note(Change::Cluster {
             what: format!("patch node {}: {patch}", self.departed.name),
         })?;
-        let args = [
-            "--kubeconfig",
-            "/etc/kubernetes/admin.conf",
-            "patch",
-            "node",
-            &self.departed.name,
-            "--type=merge",
-            "--patch",
-            &patch.to_string(),
-        ];
-        cluster.run(&Cmd::new("kubectl", args))?;
+        let (name, patch) = (&self.departed.name, patch.to_string());
+        let args = ["patch", "node", name, "--type=merge", "--patch", &patch];
+        cluster.run(&cluster.view().kubectl(args))?;
         Ok(())
     }
 }

@@ -86,6 +86,7 @@ pub fn run(options: &Status<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let (cluster, unreached) = match &options.target {
         None if machine::is_administered(&options.host) => {
             let view = ClusterView::new(Arc::new(Impatient(local)), "this machine");
+            let view = view.by_own_server();
             (Some(Told::Known(Cluster::ask(&view))), None)
         }
         None => (None, None),
@@ -115,7 +116,7 @@ fn gather(host: &HostView, cluster: Option<Told<Cluster>>, now: SystemTime) -> R
 fn connect(console: &Console, local: Arc<dyn Runner>, target: &Target) -> Result<ClusterView> {
     console.say(&format!("connecting to {}@{} …", target.user, target.host));
     let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local, target.clone())?);
-    Ok(ClusterView::new(ssh, target.host.clone()))
+    Ok(ClusterView::new(ssh, target.host.clone()).by_own_server())
 }
 
 /// Runs commands, and waits for none of them longer than [`PATIENCE`].

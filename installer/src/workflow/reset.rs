@@ -59,7 +59,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     console.say(&format!("connecting to {}@{} …", target.user, target.host));
     let address_given = target.host.clone();
     let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local, target)?);
-    let view = ClusterView::new(ssh, address_given);
+    let view = ClusterView::new(ssh, address_given).by_own_server();
     console.say("asking the cluster and looking at this machine …");
     let cluster = ClusterFacts::gather(&view).map_err(not_eligible)?;
     let owed = Owed::of(&Journal::read(Path::new(STATE_DIR))?);
