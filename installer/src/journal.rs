@@ -178,7 +178,12 @@ pub enum Change {
         /// Its name.
         name: String,
     },
-    /// A rollback brings something back to what it was.
+    /// Connections to the cluster's endpoint, an address of this machine, are led to a healthy master for the length of a join.
+    Bridge {
+        /// The endpoint, `ADDRESS:PORT`.
+        endpoint: String,
+    },
+    /// Something is brought back to what it was.
     Undo {
         /// What, in words.
         what: String,

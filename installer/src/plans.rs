@@ -10,6 +10,7 @@ use crate::control_plane::facts::ClusterFacts;
 use crate::engine::Steps;
 use crate::facts::docker::CgroupDriver;
 use crate::joining::Joining;
+use crate::joining::bridge::{LowerBridge, RaiseBridge};
 use crate::joining::clear::ClearInterruptedJoin;
 use crate::joining::endpoint::EndpointName;
 use crate::joining::extra_files::ExtraFiles;
@@ -27,6 +28,7 @@ use crate::replacing::remove_member::RemoveMember;
 use crate::replacing::reset_down::ResetDown;
 use crate::replacing::restore::{DropRecord, RestoreNode};
 use crate::replacing::{Departed, Whose};
+use crate::step::Step;
 use crate::steps::{
     CniPlugins, Crictl, DockerBinaries, DockerConfig, DockerService, HostsEntry, ImageWanted,
     Images, KernelModules, KubeletService, KubernetesBinaries, SwapOff, Sysctls,
@@ -76,6 +78,12 @@ pub fn before_join(endpoint: &EndpointName) -> Steps {
     steps
 }
 
+/// What comes before everything that is done on the cluster, where its endpoint is this machine's own address; [`settle`] has its end.
+pub fn raise_bridge(joining: &Joining) -> Steps {
+    let raise = |bridge| Box::new(RaiseBridge::new(bridge)) as Box<dyn Step>;
+    joining.bridge.into_iter().map(raise).collect()
+}
+
 /// What is done on the cluster, under its lock.
 pub fn join(
     joining: &Joining,
@@ -94,10 +102,13 @@ pub fn join(
 
 /// What follows every join of kubeadm's.
 fn settle(joining: &Joining, pods: Option<StaticPods>) -> Steps {
-    let mut steps: Steps = vec![
-        Box::new(Voting::new(joining.clone())),
-        Box::new(RevokeCredentials::new(joining.clone())),
-    ];
+    let mut steps: Steps = Vec::new();
+    if joining.bridge.is_some() {
+        // What follows asks this machine's own apiserver, and would else be answered by another one.
+        steps.push(Box::new(LowerBridge::new(joining)));
+    }
+    steps.push(Box::new(Voting::new(joining.clone())));
+    steps.push(Box::new(RevokeCredentials::new(joining.clone())));
     if let Some(pods) = pods {
         steps.push(Box::new(pods));
     }
@@ -228,12 +239,36 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::joining::bridge::Bridge;
     use crate::joining::fixtures;
     use crate::joining::static_pods::Former;
     use crate::replacing::down::Reach;
 
     fn ids(steps: &Steps) -> Vec<&'static str> {
         steps.iter().map(|step| step.id()).collect()
+    }
+
+    #[test]
+    fn a_bridge_stands_from_before_the_first_change_until_the_join_is_judged() {
+        let mut joining = fixtures::joining(Rc::new(fixtures::cluster()));
+        assert!(raise_bridge(&joining).is_empty());
+        joining.bridge = Some(Bridge {
+            endpoint: "10.0.0.21:6443".parse().unwrap(),
+            healthy: "10.0.0.11:6443".parse().unwrap(),
+        });
+        assert_eq!(ids(&raise_bridge(&joining)), ["endpoint-bridge"]);
+        let departed = Departed {
+            name: "b1".to_owned(),
+            address: "10.0.0.21".to_owned(),
+            whose: Whose::Ours,
+        };
+        let whole = rebirth(&joining, &departed, None, ExtraFiles::new(vec![]), None);
+        let whole = ids(&whole);
+        let at = |id: &str| whole.iter().position(|one| *one == id).unwrap();
+        assert_eq!(at("endpoint-bridge-gone"), at("kubeadm-join") + 1);
+        assert_eq!(at("voting"), at("kubeadm-join") + 2);
+        let rest = finish_rebirth(&joining, &departed, None);
+        assert_eq!(ids(&rest)[0], "endpoint-bridge-gone", "after a kill");
     }
 
     #[test]

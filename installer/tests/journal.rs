@@ -16,6 +16,9 @@ const FIRST: &str = include_str!("fixtures/journal-1.jsonl");
 /// What came with the rollback.
 const SECOND: &str = include_str!("fixtures/journal-2.jsonl");
 
+/// What came with the bridge to a healthy master.
+const THIRD: &str = include_str!("fixtures/journal-3.jsonl");
+
 fn read(text: &str) -> anyhow::Result<Vec<installer::journal::Entry>> {
     let state = tempfile::tempdir().unwrap();
     fs::write(state.path().join("journal.jsonl"), text).unwrap();
@@ -24,7 +27,7 @@ fn read(text: &str) -> anyhow::Result<Vec<installer::journal::Entry>> {
 
 #[test]
 fn every_line_is_read_and_written_again_as_it_was() {
-    for text in [FIRST, SECOND] {
+    for text in [FIRST, SECOND, THIRD] {
         let again: String = read(text)
             .unwrap()
             .iter()
@@ -50,4 +53,11 @@ fn the_first_programs_journal_says_what_is_owed() {
     assert!(owed.joined && owed.docker_is_ours());
     assert_eq!(owed.member.unwrap().address, "10.0.0.21");
     assert!(Owed::of(&read(&format!("{FIRST}{SECOND}")).unwrap()).is_empty());
+}
+
+#[test]
+fn a_bridge_is_owed_until_a_rollback() {
+    let owed = Owed::of(&read(THIRD).unwrap());
+    assert_eq!(owed.changes.len(), 1, "{:?}", owed.changes);
+    assert!(Owed::of(&read(&format!("{THIRD}{SECOND}")).unwrap()).is_empty());
 }

@@ -3,13 +3,18 @@
 //! After discovery kubeadm goes on with the server that cluster-info names, not with the address that it was given; so that server must be found and reached from this
 //! machine before anything is changed. A name that only /etc/hosts knows (TKE's api.tke.com) gets a line here too: the healthy master's address for the join. Where the
 //! masters themselves point the name at 127.0.0.1, the line follows them once this machine's own apiserver is up.
+//!
+//! An endpoint that is this machine's own address is bridged ([`super::bridge`]). One that is dead, and somebody else's, is refused: even a join that got past it would leave
+//! a kubelet that finds no apiserver.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::bridge::Bridge;
 use super::refusals::Refusal;
+use crate::control_plane::ClusterView;
 use crate::control_plane::facts::{ClusterFacts, Endpoint};
 use crate::host::HostView;
 use crate::host::probe::Probe;
@@ -102,20 +107,95 @@ pub fn resolve_here(host: &HostView, endpoint: &Endpoint) -> Result<Vec<IpAddr>>
     Ok(found)
 }
 
-/// Connects to the endpoint, as kubeadm will.
-pub fn reach(cluster: &ClusterFacts, name: &EndpointName) -> Option<Refusal> {
-    let endpoint = &cluster.endpoint;
+/// Whether the endpoint answers here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// It does.
+    Answers,
+    /// It is this machine's own address, at which nothing answers before the join; this does meanwhile.
+    Ours(Bridge),
+    /// It does not; what was tried.
+    Nobody(Vec<String>),
+}
+
+/// Connects to the endpoint, as kubeadm will. `own` are this machine's addresses: what answers there now is no part of the cluster any more when kubeadm asks.
+pub fn reach(
+    cluster: &ClusterFacts,
+    name: &EndpointName,
+    own: &[IpAddr],
+    healthy: IpAddr,
+) -> Reached {
+    let port = cluster.endpoint.port;
     let mut failures = Vec::new();
     for address in name.addresses() {
-        match TcpStream::connect_timeout(&SocketAddr::new(address, endpoint.port), REACH) {
-            Ok(_) => return None,
-            Err(cause) => failures.push(format!("{address} port {}: {cause}", endpoint.port)),
+        if own.contains(&address) {
+            failures.push(format!("{address} is this machine's own"));
+            continue;
+        }
+        match TcpStream::connect_timeout(&SocketAddr::new(address, port), REACH) {
+            Ok(_) => return Reached::Answers,
+            Err(cause) => failures.push(format!("{address} port {port}: {cause}")),
         }
     }
-    Some(Refusal {
-        cause: format!("the cluster's endpoint {}:{} is not reached from here ({})", endpoint.host, endpoint.port, failures.join("; ")),
-        remedy: "kubeadm goes on with that endpoint (server in the ConfigMap cluster-info in kube-public). Open the way to it; if it was the dead master's own address, give that address to a healthy master for the length of the join, or point the endpoint's name at one".to_owned(),
+    bridge(cluster, name, own, healthy).map_or(Reached::Nobody(failures), Reached::Ours)
+}
+
+/// Who answers for the endpoint where it is an address of this machine and a port at which its apiserver will listen. With IPv4 only: what the packet filter does there for IPv6 depends on
+/// more than this program sets.
+pub fn bridge(
+    cluster: &ClusterFacts,
+    name: &EndpointName,
+    own: &[IpAddr],
+    healthy: IpAddr,
+) -> Option<Bridge> {
+    let port = cluster.apiserver_port;
+    let IpAddr::V4(healthy) = healthy else {
+        return None;
+    };
+    let mut addresses = name.addresses().into_iter();
+    let ours = addresses.find_map(|address| match address {
+        IpAddr::V4(v4) if own.contains(&address) => Some(v4),
+        _ => None,
+    })?;
+    (cluster.endpoint.port == port).then(|| Bridge {
+        endpoint: SocketAddrV4::new(ours, port),
+        healthy: SocketAddrV4::new(healthy, port),
     })
+}
+
+/// What to say of an endpoint at which nobody answers here: whether it answers the healthy master tells a firewall from an endpoint that is dead.
+pub fn unreached(
+    view: &ClusterView,
+    cluster: &ClusterFacts,
+    name: &EndpointName,
+    failures: &[String],
+) -> Refusal {
+    let Endpoint { host, port, .. } = &cluster.endpoint;
+    let (place, tried) = (cluster.endpoint.place(), failures.join("; "));
+    if view.serves(&format!("https://{place}")) {
+        return Refusal {
+            cause: format!("the cluster's endpoint {place} is not reached from here ({tried}), and it answers {}", view.address()),
+            remedy: "kubeadm goes on with that endpoint (server in the ConfigMap cluster-info in kube-public): open the way to it, in the firewall between".to_owned(),
+        };
+    }
+    let cause = format!(
+        "the cluster's endpoint {place} answers nobody, neither this machine ({tried}) nor {}: as a rule it was the dead master's own address. As long as it is dead, the kubelets find no apiserver either",
+        view.address()
+    );
+    let remedy = match name {
+        EndpointName::Address(address) => format!(
+            "Bring it back, in one of these ways, and run this again:\n\
+             - if the machine with that address comes back: there, kpot-install rebirth-master, which answers for the endpoint while it joins\n\
+             - if it is gone for good and stays off: give its address to this machine beside its own, ip address add {address}/32 dev DEVICE, and write it into the network configuration, so \
+             that it outlasts a reboot. This program answers for it while it joins, and this machine's apiserver afterwards\n\
+             - give it to a load balancer; all masters' certificates are valid for it"
+        ),
+        EndpointName::Known(_) | EndpointName::Name { .. } => format!(
+            "Point the name {host} at a master that is well, wherever its address stands: in DNS, or in /etc/hosts of every node (port {port}); then run this again. If the machine that it leads to \
+             comes back: there, kpot-install rebirth-master"
+        ),
+    };
+    Refusal { cause, remedy }
 }
 
 /// Connects to what a join needs besides the endpoint: the healthy master's apiserver, and the ports for clients and peers of every etcd member that answers. A port that a firewall drops
@@ -173,7 +253,11 @@ pub fn healthy_address(cluster: &ClusterFacts) -> Result<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::fixtures;
     use super::*;
+    use crate::host::scripted::Scripted;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -191,6 +275,59 @@ mod tests {
     fn an_address_is_used_as_it_is() {
         let name = EndpointName::decide(&endpoint("10.0.0.100", &[]), &[], ip("10.0.0.11"));
         assert_eq!(name.addresses(), [ip("10.0.0.100")]);
+    }
+
+    fn of(endpoint: Endpoint) -> ClusterFacts {
+        ClusterFacts {
+            endpoint,
+            ..fixtures::cluster()
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_this_machines_own_address_is_bridged() {
+        let own = [ip("10.0.0.99"), ip("10.0.0.13")];
+        let healthy = ip("10.0.0.11");
+        let cluster = of(endpoint("10.0.0.13", &[]));
+        let name = EndpointName::decide(&cluster.endpoint, &[], healthy);
+        let Reached::Ours(bridge) = reach(&cluster, &name, &own, healthy) else {
+            panic!("it is ours")
+        };
+        assert_eq!(bridge.endpoint.to_string(), "10.0.0.13:6443");
+        assert_eq!(bridge.healthy.to_string(), "10.0.0.11:6443");
+        let named = of(endpoint("api.lab", &["10.0.0.13"]));
+        let name = EndpointName::decide(&named.endpoint, &[], healthy);
+        assert!(
+            matches!(reach(&named, &name, &own, healthy), Reached::Ours(_)),
+            "by its name, too"
+        );
+        let balancer = of(Endpoint {
+            port: 8443,
+            ..endpoint("10.0.0.13", &[])
+        });
+        let name = EndpointName::decide(&balancer.endpoint, &[], healthy);
+        assert!(
+            matches!(reach(&balancer, &name, &own, healthy), Reached::Nobody(_)),
+            "no apiserver will listen there"
+        );
+    }
+
+    #[test]
+    fn a_dead_endpoint_is_told_from_a_closed_firewall() {
+        let cluster = of(endpoint("10.0.0.13", &[]));
+        let name = EndpointName::Address(ip("10.0.0.13"));
+        let said = |answer: (i32, &str)| {
+            let asked = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s --server https://10.0.0.13:6443 get --raw /healthz";
+            let view = ClusterView::new(
+                Arc::new(Scripted::new().on(asked, answer.0, answer.1)),
+                "10.0.0.11",
+            );
+            unreached(&view, &cluster, &name, &["timed out".to_owned()])
+        };
+        assert!(said((0, "ok")).remedy.contains("firewall"));
+        let dead = said((1, "no route to host"));
+        assert!(dead.cause.contains("answers nobody") && dead.cause.contains("timed out"));
+        assert!(dead.remedy.contains("ip address add 10.0.0.13/32"));
     }
 
     #[test]

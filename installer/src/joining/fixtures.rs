@@ -144,6 +144,7 @@ pub fn joining(cluster: Rc<ClusterFacts>) -> Joining {
         node: "b1".to_owned(),
         address: "10.0.0.21".to_owned(),
         discovery: "10.0.0.11:6443".to_owned(),
+        bridge: None,
         ignored_checks: vec![],
         state: "/nowhere".into(),
     }

@@ -1,6 +1,7 @@
 //! Joining as a master: who joins what, how far it is, what may refuse it, and the steps on the cluster.
 
 pub mod admission;
+pub mod bridge;
 pub mod clear;
 pub mod endpoint;
 pub mod extra_files;
@@ -18,6 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
+use self::bridge::Bridge;
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::kubeadm::Generation;
@@ -52,6 +54,8 @@ pub struct Joining {
     pub address: String,
     /// The address of the healthy master's apiserver, `HOST:PORT`.
     pub discovery: String,
+    /// Who answers for the cluster's endpoint until this machine's apiserver does, where that is its own address.
+    pub bridge: Option<Bridge>,
     /// Checks of kubeadm that ours have replaced; see the preflight.
     pub ignored_checks: Vec<&'static str>,
     /// The state folder.

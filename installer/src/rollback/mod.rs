@@ -33,6 +33,7 @@ use crate::exit::{NotEligible, Usage};
 use crate::host::command::await_outliving;
 use crate::host::probe::Containers;
 use crate::host::{Host, HostView};
+use crate::joining::bridge::BridgeGone;
 use crate::joining::kubeadm_log;
 use crate::journal::{Change, Event, Journal};
 use crate::signals::Stop;
@@ -375,6 +376,7 @@ fn step_for(change: &Change, state: &Path) -> Option<Box<dyn Step>> {
         }),
         Change::Reload => Box::new(Reload::default()),
         Change::Image { name, id } => Box::new(UnnameImage { name, id }),
+        Change::Bridge { .. } => Box::new(BridgeGone),
         Change::Erased { .. }
         | Change::Join { .. }
         | Change::ClearJoin { .. }

@@ -250,6 +250,7 @@ fn key(change: &Change) -> Option<(&'static str, &str)> {
         Change::Unit { name, .. } => Some(("unit", name)),
         Change::Reload => Some(("reload", "")),
         Change::Image { name, .. } => Some(("image", name)),
+        Change::Bridge { endpoint } => Some(("bridge", endpoint)),
         Change::Erased { .. }
         | Change::Join { .. }
         | Change::ClearJoin { .. }

@@ -15,15 +15,15 @@ use crate::control_plane::guard::Votes;
 use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
 use crate::control_plane::lease::{self, Holder};
 use crate::facts::Facts;
-use crate::joining::endpoint::{self, EndpointName};
+use crate::joining::endpoint::{self, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
 use crate::preflight::{self, KubeletThresholds, Purpose};
 use crate::replacing::{Departed, Whose, record, remove_member};
 use crate::steps::ImageWanted;
 
-/// Refuses everything that can be refused; else how the endpoint is reached, and the images with the cluster's names for them.
-pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<ImageWanted>)> {
+/// Refuses everything that can be refused; else the images with the cluster's names for them.
+pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<Vec<ImageWanted>> {
     let Seen {
         joining,
         facts,
@@ -55,11 +55,6 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<Im
     let mut all = report_refusals(&report);
     let here = here(run, seen, network)?;
     let (judged, warnings) = refusals::judge(cluster, &here);
-    let endpoint = EndpointName::decide(
-        &cluster.endpoint,
-        &endpoint::resolve_here(&run.host, &cluster.endpoint)?,
-        seen.healthy,
-    );
     all.extend(identity::other_cluster(&run.host, cluster)?);
     if let Some(departed) = departed.as_ref().filter(|_| past != Past::Joined) {
         if departed.whose == Whose::Ours {
@@ -75,7 +70,14 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<Im
         }
     }
     if past != Past::Joined {
-        all.extend(endpoint::reach(cluster, &endpoint));
+        if let Reached::Nobody(failures) = &seen.reached {
+            all.push(endpoint::unreached(
+                &seen.view,
+                cluster,
+                &seen.endpoint,
+                failures,
+            ));
+        }
         all.extend(endpoint::reach_members(cluster, &joining.discovery));
         all.extend(own_address(&addresses(facts), &joining.address));
     }
@@ -92,7 +94,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<(EndpointName, Vec<Im
     refuse(run.console, &all)?;
     warn(run.console, &report_warnings(&report));
     warn(run.console, &warnings);
-    Ok((endpoint, images))
+    Ok(images)
 }
 
 fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Here<'s>> {

@@ -1,5 +1,6 @@
 //! In a change: the machine of the master whose place is taken, looked at before anything is decided.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -27,6 +28,7 @@ pub(super) fn look(
     local: Arc<dyn Runner>,
     cluster: &ClusterFacts,
     departed: &Departed,
+    own: &[IpAddr],
 ) -> Result<Option<Down>> {
     let Way::Change {
         reset_down,
@@ -36,13 +38,22 @@ pub(super) fn look(
     else {
         return Ok(None);
     };
-    run.console.say(&format!(
-        "connecting to {}@{}, the machine of {}, for at most a few seconds …",
-        options.target.user, departed.address, departed.name
-    ));
+    let reach = if own.iter().any(|own| own.to_string() == departed.address) {
+        // Where the address was the cluster's endpoint, it may have been given to this machine: nobody else answers there any more.
+        Reach::Silent(format!(
+            "{} is this machine's own address now",
+            departed.address
+        ))
+    } else {
+        run.console.say(&format!(
+            "connecting to {}@{}, the machine of {}, for at most a few seconds …",
+            options.target.user, departed.address, departed.name
+        ));
+        Reach::of(local, departed, &options.target, down_host_key.clone())
+    };
     let down = Down {
         departed: departed.clone(),
-        reach: Reach::of(local, departed, &options.target, down_host_key.clone()),
+        reach,
         fate: if *reset_down { Fate::Reset } else { Fate::Left },
     };
     refuse(

@@ -21,6 +21,7 @@ use crate::facts::docker::CgroupDriver;
 use crate::host::Host;
 use crate::host::command::Runner;
 use crate::host::ssh::Target;
+use crate::joining::bridge;
 use crate::joining::endpoint::EndpointName;
 use crate::joining::extra_files::ExtraFiles;
 use crate::joining::refusals::Past;
@@ -85,7 +86,7 @@ pub struct Master {
 pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<()> {
     root_only()?;
     let seen = look(run, options, local)?;
-    let (endpoint, images) = decide(run, &seen)?;
+    let images = decide(run, &seen)?;
     let joining = &seen.joining;
     let look = View {
         host: &run.host,
@@ -102,9 +103,15 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
         .parse()
         .map_err(anyhow::Error::msg)?;
     let environment = plans::environment(&run.pot, driver, &options.insecure_registries, images)?;
-    let before = plans::before_join(&endpoint);
-    let on_it = cluster_steps(options, &seen, etcd_image);
-    let after = after_join(&endpoint);
+    let before = plans::before_join(&seen.endpoint);
+    let mut on_it = match seen.past {
+        Past::Joined => Steps::new(),
+        Past::Stranger | Past::Interrupted | Past::Returning | Past::Worker => {
+            plans::raise_bridge(joining)
+        }
+    };
+    on_it.extend(cluster_steps(options, &seen, etcd_image));
+    let after = after_join(&seen.endpoint);
     let mut plan = Plan::default();
     for steps in [&environment, &before, &on_it, &after] {
         plan.rows.extend(Plan::of(steps, look)?.rows);
@@ -268,6 +275,11 @@ fn on_cluster(
         let revoke = RevokeCredentials::new(joining.clone());
         if let Err(cause) = revoke.apply(world) {
             run.console.say(&format!("the join's credentials could not be taken back: {cause:#}\nThey end by themselves: the token in 15 minutes, the certificates in 2 hours"));
+        }
+        if joining.bridge.is_some()
+            && let Err(cause) = bridge::remove(world.host)
+        {
+            run.console.say(&format!("the packet filter still leads the cluster's endpoint to another master: {cause:#}\nRunning the same command again ends that, and so do a rollback and a reboot"));
         }
     }
     if outcome.is_ok() {

@@ -20,7 +20,7 @@ use crate::exit::NotEligible;
 use crate::facts::{self, Facts};
 use crate::host::command::{Runner, await_outliving};
 use crate::host::ssh::Ssh;
-use crate::joining::endpoint;
+use crate::joining::endpoint::{self, EndpointName, Reached};
 use crate::joining::refusals::Past;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
@@ -35,8 +35,9 @@ use crate::step::View;
 pub(super) struct Seen {
     pub view: ClusterView,
     pub facts: Facts,
-    pub healthy: IpAddr,
     pub joining: Joining,
+    pub endpoint: EndpointName,
+    pub reached: Reached,
     pub journal: Vec<Entry>,
     /// Whose records go.
     pub departed: Option<Departed>,
@@ -55,7 +56,7 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         .say(&format!("connecting to {}@{} …", target.user, target.host));
     let address_given = target.host.clone();
     let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local.clone(), target)?);
-    let view = ClusterView::new(ssh, address_given);
+    let view = ClusterView::new(ssh, address_given).by_own_server();
 
     run.console
         .say("asking the cluster and looking at this machine …");
@@ -79,6 +80,7 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         Way::Rebirth { .. } | Way::Change { .. } => record::all(&view)?,
     };
     let node = node_name(options, &cluster, &records, healthy, &address)?;
+    let own_addresses: Vec<IpAddr> = facts.interfaces.iter().map(|one| one.address).collect();
     let journal = Journal::read(Path::new(STATE_DIR))?;
     let Some(generation) = Generation::of(manifest.kubernetes) else {
         bail!(NotEligible(format!(
@@ -86,8 +88,9 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
             manifest.kubernetes
         )));
     };
-    let joining = Joining {
+    let mut joining = Joining {
         discovery: socket(healthy, cluster.apiserver_port),
+        bridge: None,
         cluster: cluster.clone(),
         generation,
         node,
@@ -140,7 +143,7 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         .transpose()
         .map_err(|refusal| refused(run.console, Untouched::Everything, &[refusal]))?;
     let down = match &departed {
-        Some(departed) => down::look(run, options, local, &cluster, departed)?,
+        Some(departed) => down::look(run, options, local, &cluster, departed, &own_addresses)?,
         None => None,
     };
     let ailments = match &options.way {
@@ -167,11 +170,27 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
             ailments.join("; ")
         ));
     }
+    let found = endpoint::resolve_here(&run.host, &cluster.endpoint)?;
+    let endpoint = EndpointName::decide(&cluster.endpoint, &found, healthy);
+    let reached = if past == Past::Joined {
+        Reached::Answers
+    } else {
+        endpoint::reach(&cluster, &endpoint, &own_addresses, healthy)
+    };
+    joining.bridge = match &reached {
+        Reached::Ours(bridge) => Some(*bridge),
+        // A run that was killed after kubeadm's end may have left one.
+        Reached::Answers if past == Past::Joined => {
+            endpoint::bridge(&cluster, &endpoint, &own_addresses, healthy)
+        }
+        Reached::Answers | Reached::Nobody(_) => None,
+    };
     Ok(Seen {
         view,
         facts,
-        healthy,
         joining,
+        endpoint,
+        reached,
         journal,
         departed,
         down,
