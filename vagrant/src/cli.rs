@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
-use crate::cluster::{Cluster, ClusterSpec};
+use crate::cluster::{Cluster, ClusterSpec, Endpoint};
 use crate::eras::{Eras, Version};
 use crate::lab::{Bare, Lab};
 use crate::machine::Cgroup;
@@ -214,6 +214,7 @@ fn up(cache: &Cache, lab: &Lab, version: Version) -> Result<()> {
         ClusterSpec {
             version,
             image_repository: None,
+            endpoint: Endpoint::default(),
         },
         &materials,
         &masters,

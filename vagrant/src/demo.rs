@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use crate::cache::Cache;
 use crate::checks;
 use crate::cli::From;
-use crate::cluster::{Cluster, ClusterSpec};
+use crate::cluster::{Cluster, ClusterSpec, Endpoint};
 use crate::disk::DiskWatch;
 use crate::eras::Version;
 use crate::lab::{Bare, Lab};
@@ -143,6 +143,7 @@ fn make_cluster(version: Version, materials: &Materials, masters: &[Node]) -> Re
         ClusterSpec {
             version,
             image_repository: None,
+            endpoint: Endpoint::default(),
         },
         materials,
         masters,

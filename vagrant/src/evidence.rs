@@ -30,6 +30,7 @@ const QUESTIONS: &[(&str, &str)] = &[
     ("files.txt", "ls -laR /etc/kubernetes /etc/cni /opt/cni /var/lib/kpot /run/kpot /etc/docker 2>&1 || true"),
     ("writer.txt", "tail -n 500 /root/lab-writer/acknowledged /root/lab-writer/errors 2>&1 || true"),
     ("hosts.txt", "cat /etc/hosts /etc/resolv.conf"),
+    ("rules.txt", "iptables-save"),
 ];
 
 /// File name and kubectl arguments of what a master is asked.

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::endpoint::Endpoint;
 use crate::eras::Version;
 use crate::upstream::POD_SUBNET;
 
@@ -16,6 +17,9 @@ pub struct ClusterSpec {
     pub version: Version,
     /// What stands in the place of k8s.gcr.io in its image names.
     pub image_repository: Option<String>,
+    /// Where its API servers are reached.
+    #[serde(default)]
+    pub endpoint: Endpoint,
 }
 
 /// A registry that nobody can reach; only the names of its images count.
@@ -27,18 +31,25 @@ impl ClusterSpec {
         Self {
             version,
             image_repository: (version.minor >= 20).then(|| OWN_REPOSITORY.to_owned()),
+            endpoint: Endpoint::default(),
         }
+    }
+
+    /// The same with another endpoint.
+    #[must_use]
+    pub fn reached_at(self, endpoint: Endpoint) -> Self {
+        Self { endpoint, ..self }
     }
 }
 
-/// The file for `kubeadm init --config` on the first master.
-pub fn init_config(spec: &ClusterSpec, address: &str) -> String {
+/// The file for `kubeadm init --config` on the master at `address`; `endpoint` is the cluster's, `HOST:PORT`.
+pub fn init_config(spec: &ClusterSpec, endpoint: &str, address: &str) -> String {
     let api = format!("kubeadm.k8s.io/{}", api_version(spec.version));
     let mut cluster = json!({
         "apiVersion": api,
         "kind": "ClusterConfiguration",
         "kubernetesVersion": spec.version.to_string(),
-        "controlPlaneEndpoint": format!("{address}:6443"),
+        "controlPlaneEndpoint": endpoint,
         "networking": { "podSubnet": POD_SUBNET },
     });
     if let Some(repository) = &spec.image_repository {
@@ -127,8 +138,9 @@ mod tests {
         let spec = ClusterSpec {
             version: "v1.14.0".parse().expect("a version"),
             image_repository: Some("registry.example.internal/k8s".to_owned()),
+            endpoint: Endpoint::default(),
         };
-        let text = init_config(&spec, "10.77.0.11");
+        let text = init_config(&spec, "10.77.0.11:6443", "10.77.0.11");
         let parts: Vec<Value> = text
             .split("---\n")
             .map(|part| serde_json::from_str(part).expect("JSON"))
@@ -139,8 +151,14 @@ mod tests {
         let newer = ClusterSpec {
             version: "v1.20.2".parse().expect("a version"),
             image_repository: None,
+            endpoint: Endpoint::Name,
         };
-        assert!(init_config(&newer, "10.77.0.11").contains("kubeadm.k8s.io/v1beta2"));
-        assert!(!init_config(&newer, "10.77.0.11").contains("imageRepository"));
+        assert!(
+            init_config(&newer, "api.lab.internal:6443", "10.77.0.11")
+                .contains("kubeadm.k8s.io/v1beta2")
+        );
+        assert!(
+            !init_config(&newer, "api.lab.internal:6443", "10.77.0.11").contains("imageRepository")
+        );
     }
 }

@@ -5,8 +5,10 @@
 //! it.
 
 mod config;
+mod endpoint;
 mod master;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -15,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use config::ClusterSpec;
+pub use endpoint::{Endpoint, NAME};
 pub use master::{carry, install};
 
+use self::endpoint::Balancer;
 use crate::materials::Materials;
 use crate::node::{Node, quoted};
 use crate::sh::{Outcome, step};
@@ -53,18 +57,19 @@ struct Note {
 pub struct Cluster {
     spec: ClusterSpec,
     m1: Node,
+    /// Where its API servers are reached, `HOST:PORT`.
+    endpoint: String,
+    _balancer: Option<Arc<Balancer>>,
 }
 
 impl Cluster {
-    /// Makes a cluster of these bare machines, the first one by `init`, the others by `join`.
+    /// Makes a cluster of these bare machines: one by `init`, usually the first one, the others by `join`.
     pub fn make(spec: ClusterSpec, materials: &Materials, masters: &[Node]) -> Result<Self> {
-        let (m1, others) = masters
-            .split_first()
+        let m1 = masters
+            .first()
             .context("a cluster has at least one master")?;
-        let cluster = Self {
-            spec,
-            m1: m1.clone(),
-        };
+        let maker = spec.endpoint.maker(masters)?;
+        let cluster = Self::of(spec, m1, masters)?;
         step(
             "installing Docker, kubelet and images on the masters by hand",
             || {
@@ -81,18 +86,22 @@ impl Cluster {
                 })
             },
         )?;
-        let credentials = step("kubeadm init on m1", || cluster.init())?;
+        let credentials = step(&format!("kubeadm init on {maker}"), || cluster.init(maker))?;
         step("applying the pod network", || {
-            cluster.apply(&materials.pod_network)
+            maker
+                .sh(&kubectl(&["apply", "-f", "-"]))?
+                .stdin(materials.pod_network.as_str())
+                .run()
         })?;
-        for node in others {
+        let others: Vec<&Node> = masters.iter().filter(|node| *node != maker).collect();
+        for node in &others {
             step(&format!("kubeadm join on {node}"), || {
                 cluster.join(node, &credentials)
             })?;
         }
         if !others.is_empty() && cluster.spec.version.minor >= 20 {
-            step("starting the API server on m1 again", || {
-                cluster.renew_watches(m1)
+            step(&format!("starting the API server on {maker} again"), || {
+                cluster.renew_watches(maker)
             })?;
         }
         step("waiting for nodes, pod network and DNS", || {
@@ -118,10 +127,7 @@ impl Cluster {
     /// The cluster that an earlier lab made of these machines, if it is whole: the same kind, as many masters, all Ready,
     /// and nobody else in it.
     pub fn found(spec: ClusterSpec, masters: &[Node]) -> Option<Self> {
-        let cluster = Self {
-            spec,
-            m1: masters.first()?.clone(),
-        };
+        let cluster = Self::of(spec, masters.first()?, masters).ok()?;
         let note = cluster.m1.output(&format!("cat {NOTE}")).ok()?;
         (serde_json::from_str::<Note>(&note).ok()? == cluster.note(masters.len())).then_some(())?;
         let nodes = cluster.kubectl_json(&["get", "nodes"]).ok()?;
@@ -129,6 +135,15 @@ impl Cluster {
         let members = cluster.etcdctl(&["member", "list"]).ok()?.lines().count();
         (nodes.len() == masters.len() && nodes.iter().all(is_ready) && members == masters.len())
             .then_some(cluster)
+    }
+
+    fn of(spec: ClusterSpec, m1: &Node, masters: &[Node]) -> Result<Self> {
+        Ok(Self {
+            endpoint: spec.endpoint.place(masters)?,
+            _balancer: spec.endpoint.serve(m1)?,
+            spec,
+            m1: m1.clone(),
+        })
     }
 
     fn note(&self, masters: usize) -> Note {
@@ -155,7 +170,16 @@ impl Cluster {
 
     /// kubectl's standard output, asked on the first master.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.m1.output(&kubectl(args))
+        self.m1.output(&self.kubectl_line(args))
+    }
+
+    /// Where the endpoint is somewhere else, and may be dead on purpose, m1's own API server is asked.
+    fn kubectl_line(&self, args: &[&str]) -> String {
+        if self.spec.endpoint == Endpoint::FirstMaster {
+            return kubectl(args);
+        }
+        let own = format!("--server=https://{}:6443", self.m1.address());
+        kubectl(&[&[own.as_str()], args].concat())
     }
 
     /// What kubectl prints as JSON.
@@ -168,7 +192,7 @@ impl Cluster {
     /// Applies a manifest.
     pub fn apply(&self, manifest: &str) -> Result<()> {
         self.m1
-            .sh(&kubectl(&["apply", "-f", "-"]))?
+            .sh(&self.kubectl_line(&["apply", "-f", "-"]))?
             .stdin(manifest)
             .run()
     }
@@ -199,7 +223,7 @@ impl Cluster {
             let kept = without_endpoint(status, node.name());
             config["data"]["ClusterStatus"] = Value::String(kept);
             self.m1
-                .sh(&kubectl(&["replace", "-f", "-"]))?
+                .sh(&self.kubectl_line(&["replace", "-f", "-"]))?
                 .stdin(config.to_string())
                 .run()?;
         }
@@ -222,6 +246,7 @@ impl Cluster {
 
     /// Puts on a bare machine what plain kubeadm needs there, under the names that this cluster gives its images.
     pub fn install(&self, node: &Node, materials: &Materials) -> Result<()> {
+        self.spec.endpoint.tell(node, &self.m1)?;
         master::carry(node, materials)?;
         master::install(node)?;
         match &self.spec.image_repository {
@@ -230,14 +255,13 @@ impl Cluster {
         }
     }
 
-    fn init(&self) -> Result<JoinCredentials> {
-        self.m1.write(
-            INIT_CONFIG,
-            &config::init_config(&self.spec, self.m1.address()),
-            0o600,
-        )?;
-        let said = self
-            .m1
+    fn init(&self, maker: &Node) -> Result<JoinCredentials> {
+        // What is done on m1 later needs its own one.
+        for node in [&self.m1, maker] {
+            let config = config::init_config(&self.spec, &self.endpoint, node.address());
+            node.write(INIT_CONFIG, &config, 0o600)?;
+        }
+        let said = maker
             .sh(&format!(
                 "kubeadm init --config {INIT_CONFIG} {} {}",
                 config::upload_certs_flag(self.spec.version),
@@ -273,8 +297,8 @@ impl Cluster {
 
     fn join_command(&self, credentials: &JoinCredentials) -> String {
         format!(
-            "kubeadm join {}:6443 --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
-            self.m1.address(),
+            "kubeadm join {} --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
+            self.endpoint,
             credentials.token,
             credentials.ca_hash,
             config::control_plane_flag(self.spec.version),
@@ -316,7 +340,8 @@ impl Cluster {
             &format!("the API server on {node} answers"),
             READY_LIMIT,
             || {
-                let health = self.kubectl(&["get", "--raw", "/healthz"]);
+                let server = format!("--server=https://{}:6443", node.address());
+                let health = self.kubectl(&[&server, "get", "--raw", "/healthz"]);
                 Ok(health.err().map(|error| format!("{error:#}")))
             },
         )

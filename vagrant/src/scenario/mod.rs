@@ -10,6 +10,7 @@ mod broken;
 mod change;
 mod control;
 mod damage;
+mod endpoint;
 mod identity;
 mod join;
 mod leak;
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.push(Box::new(rollback::AfterJoin::default()));
     all.extend(boxed(change::all()));
     all.extend(boxed(control::all()));
+    all.extend(boxed(endpoint::all()));
     all
 }
 

@@ -44,6 +44,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("change",                    Tier::Soak),
     ("change/dead",               Tier::Main),
     ("control",                   Tier::Soak),
+    ("endpoint",                  Tier::Soak),
 ];
 
 /// Scenarios and groups for which the product has no command yet. `cargo lab scenario` plays them, nothing else does.
