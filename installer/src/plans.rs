@@ -285,7 +285,12 @@ mod tests {
         };
         let own = || {
             let pods = StaticPods::new(Former::Nobody);
-            join(&joining, false, ExtraFiles::new(vec![]), Some(pods))
+            join(
+                &joining,
+                false,
+                ExtraFiles::new(vec![], "/etc/kubernetes/pki"),
+                Some(pods),
+            )
         };
         let whole = change(&joining, &down, false, None, own());
         let whole = ids(&whole);

@@ -1,6 +1,7 @@
 //! Brings the files that the cluster's control-plane pods need besides kubeadm's own, before the join: without them the new apiserver cannot start.
 //!
-//! What is brought is what the healthy master's own pods name, files below /etc and files that a pod names one by one, and what TKE puts on its masters; up to 1 MiB each. In a change they
+//! What is brought is what the healthy master's own pods name, files below /etc and files that a pod names one by one, and what TKE puts on its masters; up to 1 MiB each. What is each
+//! master's own is never brought along with a folder around it: TKE's pods mount the whole of /etc/kubernetes, credentials, certificates and manifests included. In a change they
 //! come from the master whose place is taken where its machine has them: what differs from the healthy master's is told in the plan. A file that is here already and is neither's is
 //! a conflict, not something to overwrite. Other folders that pods mount (for logs, say) are made, empty.
 
@@ -13,6 +14,7 @@ use crate::control_plane::ClusterView;
 use crate::control_plane::facts::ExtraPath;
 use crate::host::HostView;
 use crate::host::remote::RemoteView;
+use crate::replacing::clear::LEFT;
 use crate::step::{State, Step, View, World};
 
 /// The most files that are brought; a control plane names a handful.
@@ -31,9 +33,18 @@ const TKE: [&str; 6] = [
     "/etc/kubernetes/pki/oidc-ca.crt",
 ];
 
+/// What else in /etc/kubernetes is one machine's: what kubeadm puts aside before an upgrade, a backup of etcd included; what the runbook for a lost quorum moves away; and what TKE gave
+/// kubeadm there, with a token and a certificate key.
+const PUT_ASIDE: [&str; 3] = [
+    "/etc/kubernetes/tmp",
+    "/etc/kubernetes/stopped",
+    "/etc/kubernetes/kubeadm-config.yaml",
+];
+
 /// See the module.
 pub struct ExtraFiles {
     paths: Vec<ExtraPath>,
+    certificates: String,
     down: Option<RemoteView>,
     own_stay: bool,
 }
@@ -76,8 +87,9 @@ enum Difference {
 }
 
 impl ExtraFiles {
-    /// Brings what stands at these paths of the healthy master, and what TKE puts there.
-    pub fn new(mut paths: Vec<ExtraPath>) -> Self {
+    /// Brings what stands at these paths of the healthy master, and what TKE puts there. The cluster's certificates lie in the folder `certificates`; of what is below it only
+    /// files that are named one by one are brought.
+    pub fn new(mut paths: Vec<ExtraPath>, certificates: &str) -> Self {
         for path in TKE {
             if !paths.iter().any(|known| known.path == path) {
                 paths.push(ExtraPath {
@@ -88,6 +100,7 @@ impl ExtraFiles {
         }
         Self {
             paths,
+            certificates: certificates.to_owned(),
             down: None,
             own_stay: false,
         }
@@ -137,12 +150,22 @@ impl ExtraFiles {
         Ok(choices.into_values().collect())
     }
 
+    /// Whether `path`, found below the folder `named`, is something that each master has for itself.
+    fn is_masters_own(&self, named: &str, path: &str) -> bool {
+        let mut own = LEFT
+            .into_iter()
+            .chain(PUT_ASIDE)
+            .chain([self.certificates.as_str()]);
+        own.any(|own| is_below(own, named) && (path == own || is_below(path, own)))
+    }
+
     fn wanted(&self, machine: &RemoteView) -> Result<Vec<Wanted>> {
         let mut wanted = BTreeMap::new();
         for extra in &self.paths {
             for entry in machine.tree(&extra.path)? {
                 let named_by = extra.named_by.clone();
-                if wanted.contains_key(&entry.path) {
+                if wanted.contains_key(&entry.path) || self.is_masters_own(&extra.path, &entry.path)
+                {
                     continue;
                 }
                 if entry.is_folder {
@@ -182,6 +205,12 @@ impl ExtraFiles {
         );
         Ok(wanted.into_values().collect())
     }
+}
+
+/// Whether a path lies in a folder, at any depth.
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn differences(choices: &[Choice<'_>], host: &HostView) -> Result<Vec<Difference>> {
@@ -371,7 +400,7 @@ mod tests {
             host: &host,
             cluster: Some(&cluster),
         };
-        let step = ExtraFiles::new(vec![]).preferring(Some(down()));
+        let step = ExtraFiles::new(vec![], "/etc/kubernetes/pki").preferring(Some(down()));
         let told = step.check(world.view()).unwrap();
         assert!(
             matches!(&told, State::Pending(why) if why.contains("known_tokens.csv (TKE's), which differs from the healthy master's: that of 10.0.0.13 is taken") && why.contains("audit-policy.yaml (TKE's)")),
@@ -418,10 +447,11 @@ mod tests {
             path: path.to_owned(),
             named_by: "a volume of kube-apiserver".to_owned(),
         };
-        let step = ExtraFiles::new(vec![
+        let paths = vec![
             path("/etc/kubernetes/known_tokens.csv"),
             path("/var/log/audit"),
-        ]);
+        ];
+        let step = ExtraFiles::new(paths, "/etc/kubernetes/pki");
         assert!(
             matches!(step.check(world.view()).unwrap(), State::Pending(why) if why.contains("known_tokens.csv (a volume of kube-apiserver)") && why.contains("/var/log/audit/"))
         );
@@ -439,5 +469,53 @@ mod tests {
             step.check(world.view()).unwrap(),
             State::Conflict { .. }
         ));
+    }
+
+    #[test]
+    fn of_the_whole_folder_what_is_each_masters_own_stays_there() {
+        let tree = "d 755 4096 /etc/kubernetes\n\
+                    f 600 9 /etc/kubernetes/admin.conf\n\
+                    f 600 9 /etc/kubernetes/kubelet.conf\n\
+                    f 600 9 /etc/kubernetes/kubeadm-config.yaml\n\
+                    f 600 9 /etc/kubernetes/known_tokens.csv\n\
+                    f 644 9 /etc/kubernetes/admission/quota.yaml\n\
+                    d 755 4096 /etc/kubernetes/manifests\n\
+                    f 600 9 /etc/kubernetes/manifests/kube-apiserver.yaml\n\
+                    d 755 4096 /etc/kubernetes/pki\n\
+                    f 600 9 /etc/kubernetes/pki/apiserver.key\n\
+                    f 600 9 /etc/kubernetes/pki/webhook.crt\n\
+                    f 600 99999999 /etc/kubernetes/tmp/kubeadm-backup-etcd/member/snap/db\n";
+        let digest = Sha256::of(b"x").hex();
+        let healthy = Scripted::new()
+            .on(
+                "find -H /etc/kubernetes/pki/webhook.crt",
+                0,
+                "f 600 9 /etc/kubernetes/pki/webhook.crt\n",
+            )
+            .on("find -H /etc/kubernetes '('", 0, tree)
+            .on("find -H", 1, "find: x: No such file or directory")
+            .on("sha256sum", 0, &digest);
+        let machine = RemoteView::new(Arc::new(healthy), "10.0.0.11");
+        let path = |path: &str| ExtraPath {
+            path: path.to_owned(),
+            named_by: "a volume of kube-apiserver".to_owned(),
+        };
+        let paths = vec![
+            path("/etc/kubernetes"),
+            path("/etc/kubernetes/pki/webhook.crt"),
+        ];
+        let wanted = ExtraFiles::new(paths, "/etc/kubernetes/pki")
+            .wanted(&machine)
+            .unwrap();
+        let paths: Vec<&str> = wanted.iter().map(Wanted::path).collect();
+        assert_eq!(
+            paths,
+            [
+                "/etc/kubernetes",
+                "/etc/kubernetes/admission/quota.yaml",
+                "/etc/kubernetes/known_tokens.csv",
+                "/etc/kubernetes/pki/webhook.crt",
+            ]
+        );
     }
 }

@@ -17,7 +17,7 @@ use crate::step::{State, Step, View, World};
 use crate::steps::stop_kubelet;
 
 /// What a node leaves, besides etcd's data.
-const LEFT: [&str; 7] = [
+pub(crate) const LEFT: [&str; 7] = [
     "/etc/kubernetes/admin.conf",
     "/etc/kubernetes/super-admin.conf",
     "/etc/kubernetes/controller-manager.conf",

@@ -202,7 +202,10 @@ fn cluster_steps(options: &Master, seen: &Seen, etcd_image: Option<String>) -> S
     let pods = options
         .copy_static_pods
         .then(|| down::static_pods(options, seen.down.as_ref()));
-    let mut files = ExtraFiles::new(joining.cluster.extra_paths.clone());
+    let mut files = ExtraFiles::new(
+        joining.cluster.extra_paths.clone(),
+        &joining.cluster.config.certificates_dir,
+    );
     if let Some(departed) = seen.departed.as_ref().filter(|_| seen.down.is_none()) {
         return if seen.past == Past::Joined {
             plans::finish_rebirth(joining, departed, pods)
