@@ -99,15 +99,20 @@ fn taints(taints: &Value) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) 
     })
 }
 
-/// What an operator may want to give the node of another name: kubectl commands, one a line.
-pub fn offer(kept: &Value, node: &str) -> Vec<String> {
+/// What an operator may want to give the node of another name: kubectl commands, one a line. What held the old machine's address (TKE's label machine-ip does) is offered with the
+/// new one's: `addresses` are both.
+pub fn offer(kept: &Value, node: &str, addresses: (&str, &str)) -> Vec<String> {
+    let here = |value: &str| {
+        let (old, new) = addresses;
+        if value == old { new } else { value }.to_owned()
+    };
     let mut commands = Vec::new();
     let nothing = json!({});
     for (field, verb) in [("labels", "label"), ("annotations", "annotate")] {
         let all: Vec<String> = lost(&kept[field], &nothing)
             .into_iter()
             .filter(|(key, _)| !key.starts_with("node-role.kubernetes.io/"))
-            .map(|(key, value)| format!("'{key}={}'", value.as_str().unwrap_or_default()))
+            .map(|(key, value)| format!("'{key}={}'", here(value.as_str().unwrap_or_default())))
             .collect();
         if !all.is_empty() {
             commands.push(format!("kubectl {verb} node {node} {}", all.join(" ")));
@@ -266,11 +271,11 @@ mod tests {
 
     #[test]
     fn another_name_is_offered_the_commands() {
-        let kept = json!({ "labels": { "rack": "7" }, "taints": [{ "key": "dedicated", "value": "db", "effect": "NoSchedule" }] });
+        let kept = json!({ "labels": { "rack": "7", "platform.tkestack.io/machine-ip": "10.0.0.13" }, "taints": [{ "key": "dedicated", "value": "db", "effect": "NoSchedule" }] });
         assert_eq!(
-            offer(&kept, "b1"),
+            offer(&kept, "b1", ("10.0.0.13", "10.0.0.21")),
             [
-                "kubectl label node b1 'rack=7'",
+                "kubectl label node b1 'platform.tkestack.io/machine-ip=10.0.0.21' 'rack=7'",
                 "kubectl taint node b1 'dedicated=db:NoSchedule'"
             ]
         );

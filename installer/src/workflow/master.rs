@@ -193,7 +193,10 @@ fn offer(seen: &Seen) -> Result<Vec<String>> {
                 })
             }),
     };
-    Ok(node.map_or_else(Vec::new, |node| restore::offer(&node, &seen.joining.node)))
+    Ok(node.map_or_else(Vec::new, |node| {
+        let addresses = (departed.address.as_str(), seen.joining.address.as_str());
+        restore::offer(&node, &seen.joining.node, addresses)
+    }))
 }
 
 /// What is done under the cluster's lock.
