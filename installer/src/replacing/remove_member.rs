@@ -1,6 +1,6 @@
 //! Removes the etcd member of a master that left: a checked snapshot is on this machine first, and the quorum guard has the last word.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::health::{read_from_here, steady_members};
 use super::{Departed, Whose};
@@ -35,16 +35,6 @@ impl RemoveMember {
         }
     }
 
-    /// What the guard judges by.
-    fn situation(
-        &self,
-        members: Vec<Member>,
-        from_here: Reading,
-        snapshot: SnapshotState,
-    ) -> Situation {
-        situation(&self.departed, members, from_here, snapshot)
-    }
-
     fn ask_from_here(
         &self,
         world: World<'_>,
@@ -64,6 +54,23 @@ impl RemoveMember {
             .with_context(|| format!("etcd lists no member {}", self.healthy))?;
         read_from_here(world, &self.etcd, image, target, healthy)
     }
+}
+
+/// Asks the guard, with a snapshot that was checked.
+fn judge(departed: &Departed, members: &[Member], from_here: Reading) -> Result<()> {
+    let situation = situation(
+        departed,
+        members.to_vec(),
+        from_here,
+        SnapshotState::Checked,
+    );
+    guard::may_remove(&situation).map_err(|refused| {
+        let told: Vec<String> = refused
+            .iter()
+            .map(|one| format!("{one}\n{}", one.remedy()))
+            .collect();
+        NotEligible(format!("nothing was removed: {}", told.join("\n"))).into()
+    })
 }
 
 fn situation(
@@ -168,22 +175,50 @@ impl Step for RemoveMember {
         let Some(target) = self.departed.member(&members).cloned() else {
             return Ok(());
         };
+        // What refuses whatever is heard from here comes first: where another master was lost meanwhile, nobody answers here either, and that would be told as a closed port.
+        judge(&self.departed, &members, Reading::Failed)?;
         let from_here = self.ask_from_here(world, &members, &target)?;
-        let situation = self.situation(members, from_here, SnapshotState::Checked);
-        if let Err(refused) = guard::may_remove(&situation) {
-            let told: Vec<String> = refused
-                .iter()
-                .map(|one| format!("{one}\n{}", one.remedy()))
-                .collect();
-            bail!(NotEligible(format!(
-                "nothing was removed: {}",
-                told.join("\n")
-            )));
-        }
+        judge(&self.departed, &members, from_here)?;
         world.host.stop().check()?;
         world.host.note(Change::Cluster {
             what: format!("remove etcd member {target}"),
         })?;
         self.etcd.remove_steadily(cluster, &target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::joining::fixtures::member;
+
+    #[test]
+    fn a_quorum_that_was_lost_meanwhile_is_told_as_that_without_a_question_from_here() {
+        let departed = Departed {
+            name: "m3".to_owned(),
+            address: "10.0.0.13".to_owned(),
+            whose: Whose::Another,
+        };
+        let mut members = vec![
+            member(1, "m1", "10.0.0.11"),
+            member(2, "m2", "10.0.0.12"),
+            member(3, "m3", "10.0.0.13"),
+        ];
+        for member in &mut members {
+            member.healthy = false;
+        }
+        let refused = judge(&departed, &members, Reading::Failed).unwrap_err();
+        assert!(refused.is::<NotEligible>());
+        let told = refused.to_string();
+        assert!(
+            told.contains("nothing was removed") && told.contains("0 of 3 voting members"),
+            "{told}"
+        );
+        for member in &mut members[..2] {
+            member.healthy = true;
+        }
+        judge(&departed, &members, Reading::Failed).unwrap();
+        let alive = judge(&departed, &members, Reading::Answered).unwrap_err();
+        assert!(alive.to_string().contains("this machine"), "{alive}");
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::decide::{all_fresh, decide, holder, recheck};
-use super::seen::{Seen, is_etcd, look};
+use super::seen::{Seen, is_etcd, look, quorum_is_lost, tell_of_lost_quorum};
 use super::session::Session;
 use super::{Run, down, not_eligible, root_only, warn};
 use crate::control_plane::Cluster;
@@ -152,6 +152,15 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
         on_cluster(run, &session, world, &on_it, &seen)?;
         engine::run(&after, world, &session.journal, run.console)
     })();
+    // Only Docker's etcd can be asked without an API server that tells of it.
+    let is_docker =
+        joining.cluster.etcd.is_some() && joining.cluster.runtime.starts_with("docker://");
+    if outcome.is_err()
+        && is_docker
+        && let Some(how) = quorum_is_lost(&seen.view)
+    {
+        tell_of_lost_quorum(run, &how);
+    }
     if outcome.is_err() && seen.departed.is_some() {
         run.console.say("what was begun is finished by running the same command again here; if this machine is lost, another one takes its place, and the old one's: change-master --down NAME");
     }

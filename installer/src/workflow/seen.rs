@@ -202,8 +202,8 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
 /// How many times, and how long apart, an etcd that just starts again (its liveness probe needs the quorum, too) is asked.
 const LOOKS: (u32, Duration) = (3, Duration::from_secs(5));
 
-/// Where no API server answers: whether that is because etcd has no quorum, and how that shows.
-fn quorum_is_lost(view: &ClusterView) -> Option<String> {
+/// Where no API server answers, or something failed: whether that is because etcd has no quorum, and how that shows.
+pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
     for look in 1..=LOOKS.0 {
         if let Ok(etcd) = Etcd::without_api(view) {
             if etcd.answers(view) {
