@@ -176,6 +176,27 @@ pub fn was_interrupted(journal: &[Entry], node: &str, address: &str) -> bool {
     begun
 }
 
+/// Whether a join of this machine under this name and address was begun by a run that did not come to its end. Where kubeadm did, the new master may still be starting, and nobody
+/// has waited for it.
+pub fn is_settling(journal: &[Entry], node: &str, address: &str) -> bool {
+    let mut settling = false;
+    for entry in journal {
+        match &entry.event {
+            Event::Intent {
+                change:
+                    Change::Join {
+                        node: name,
+                        address: place,
+                    },
+                ..
+            } => settling = name == node && place == address,
+            Event::End { outcome } if outcome == "done" => settling = false,
+            _ => {}
+        }
+    }
+    settling
+}
+
 /// When this machine began an upload of certificates that it has not revoked since.
 pub fn uploaded_since(journal: &[Entry]) -> Option<SystemTime> {
     let mut since = None;
@@ -259,6 +280,48 @@ mod tests {
             },
         ));
         assert!(!was_interrupted(&journal, "b1", "10.0.0.21"));
+    }
+
+    #[test]
+    fn a_join_settles_until_a_run_came_to_its_end() {
+        let join = Change::Join {
+            node: "m3".to_owned(),
+            address: "10.0.0.13".to_owned(),
+        };
+        let mut journal = vec![
+            entry(
+                1,
+                Event::Intent {
+                    step: "kubeadm-join".to_owned(),
+                    change: join,
+                },
+            ),
+            entry(
+                2,
+                Event::Done {
+                    step: join::ID.to_owned(),
+                },
+            ),
+        ];
+        assert!(
+            is_settling(&journal, "m3", "10.0.0.13"),
+            "the run was killed while it waited"
+        );
+        assert!(!is_settling(&journal, "m2", "10.0.0.12"));
+        journal.push(entry(
+            3,
+            Event::End {
+                outcome: "failed".to_owned(),
+            },
+        ));
+        assert!(is_settling(&journal, "m3", "10.0.0.13"));
+        journal.push(entry(
+            4,
+            Event::End {
+                outcome: "done".to_owned(),
+            },
+        ));
+        assert!(!is_settling(&journal, "m3", "10.0.0.13"));
     }
 
     #[test]

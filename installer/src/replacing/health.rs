@@ -60,7 +60,7 @@ pub fn ailments(joining: &Joining, standing: &Standing, view: View<'_>) -> Resul
     if let Standing::Partial(_) | Standing::Nothing = standing {
         return Ok(vec!["it is no whole master".to_owned()]);
     }
-    let mut found = files(joining, view)?;
+    let mut found = file_ailments(joining, view)?;
     let voting = Voting::new(joining.clone());
     let mut missing = voting.missing(view)?;
     if !missing.is_empty() {
@@ -71,7 +71,8 @@ pub fn ailments(joining: &Joining, standing: &Standing, view: View<'_>) -> Resul
     Ok(found)
 }
 
-fn files(joining: &Joining, view: View<'_>) -> Result<Vec<String>> {
+/// The same of its files alone, which no waiting mends.
+pub fn file_ailments(joining: &Joining, view: View<'_>) -> Result<Vec<String>> {
     let folder = &joining.cluster.config.certificates_dir;
     let etcd: &[&str] = if joining.cluster.etcd.is_some() {
         &ETCD_CERTIFICATES

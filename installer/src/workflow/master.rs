@@ -130,7 +130,8 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
     }
     let Some(session) = Session::begin(&run.terms(), options.way.workflow(), &plan, &subject)?
     else {
-        if seen.past == Past::Joined && seen.interrupted && !run.dry_run {
+        let open = seen.interrupted || seen.settling;
+        if seen.past == Past::Joined && open && !run.dry_run {
             // The join that the journal thinks interrupted came to its end without us.
             Journal::new(&joining.state).record(Event::End {
                 outcome: "done".to_owned(),

@@ -45,6 +45,8 @@ pub(super) struct Seen {
     pub down: Option<Down>,
     /// Whether a join of this machine was cut off.
     pub interrupted: bool,
+    /// Whether it came to its end all the same, and no run of ours has since.
+    pub settling: bool,
     pub past: Past,
 }
 
@@ -146,11 +148,14 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         Some(departed) => down::look(run, options, local, &cluster, departed, &own_addresses)?,
         None => None,
     };
+    let whole = standing == Standing::Whole;
+    let settling = whole && joining::is_settling(&journal, &joining.node, &joining.address);
     let ailments = match &options.way {
+        // Its pods may still be starting, which is no illness: a master that is on its way is waited for, like after any join, and not taken out again.
+        Way::Rebirth { .. } if settling => health::file_ailments(&joining, here)?,
         Way::Rebirth { .. } => health::ailments(&joining, &standing, here)?,
         Way::Join | Way::Change { .. } => Vec::new(),
     };
-    let whole = standing == Standing::Whole;
     let past = match &options.way {
         Way::Rebirth { force } if whole && ailments.is_empty() && !force => Past::Joined,
         Way::Rebirth { .. } => Past::Returning,
@@ -164,6 +169,9 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         _ if interrupted => Past::Interrupted,
         Way::Join | Way::Change { .. } => Past::Stranger,
     };
+    if past == Past::Joined && settling && matches!(options.way, Way::Rebirth { .. }) {
+        run.console.say("an interrupted run of ours made this machine a master already: it is waited for, and not made anew. Should it never get well, --force makes it anew");
+    }
     if past == Past::Returning && whole && !ailments.is_empty() {
         run.console.say(&format!(
             "this machine is a master of the cluster, and not in good health: {}",
@@ -195,6 +203,7 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         departed,
         down,
         interrupted,
+        settling,
         past,
     })
 }
