@@ -14,15 +14,15 @@ use super::{Terms, Untouched, hostname, identity, not_eligible, refuse, refused,
 use crate::console::Console;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::lease::{Holder, Lock};
-use crate::control_plane::{Cluster, ClusterView};
+use crate::control_plane::{Cluster, ClusterView, credentials};
 use crate::engine::{self, Plan};
 use crate::exit::Usage;
 use crate::facts::{self, Facts};
 use crate::host::command::Runner;
 use crate::host::ssh::{Ssh, Target};
 use crate::host::{Host, HostView};
-use crate::joining::endpoint;
 use crate::joining::refusals::Refusal;
+use crate::joining::{self, endpoint};
 use crate::journal::{Change, Journal, STATE_DIR};
 use crate::plans;
 use crate::replacing::{Departed, remove_member};
@@ -62,7 +62,8 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let view = ClusterView::new(ssh, address_given).by_own_server();
     console.say("asking the cluster and looking at this machine …");
     let cluster = ClusterFacts::gather(&view).map_err(not_eligible)?;
-    let owed = Owed::of(&Journal::read(Path::new(STATE_DIR))?);
+    let journal = Journal::read(Path::new(STATE_DIR))?;
+    let owed = Owed::of(&journal);
     let facts = facts::gather(&options.host, Some(endpoint::healthy_address(&cluster)?))?;
     let departed = ourselves(options, &cluster, &facts, owed.member.as_ref())?;
     let holder = Holder {
@@ -136,6 +137,10 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
                 let released = lock.release();
                 left.and(released)?;
             }
+            // What a join that was killed left for others to read would end by itself, in minutes or hours.
+            let uploaded = joining::uploaded_since(&journal);
+            let left = credentials::left_over(&view, &departed.name, uploaded)?;
+            credentials::revoke(&changing, &left)?;
             host.note(Change::LeftCluster {
                 node: departed.name.clone(),
                 address: departed.address.clone(),
