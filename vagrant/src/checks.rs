@@ -188,6 +188,30 @@ pub fn nothing_left(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// What the product keeps in the cluster only while it works is gone: the record of a master that leaves, and its snapshots
+/// beside etcd's data.
+pub fn nothing_kept(cluster: &Cluster) -> Result<()> {
+    let records = cluster.kubectl(&[
+        "-n",
+        "kube-system",
+        "get",
+        "configmaps",
+        "-l",
+        "app.kubernetes.io/managed-by=kpot",
+        "-o",
+        "name",
+    ])?;
+    ensure!(records.is_empty(), "a record is left: {records}");
+    let snapshots = cluster
+        .m1()
+        .output("find /var/lib/etcd -maxdepth 1 -name 'kpot-*'")?;
+    ensure!(
+        snapshots.is_empty(),
+        "a snapshot is left on m1: {snapshots}"
+    );
+    Ok(())
+}
+
 /// Who holds the product's lock on the cluster, and for how many seconds more; `None` where nobody does, or did not renew
 /// it in time.
 pub fn lock(cluster: &Cluster) -> Result<Option<String>> {

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
-use crate::cluster::{Cluster, ClusterSpec, Endpoint};
+use crate::cluster::{Cluster, ClusterSpec};
 use crate::eras::{Eras, Version};
 use crate::lab::{Bare, Lab};
 use crate::machine::Cgroup;
@@ -210,15 +210,7 @@ fn up(cache: &Cache, lab: &Lab, version: Version) -> Result<()> {
         lab.raze()?;
         lab.up(&[&lab.m1(), &lab.m2(), &lab.b1()], Bare::Full)
     })?;
-    let cluster = Cluster::make(
-        ClusterSpec {
-            version,
-            image_repository: None,
-            endpoint: Endpoint::default(),
-        },
-        &materials,
-        &masters,
-    )?;
+    let cluster = Cluster::make(ClusterSpec::plain(version), &materials, &masters)?;
     println!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
     let names =
         [lab.m1(), lab.m2(), lab.b1()].map(|node: Node| format!("{node} {}", node.address()));

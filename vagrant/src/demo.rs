@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use crate::cache::Cache;
 use crate::checks;
 use crate::cli::From;
-use crate::cluster::{Cluster, ClusterSpec, Endpoint};
+use crate::cluster::{Cluster, ClusterSpec};
 use crate::disk::DiskWatch;
 use crate::eras::Version;
 use crate::lab::{Bare, Lab};
@@ -139,15 +139,7 @@ fn build(kpot: &Kpot, cache: &Cache, version: Version, arguments: &[String]) -> 
 }
 
 fn make_cluster(version: Version, materials: &Materials, masters: &[Node]) -> Result<Cluster> {
-    Cluster::make(
-        ClusterSpec {
-            version,
-            image_repository: None,
-            endpoint: Endpoint::default(),
-        },
-        materials,
-        masters,
-    )
+    Cluster::make(ClusterSpec::plain(version), materials, masters)
 }
 
 #[allow(

@@ -90,5 +90,9 @@ fn keep(folder: &std::path::Path, node: &Node, file: &str, script: &str) -> Resu
         Err(error) => format!("{error:#}\n"),
     };
     // Not for everybody: a journal may show what a failing product should not have written.
-    sh::write_atomic(&folder.join(node.name()).join(file), said.as_bytes(), 0o600)
+    sh::write_atomic(
+        &folder.join(node.machine()).join(file),
+        said.as_bytes(),
+        0o600,
+    )
 }

@@ -100,7 +100,7 @@ impl Lab {
                 Self::remove_stranger(node)?;
             }
         }
-        let names: Vec<&str> = nodes.iter().map(|node| node.name()).collect();
+        let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
         self.vagrant(bare)
             .arg("up")
             .args(&names)
@@ -122,7 +122,7 @@ impl Lab {
 
     /// Takes machines down, with everything on them.
     pub fn destroy(&self, nodes: &[&Node]) -> Result<()> {
-        let names: Vec<&str> = nodes.iter().map(|node| node.name()).collect();
+        let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
         self.vagrant(Bare::Full)
             .args(["destroy", "--force"])
             .args(&names)
@@ -148,14 +148,14 @@ impl Lab {
             return Sh::new("docker").args(["kill", node.container()]).run();
         }
         self.vagrant(Bare::Full)
-            .args(["halt", "--force", node.name()])
+            .args(["halt", "--force", node.machine()])
             .run()
     }
 
     /// Starts a machine that has no power. It answers SSH then; what runs on it may still be starting.
     pub fn power_on(&self, node: &Node) -> Result<()> {
         self.vagrant(Bare::Full)
-            .args(["up", node.name()])
+            .args(["up", node.machine()])
             .timeout(UP_LIMIT)
             .run()
     }
@@ -197,7 +197,7 @@ impl Lab {
         let known = vagrant_dir()
             .join(dotfile)
             .join("machines")
-            .join(node.name())
+            .join(node.machine())
             .join("docker/id");
         if known.exists() && sh::read_text(&known)?.trim() == id.stdout.trim() {
             return Ok(());

@@ -18,7 +18,8 @@ const COMMAND_LIMIT: Duration = Duration::from_mins(5);
 /// One machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    name: &'static str,
+    machine: &'static str,
+    name: String,
     address: String,
     container: String,
 }
@@ -27,15 +28,30 @@ impl Node {
     /// The machine of this name and address; `container` is what Docker calls it.
     pub fn new(name: &'static str, address: String, container: String) -> Self {
         Self {
-            name,
+            machine: name,
+            name: name.to_owned(),
             address,
             container,
         }
     }
 
+    /// The same machine in a cluster that calls every node by its address.
+    #[must_use]
+    pub fn called_by_address(self) -> Self {
+        Self {
+            name: self.address.clone(),
+            ..self
+        }
+    }
+
     /// Its host name, and Vagrant's name for it.
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn machine(&self) -> &'static str {
+        self.machine
+    }
+
+    /// What Kubernetes and etcd call it: its host name in most clusters.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its IPv4 address.
@@ -53,7 +69,7 @@ impl Node {
         Ok(Self::ssh("ssh")?
             .arg(format!("root@{}", self.address))
             .arg(format!("set -e; {script}"))
-            .log(format!("{}.log", self.name))
+            .log(format!("{}.log", self.machine))
             .timeout(COMMAND_LIMIT))
     }
 
@@ -92,7 +108,7 @@ impl Node {
         Self::ssh("scp")?
             .arg(from)
             .arg(format!("root@{}:{to}", self.address))
-            .log(format!("{}.log", self.name))
+            .log(format!("{}.log", self.machine))
             .timeout(COMMAND_LIMIT)
             .run()
             .with_context(|| format!("on {self}"))
@@ -131,7 +147,7 @@ impl Node {
 
 impl fmt::Display for Node {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name)
+        out.write_str(&self.name)
     }
 }
 

@@ -16,7 +16,7 @@ use super::measure::{self, Spread};
 use super::memory;
 use super::report::{Row, Unit};
 use crate::checks;
-use crate::cluster::{self, ClusterSpec, Endpoint};
+use crate::cluster::{self, ClusterSpec};
 use crate::lab::Bare;
 use crate::materials::Materials;
 use crate::pot::POT_DIR;
@@ -42,11 +42,7 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
         desk.version(),
         WhatRuns::MayServe,
     );
-    let spec = ClusterSpec {
-        version: desk.version(),
-        image_repository: None,
-        endpoint: Endpoint::default(),
-    };
+    let spec = ClusterSpec::plain(desk.version());
     bench.cluster_of(spec, MASTERS)?;
     let (mut ours, mut theirs, mut until_ready) = (Vec::new(), Vec::new(), Vec::new());
     let mut peak = 0;

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::endpoint::Endpoint;
+use super::tke;
 use crate::eras::Version;
+use crate::node::Node;
 use crate::upstream::POD_SUBNET;
 
 /// What distinguishes one cluster of the lab from another.
@@ -20,18 +22,56 @@ pub struct ClusterSpec {
     /// Where its API servers are reached.
     #[serde(default)]
     pub endpoint: Endpoint,
+    /// Who made it.
+    #[serde(default)]
+    pub shape: Shape,
+}
+
+/// In which way a cluster is set up.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shape {
+    /// As kubeadm alone does it.
+    #[default]
+    Plain,
+    /// As TKE does it with kubeadm.
+    Tke,
 }
 
 /// A registry that nobody can reach; only the names of its images count.
 const OWN_REPOSITORY: &str = "registry.example.internal/k8s";
 
 impl ClusterSpec {
+    /// As kubeadm alone makes it, with nothing of its own.
+    pub fn plain(version: Version) -> Self {
+        Self {
+            version,
+            image_repository: None,
+            endpoint: Endpoint::default(),
+            shape: Shape::Plain,
+        }
+    }
+
     /// The kind of cluster that scenarios of a version work with: from 1.20 on one whose images bear names of its own, which every new master's must bear as well.
     pub fn of(version: Version) -> Self {
         Self {
-            version,
             image_repository: (version.minor >= 20).then(|| OWN_REPOSITORY.to_owned()),
-            endpoint: Endpoint::default(),
+            ..Self::plain(version)
+        }
+    }
+
+    /// The same, as TKE makes it.
+    pub fn tke(version: Version) -> Self {
+        Self {
+            shape: Shape::Tke,
+            ..Self::of(version)
+        }
+    }
+
+    /// A machine under the name that this cluster gives its node.
+    pub fn known(&self, node: Node) -> Node {
+        match self.shape {
+            Shape::Plain => node,
+            Shape::Tke => node.called_by_address(),
         }
     }
 
@@ -55,11 +95,14 @@ pub fn init_config(spec: &ClusterSpec, endpoint: &str, address: &str) -> String 
     if let Some(repository) = &spec.image_repository {
         cluster["imageRepository"] = json!(repository);
     }
-    let init = json!({
+    let mut init = json!({
         "apiVersion": api,
         "kind": "InitConfiguration",
         "localAPIEndpoint": { "advertiseAddress": address },
     });
+    if spec.shape == Shape::Tke {
+        tke::configure(&mut cluster, &mut init, address);
+    }
     // A disk more than 85 % full makes a kubelet delete images that no pod uses yet, and a machine that runs a lab often
     // is that full.
     let kubelet = json!({
@@ -136,9 +179,8 @@ mod tests {
     #[test]
     fn documents_are_separate_and_versioned() {
         let spec = ClusterSpec {
-            version: "v1.14.0".parse().expect("a version"),
             image_repository: Some("registry.example.internal/k8s".to_owned()),
-            endpoint: Endpoint::default(),
+            ..ClusterSpec::plain("v1.14.0".parse().expect("a version"))
         };
         let text = init_config(&spec, "10.77.0.11:6443", "10.77.0.11");
         let parts: Vec<Value> = text
@@ -148,11 +190,7 @@ mod tests {
         assert_eq!(parts.len(), 4);
         assert_eq!(parts[0]["apiVersion"], "kubeadm.k8s.io/v1beta1");
         assert_eq!(parts[0]["imageRepository"], "registry.example.internal/k8s");
-        let newer = ClusterSpec {
-            version: "v1.20.2".parse().expect("a version"),
-            image_repository: None,
-            endpoint: Endpoint::Name,
-        };
+        let newer = ClusterSpec::plain("v1.20.2".parse().expect("a version"));
         assert!(
             init_config(&newer, "api.lab.internal:6443", "10.77.0.11")
                 .contains("kubeadm.k8s.io/v1beta2")

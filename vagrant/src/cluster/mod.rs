@@ -7,6 +7,7 @@
 mod config;
 mod endpoint;
 mod master;
+pub mod tke;
 
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use config::ClusterSpec;
+pub use config::{ClusterSpec, Shape};
 pub use endpoint::{Endpoint, NAME};
 pub use master::{carry, install};
 
@@ -87,6 +88,7 @@ impl Cluster {
             },
         )?;
         let credentials = step(&format!("kubeadm init on {maker}"), || cluster.init(maker))?;
+        cluster.settle(maker, materials)?;
         step("applying the pod network", || {
             maker
                 .sh(&kubectl(&["apply", "-f", "-"]))?
@@ -96,7 +98,8 @@ impl Cluster {
         let others: Vec<&Node> = masters.iter().filter(|node| *node != maker).collect();
         for node in &others {
             step(&format!("kubeadm join on {node}"), || {
-                cluster.join(node, &credentials)
+                cluster.join(node, &credentials)?;
+                cluster.settle(node, materials)
             })?;
         }
         if !others.is_empty() && cluster.spec.version.minor >= 20 {
@@ -118,6 +121,7 @@ impl Cluster {
         self.install(node, materials)?;
         let credentials = self.admit()?;
         self.join(node, &credentials)?;
+        self.settle(node, materials)?;
         self.revoke()?;
         self.wait_ready(masters)?;
         self.wait_settled()?;
@@ -249,10 +253,31 @@ impl Cluster {
         self.spec.endpoint.tell(node, &self.m1)?;
         master::carry(node, materials)?;
         master::install(node)?;
+        if self.spec.shape == Shape::Tke {
+            let is_first = node.address() == self.m1.address();
+            // The first one has nobody else to ask.
+            let endpoint = if is_first {
+                "127.0.0.1"
+            } else {
+                self.m1.address()
+            };
+            tke::equip(node, endpoint)?;
+        }
         match &self.spec.image_repository {
             Some(repository) => master::rename_images(node, &materials.registry, repository),
             None => Ok(()),
         }
+    }
+
+    /// What a cluster's maker gives a machine that has become a master.
+    fn settle(&self, node: &Node, materials: &Materials) -> Result<()> {
+        if self.spec.shape == Shape::Plain {
+            return Ok(());
+        }
+        tke::settle(node, &materials.test_image)?;
+        let label = format!("{}={}", tke::ADDRESS_LABEL, node.address());
+        self.kubectl(&["label", "--overwrite", "node", node.name(), &label])
+            .map(drop)
     }
 
     fn init(&self, maker: &Node) -> Result<JoinCredentials> {
@@ -274,9 +299,12 @@ impl Cluster {
 
     /// Plain `kubeadm join` of a machine that is ready for it, as a master.
     pub fn join(&self, node: &Node, credentials: &JoinCredentials) -> Result<()> {
-        node.sh(&format!("{ADMIT_ETCD} {}", self.join_command(credentials)))?
-            .timeout(KUBEADM_LIMIT)
-            .run()
+        node.sh(&format!(
+            "{ADMIT_ETCD} {}",
+            self.join_command(node, credentials)
+        ))?
+        .timeout(KUBEADM_LIMIT)
+        .run()
     }
 
     /// The same, killed on the machine after a time (exit status [`KILLED`]); how it ended is for the caller to judge.
@@ -289,15 +317,19 @@ impl Cluster {
         node.sh(&format!(
             "timeout --signal=KILL {} {}",
             limit.as_secs(),
-            self.join_command(credentials)
+            self.join_command(node, credentials)
         ))?
         .timeout(KUBEADM_LIMIT)
         .outcome()
     }
 
-    fn join_command(&self, credentials: &JoinCredentials) -> String {
+    fn join_command(&self, node: &Node, credentials: &JoinCredentials) -> String {
+        let name = match self.spec.shape {
+            Shape::Plain => String::new(),
+            Shape::Tke => tke::join_flag(node),
+        };
         format!(
-            "kubeadm join {} --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {}",
+            "kubeadm join {} --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {} {name}",
             self.endpoint,
             credentials.token,
             credentials.ca_hash,
@@ -334,7 +366,7 @@ impl Cluster {
     /// While etcd goes from one member to two it has no leader for some seconds. Watches through an API server of 1.20 that were open then may never hear of anything
     /// again until they end by themselves minutes later (kubernetes/kubernetes#97294): DNS and kube-proxy on m1 did not see new Services. People start that API server
     /// again, and so does the lab.
-    fn renew_watches(&self, node: &Node) -> Result<()> {
+    pub fn renew_watches(&self, node: &Node) -> Result<()> {
         node.run("docker restart $(docker ps -q -f name=k8s_kube-apiserver_) >/dev/null")?;
         wait::until(
             &format!("the API server on {node} answers"),

@@ -96,12 +96,20 @@ impl Bench {
 
     /// The backup machine.
     pub fn b1(&self) -> Node {
-        self.lab.b1()
+        self.known(self.lab.b1())
     }
 
     /// The third master: the one that dies in scenarios.
     pub fn m3(&self) -> Node {
-        self.lab.m3()
+        self.known(self.lab.m3())
+    }
+
+    /// A machine under the name that the cluster gives it.
+    fn known(&self, node: Node) -> Node {
+        match &self.cluster {
+            Some((cluster, _)) => cluster.spec().known(node),
+            None => node,
+        }
     }
 
     /// What masters are made of by hand.
@@ -147,6 +155,7 @@ impl Bench {
         let nodes: Vec<Node> = [self.lab.m1(), self.lab.m2(), self.lab.m3()]
             .into_iter()
             .take(masters)
+            .map(|node| spec.known(node))
             .collect();
         if let Some((is, has)) = &self.cluster
             && *is.spec() == spec
@@ -192,7 +201,7 @@ impl Bench {
 
     /// The same for any machine: whatever it was, it is bare now. What the cluster remembers of it stays.
     pub fn pot_on(&mut self, node: &Node, bare: Bare) -> Result<()> {
-        if self.ready.get(node.name()) != Some(&bare) {
+        if self.ready.get(node.machine()) != Some(&bare) {
             step(
                 &format!("a bare {node} ({bare:?}), and the pot on it"),
                 || {
@@ -200,7 +209,7 @@ impl Bench {
                     self.carry_pot(node)
                 },
             )?;
-            self.ready.insert(node.name(), bare);
+            self.ready.insert(node.machine(), bare);
         }
         ssh_trust::grant(node, self.cluster()?.m1(), "root")
     }
@@ -219,7 +228,7 @@ impl Bench {
 
     /// A machine is no longer what [`Bench::pot_on`] made.
     pub fn used(&mut self, node: &Node) {
-        self.ready.remove(node.name());
+        self.ready.remove(node.machine());
     }
 
     /// The backup machine is no longer what [`Bench::backup_ready`] made.
@@ -235,7 +244,7 @@ impl Bench {
     /// Makes the cluster what it was made as: nobody else in it, and every master healthy. A master that is not is made
     /// anew and joins by plain kubeadm. m1 must be healthy, and etcd must have its quorum.
     pub fn make_whole(&mut self) -> Result<()> {
-        if !self.ready.contains_key(self.b1().name()) {
+        if !self.ready.contains_key(self.b1().machine()) {
             self.remove_backup()?;
         }
         let (cluster, masters) = self.cluster.clone().context("no cluster is up")?;

@@ -20,6 +20,7 @@ mod refusals;
 mod rollback;
 mod sigkill;
 mod tier;
+mod tke;
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +67,7 @@ pub trait Scenario {
 }
 
 /// All scenarios, in the order in which one cluster can serve them: those that want two masters, those that want a third,
-/// and at last the one that wants a cluster of its own.
+/// and at last those that want a cluster of their own.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     let mut all = boxed(refusals::joins());
     all.push(Box::new(lean::LeanHost::default()));
@@ -80,6 +81,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.extend(boxed(change::all()));
     all.extend(boxed(control::all()));
     all.extend(boxed(endpoint::all()));
+    all.extend(boxed(tke::all()));
     all
 }
 

@@ -45,6 +45,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("change/dead",               Tier::Main),
     ("control",                   Tier::Soak),
     ("endpoint",                  Tier::Soak),
+    ("tke",                       Tier::Soak),
 ];
 
 /// Scenarios and groups for which the product has no command yet. `cargo lab scenario` plays them, nothing else does.
