@@ -29,6 +29,7 @@ const QUESTIONS: &[(&str, &str)] = &[
     ("kubeadm-join.log", "cat /var/lib/kpot/kubeadm-join.log"),
     ("files.txt", "ls -laR /etc/kubernetes /etc/cni /opt/cni /var/lib/kpot /run/kpot /etc/docker 2>&1 || true"),
     ("writer.txt", "tail -n 500 /root/lab-writer/acknowledged /root/lab-writer/errors 2>&1 || true"),
+    ("moments.txt", "cat /tmp/moments/seen /tmp/moments/said 2>&1 || true"),
     ("hosts.txt", "cat /etc/hosts /etc/resolv.conf"),
     ("rules.txt", "iptables-save"),
 ];

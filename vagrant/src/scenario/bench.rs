@@ -99,6 +99,11 @@ impl Bench {
         self.known(self.lab.b1())
     }
 
+    /// The second master: the one that lives with the first.
+    pub fn m2(&self) -> Node {
+        self.known(self.lab.m2())
+    }
+
     /// The third master: the one that dies in scenarios.
     pub fn m3(&self) -> Node {
         self.known(self.lab.m3())

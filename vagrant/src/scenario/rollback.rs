@@ -29,17 +29,28 @@ pub struct AfterJoin {
 
 /// What is compared.
 #[derive(Debug)]
-struct Machine {
+pub(super) struct Machine {
     files: Snapshot,
     system: Snapshot,
 }
 
 impl Machine {
-    fn of(node: &Node) -> Result<Self> {
+    pub(super) fn of(node: &Node) -> Result<Self> {
         Ok(Self {
             files: Snapshot::of_files(node, Files::Undone)?,
             system: Snapshot::of_system(node)?,
         })
+    }
+
+    /// The machine is again what it was.
+    pub(super) fn ensure_same(&self, node: &Node) -> Result<()> {
+        let now = Self::of(node)?;
+        self.files
+            .ensure_same(&now.files, &format!("files on {node}"))?;
+        self.system.ensure_same(
+            &now.system,
+            &format!("units, sysctls and processes of {node}"),
+        )
     }
 }
 
@@ -82,11 +93,7 @@ impl Scenario for AfterJoin {
         checks::nothing_left(cluster)?;
         join::no_secret_folder(&b1)?;
         let before = self.before.as_ref().context("it was not prepared")?;
-        let now = Machine::of(&b1)?;
-        before.files.ensure_same(&now.files, "files on b1")?;
-        before
-            .system
-            .ensure_same(&now.system, "units, sysctls and processes of b1")
+        before.ensure_same(&b1)
     }
 
     fn run_again(&mut self, bench: &mut Bench) -> Result<()> {

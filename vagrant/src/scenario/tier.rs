@@ -1,6 +1,6 @@
 //! When a scenario is played: `cargo lab test` has less than an hour for everything, and `cargo lab soak` plays all.
 //!
-//! A line of the table is a scenario, or a group of them for which no line of its own is there.
+//! A line of the table is a scenario, or a group of them: the longest line that a name begins with counts.
 
 /// How often a scenario is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ const TIERS: &[(&str, Tier)] = &[
     ("broken-installer",          Tier::Whole),
     ("join",                      Tier::Main),
     ("sigkill",                   Tier::Whole),
+    ("sigkill/rebirth",           Tier::Soak),
+    ("sigkill/change",            Tier::Soak),
     ("leak",                      Tier::Whole),
     ("rebirth",                   Tier::Soak),
     ("rebirth/wiped-follower",    Tier::Main),
@@ -41,8 +43,12 @@ const TIERS: &[(&str, Tier)] = &[
     ("protected",                 Tier::Whole),
     ("protected/two-down",        Tier::Soak),
     ("rollback",                  Tier::Whole),
+    ("rollback/failed-join",      Tier::Soak),
     ("change",                    Tier::Soak),
     ("change/dead",               Tier::Main),
+    ("killed",                    Tier::Soak),
+    ("two-installers",            Tier::Soak),
+    ("snapshot",                  Tier::Soak),
     ("control",                   Tier::Soak),
     ("endpoint",                  Tier::Soak),
     ("tke",                       Tier::Soak),
@@ -63,19 +69,22 @@ pub fn played(name: &str, played: Played) -> bool {
 
 /// Whether the product has no command for it yet.
 fn awaited(name: &str) -> bool {
-    AWAITED.contains(&name) || AWAITED.contains(&group(name))
+    AWAITED.iter().any(|line| covers(line, name))
 }
 
 /// A scenario that nobody put into the table is one of a soak.
 fn tier(name: &str) -> Tier {
-    let line = |wanted: &str| TIERS.iter().find(|(name, _)| *name == wanted);
-    line(name)
-        .or_else(|| line(group(name)))
+    TIERS
+        .iter()
+        .filter(|(line, _)| covers(line, name))
+        .max_by_key(|(line, _)| line.len())
         .map_or(Tier::Soak, |(_, tier)| *tier)
 }
 
-fn group(name: &str) -> &str {
-    name.split_once('/').map_or(name, |(group, _)| group)
+/// Whether a line is of this scenario, or of a group that it belongs to.
+fn covers(line: &str, name: &str) -> bool {
+    name.strip_prefix(line)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -88,17 +97,13 @@ mod tests {
         let names: Vec<String> = scenario::all().iter().map(|one| one.name()).collect();
         for name in &names {
             assert!(
-                TIERS
-                    .iter()
-                    .any(|(line, _)| line == name || *line == group(name)),
+                TIERS.iter().any(|(line, _)| covers(line, name)),
                 "{name} has no tier"
             );
         }
         for line in TIERS.iter().map(|(line, _)| line).chain(AWAITED) {
             assert!(
-                names
-                    .iter()
-                    .any(|name| name == line || group(name) == *line),
+                names.iter().any(|name| covers(line, name)),
                 "{line} is no scenario"
             );
         }
@@ -109,6 +114,11 @@ mod tests {
         assert_eq!(tier("refusals/stale-member"), Tier::Main);
         assert_eq!(tier("refusals/no-quorum"), Tier::Whole);
         assert_eq!(tier("rebirth/twice"), Tier::Soak);
+        assert_eq!(tier("sigkill"), Tier::Whole);
+        assert_eq!(tier("sigkill/change"), Tier::Soak);
+        assert_eq!(tier("rollback/after-join"), Tier::Whole);
+        assert_eq!(tier("rollback/failed-join/voting"), Tier::Soak);
+        assert_eq!(tier("joiner"), Tier::Soak, "no line is of it");
         assert!(played("join", Played::MainPaths));
         assert!(!played("leak", Played::MainPaths));
         assert!(played("leak", Played::Wholly));

@@ -1,0 +1,190 @@
+//! A healthy master loses its power while another, dead one is being replaced: the cluster has no quorum then. The installer
+//! ends with words that say so and has made nothing worse; once the master has its power back, the same command converges.
+//!
+//! One row of the table below is one scenario. The installer is held at its moment until m2 is silent, so nothing here is
+//! left to chance. m3 is dead from the beginning; m1 alone remains.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::rebirth::three_masters;
+use super::{Bench, Scenario, again, damage, join, moments};
+use crate::checks;
+use crate::cluster::ClusterSpec;
+use crate::eras::Version;
+use crate::lab::Bare;
+use crate::pot;
+use crate::sh::Outcome;
+use crate::wait;
+use crate::writer::{self, Account};
+
+/// Every question to a cluster without quorum ends only by its time limit, and many are asked.
+const ENDING_LIMIT: Duration = Duration::from_mins(8);
+/// What a change may take; it looks for the dead machine as well.
+const CHANGE_LIMIT: Duration = Duration::from_mins(10);
+/// A machine without power is silent at once; its address is asked in vain for some seconds.
+const SILENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// What became of the dead master's member before the quorum was lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Member {
+    Listed,
+    Removed,
+}
+
+/// One moment at which m2 dies.
+pub struct Killed {
+    name: &'static str,
+    about: &'static str,
+    /// When, as the watcher knows it.
+    moment: &'static str,
+    /// How m3's member stands then, and must stand at the end of the run.
+    member: Member,
+    /// The exit status of a run that ends there.
+    status: i32,
+    /// What it must say.
+    says: &'static [&'static str],
+    /// The ID of m3's member.
+    id: String,
+    outcome: Option<Outcome>,
+    account: Option<Account>,
+}
+
+/// All of them, as a table: name, what it is, when m2 dies, m3's member by then, exit status, words.
+#[rustfmt::skip]
+pub fn all() -> Vec<Killed> {
+    let row = |name, about, moment, member, status, says| {
+        Killed { name, about, moment, member, status, says, id: String::new(), outcome: None, account: None }
+    };
+    vec![
+        row("before-removal", "before the dead master's member is removed, which must then stay", "^intent remove-member take an$", Member::Listed,
+            3, &["nothing was removed", "quorum", "of 3 voting members"][..]),
+        row("after-removal", "after the dead master's member was removed: two are left, and one of them dies", "^(done remove-member|step forget-node)$", Member::Removed,
+            1, &["running the same command again", "has lost its quorum", "of 2 voting members"]),
+    ]
+}
+
+impl Scenario for Killed {
+    fn name(&self) -> String {
+        format!("killed/second-master/{}", self.name)
+    }
+
+    fn about(&self) -> String {
+        format!("a second master dies in a change: {}", self.about)
+    }
+
+    fn budget(&self) -> Duration {
+        Duration::from_mins(30)
+    }
+
+    fn wants(&self, version: Version) -> (ClusterSpec, usize) {
+        three_masters(version)
+    }
+
+    fn told(&self) -> Option<String> {
+        self.account.as_ref().map(Account::to_string)
+    }
+
+    fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
+        bench.backup_ready(Bare::Full)?;
+        let (cluster, m3) = (bench.cluster()?, bench.m3());
+        let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+        self.id = member.id;
+        writer::start(cluster, &[cluster.m1(), &bench.m2()])?;
+        damage::power_off(bench)
+    }
+
+    fn run(&mut self, bench: &mut Bench) -> Result<()> {
+        bench.backup_used();
+        let (b1, m2) = (bench.b1(), bench.m2());
+        moments::prepare(&b1)?;
+        let (cluster, lab) = (bench.cluster()?, bench.lab());
+        let outcome = moments::hold_at(&b1, self.moment, &command(bench)?, ENDING_LIMIT, || {
+            lab.power_off(&m2)?;
+            wait::until("etcd on m2 is silent", SILENT_LIMIT, || {
+                let answers = checks::etcd_answers(cluster, &m2);
+                Ok(answers.then(|| "it answers".to_owned()))
+            })
+        })?;
+        self.outcome = Some(outcome);
+        Ok(())
+    }
+
+    fn check(&mut self, bench: &mut Bench) -> Result<()> {
+        let outcome = self.outcome.as_ref().context("it was not run")?;
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        ensure!(
+            outcome.code == Some(self.status),
+            "exit status {:?}, not {}; it said:\n{said}",
+            outcome.code,
+            self.status
+        );
+        for words in self.says {
+            ensure!(
+                said.contains(words),
+                "its end does not say {words:?}:\n{said}"
+            );
+        }
+        ensure!(!said.contains("panicked"), "it panicked:\n{said}");
+        join::no_secret_folder(&bench.b1())?;
+        revive(bench)?;
+        let cluster = bench.cluster()?;
+        // A removal that was only proposed is made up for when the quorum is back: this is asked after that.
+        let listed = checks::members(cluster)?
+            .iter()
+            .any(|member| member.id == self.id);
+        let expected = self.member == Member::Listed;
+        ensure!(
+            listed == expected,
+            "the member of m3 ({}) is listed: {listed}, and not as it was left",
+            self.id
+        );
+        ensure!(
+            checks::member_of(cluster, &bench.b1())?.is_none(),
+            "etcd lists a member b1"
+        );
+        Ok(())
+    }
+
+    fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
+        let (b1, m2) = (bench.b1(), bench.m2());
+        pot::install_well(&b1, &command(bench)?, CHANGE_LIMIT)?;
+        let cluster = bench.cluster()?;
+        checks::gone(cluster, &bench.m3())?;
+        checks::joined(cluster, &b1, bench.masters())?;
+        checks::nothing_kept(cluster)?;
+        checks::pods_work(cluster, &b1, bench.test_image())?;
+        self.account = Some(writer::finish(cluster, &[&m2, &b1])?);
+        again::nothing_to_do(bench, &b1, &command(bench)?)
+    }
+
+    fn clean(&mut self, bench: &mut Bench) -> Result<()> {
+        revive(bench)?;
+        writer::remove(bench.cluster()?)?;
+        bench.make_whole()
+    }
+}
+
+/// m2 has its power back, and the cluster its quorum. A 1.20 API server whose etcd had no leader for a while may stand still
+/// for minutes afterwards; people start it again, and so does the lab.
+pub(super) fn revive(bench: &Bench) -> Result<()> {
+    let (cluster, m2) = (bench.cluster()?, bench.m2());
+    if m2.outcome("true").is_ok_and(|alive| alive.ok()) {
+        return Ok(());
+    }
+    bench.lab().power_on(&m2)?;
+    damage::healthy_again(cluster, &m2)?;
+    if bench.version().minor < 20 {
+        return Ok(());
+    }
+    for node in [cluster.m1(), &m2] {
+        cluster.renew_watches(node)?;
+    }
+    damage::healthy_again(cluster, &m2)
+}
+
+fn command(bench: &Bench) -> Result<String> {
+    let healthy = bench.cluster()?.m1().address();
+    Ok(format!("change-master --down m3 --healthy {healthy} --yes"))
+}
