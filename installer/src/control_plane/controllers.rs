@@ -1,8 +1,8 @@
 //! Whether a controller manager of the cluster is at work.
 //!
-//! A join needs one twice: it signs cluster-info with the new token, and the kubelet's certificate. Up to 1.19.0 kubeadm lets the controller managers ask the cluster's endpoint, so
-//! with a dead endpoint none of them works; they end, and the kubelet starts them again after pauses of up to five minutes. The one that leads renews a record in the
-//! cluster every two seconds, and that is what is looked at: two looks, and no clock.
+//! A join needs one twice: it signs cluster-info with the new token, and the kubelet's certificate. Up to 1.19.0 kubeadm lets the controller managers ask the
+//! cluster's endpoint, so with a dead endpoint none of them works; they end, and the kubelet starts them again after pauses of up to five minutes. The one that leads
+//! renews a record in the cluster every two seconds, and that is what is looked at: two looks, and no clock.
 
 use std::thread;
 use std::time::{Duration, Instant};

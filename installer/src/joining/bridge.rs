@@ -1,12 +1,13 @@
 //! The endpoint, where it is this machine's own address: for the length of the join a healthy master's API server answers for it.
 //!
-//! A cluster made without a load balancer has its first master's own address as its endpoint. When that master died and comes back, kubeadm asks this machine for an API server
-//! that it is only about to make; and so do the other nodes' kubelets, and up to 1.19.0 their controller managers, without which no join comes to its end. Rules of the packet filter
-//! lead every new connection to the endpoint, from here and from other machines, to the healthy master. Its certificate is valid for the endpoint, as every master's is. Nothing is changed
-//! on any other machine.
+//! A cluster made without a load balancer has its first master's own address as its endpoint. When that master died and comes back, kubeadm asks this machine for an
+//! API server that it is only about to make; and so do the other nodes' kubelets, and up to 1.19.0 their controller managers, without which no join comes to its end.
+//! Rules of the packet filter lead every new connection to the endpoint, from here and from other machines, to the healthy master. Its certificate is valid for the
+//! endpoint, as every master's is. Nothing is changed on any other machine.
 //!
-//! The rules are in the kernel's memory only, in chains of their own, and are found by those whoever made them: a run that was killed, with another healthy master. They outlive this program
-//! like the kubeadm that needs them does. They go as soon as this machine's own API server answers, when the join fails, in the next run, by a rollback, or with a reboot.
+//! The rules are in the kernel's memory only, in chains of their own, and are found by those whoever made them: a run that was killed, with another healthy master.
+//! They outlive this program like the kubeadm that needs them does. They go as soon as this machine's own API server answers, when the join fails, in the next run,
+//! by a rollback, or with a reboot.
 
 use std::cell::Cell;
 use std::net::SocketAddrV4;
@@ -64,7 +65,8 @@ impl Bridge {
         let here = format!("-d {own}/32 -p tcp -m tcp --dport {own_port}");
         let there = format!("-d {to}/32 -p tcp -m tcp --dport {to_port}");
         let back = format!("-s {to}/32 -p tcp -m tcp --sport {to_port}");
-        // The healthy master must answer by way of this machine, so connections bear this machine's address there. Docker may have set the policy for what passes through to DROP.
+        // The healthy master must answer by way of this machine, so connections bear this machine's address there. Docker may have set the policy for what passes
+        // through to DROP.
         [
             "*nat\n".to_owned(),
             format!(":{PREFIX}ENDPOINT - [0:0]\n:{PREFIX}ENDPOINT-BACK - [0:0]\n"),

@@ -129,7 +129,7 @@ pub fn reach(
     let mut failures = Vec::new();
     for address in name.addresses() {
         if own.contains(&address) {
-            failures.push(format!("{address} is this machine's own"));
+            failures.push(format!("{address} is this machine's own, which is bridged for IPv4 and the apiserver's own port only"));
             continue;
         }
         match TcpStream::connect_timeout(&SocketAddr::new(address, port), REACH) {
@@ -140,8 +140,8 @@ pub fn reach(
     bridge(cluster, name, own, healthy).map_or(Reached::Nobody(failures), Reached::Ours)
 }
 
-/// Who answers for the endpoint where it is an address of this machine and a port at which its apiserver will listen. With IPv4 only: what the packet filter does there for IPv6 depends on
-/// more than this program sets.
+/// Who answers for the endpoint where it is an address of this machine and a port at which its apiserver will listen. With IPv4 only: what the packet filter does there
+/// for IPv6 depends on more than this program sets.
 pub fn bridge(
     cluster: &ClusterFacts,
     name: &EndpointName,

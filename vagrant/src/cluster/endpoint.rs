@@ -1,7 +1,7 @@
 //! Where the API servers of a cluster are reached: what kubeadm calls the control plane's endpoint.
 //!
-//! The load balancer is a real one: Debian's haproxy on this machine, at its own address in the lab's network. It runs as long as somebody works with the cluster, on a configuration of
-//! the lab's own.
+//! The load balancer is a real one: Debian's haproxy on this machine, at its own address in the lab's network. It runs as
+//! long as somebody works with the cluster, on a configuration of the lab's own.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -89,16 +89,13 @@ pub struct Balancer {
 impl Balancer {
     fn start(first: &Node) -> Result<Self> {
         sh::apt_install(&["haproxy"])?;
-        let files = PathBuf::from(format!("/run/{}-balancer", first.container()));
-        let (config, pid) = (files.join("haproxy.cfg"), files.join("pid"));
-        end_stranger(&config, &pid)?;
+        let config = PathBuf::from(format!("/run/{}-haproxy.cfg", first.container()));
+        end_stranger(&config)?;
         let place = format!("{}:{PORT}", gateway(first));
         sh::write_atomic(&config, configuration(&place)?.as_bytes(), 0o600)?;
         let mut daemon = Sh::new("haproxy")
             .args(["-db", "-f"])
             .arg(&config)
-            .arg("-p")
-            .arg(&pid)
             .log("haproxy.log")
             .spawn()?;
         let address: SocketAddr = place.parse().context("reading its address")?;
@@ -115,30 +112,37 @@ impl Balancer {
     }
 }
 
-/// Ends the load balancer of a lab that was killed.
-fn end_stranger(config: &Path, pid: &Path) -> Result<()> {
-    if !sh::exists(pid) {
-        return Ok(());
+/// Ends the load balancer of a lab that was killed: in the foreground haproxy writes no pid file.
+fn end_stranger(config: &Path) -> Result<()> {
+    for pid in running_with(config)? {
+        Sh::new("kill").arg(pid.to_string()).run()?;
     }
-    let pid = sh::read_text(pid)?.trim().to_owned();
-    let line = Path::new("/proc").join(&pid).join("cmdline");
-    let runs = || {
-        let line = sh::read_text(&line).unwrap_or_default();
-        line.contains(&*config.to_string_lossy())
-    };
-    if !runs() {
-        return Ok(());
-    }
-    Sh::new("kill").arg(&pid).run()?;
     let begun = Instant::now();
-    while runs() {
+    while !running_with(config)?.is_empty() {
         ensure!(
             begun.elapsed() < START_LIMIT,
-            "the haproxy of an earlier lab (process {pid}) does not end"
+            "the haproxy of an earlier lab does not end"
         );
         thread::sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// Processes of haproxy with this configuration.
+fn running_with(config: &Path) -> Result<Vec<u32>> {
+    let marker = config.to_string_lossy();
+    let is_ours = |pid: &u32| {
+        // Processes end while we look.
+        let line = sh::read_text(Path::new(&format!("/proc/{pid}/cmdline"))).unwrap_or_default();
+        let mut words = line.split('\0');
+        words
+            .next()
+            .is_some_and(|program| program.ends_with("haproxy"))
+            && words.any(|word| word == marker)
+    };
+    let names = sh::names_in(Path::new("/proc"))?;
+    let pids = names.iter().filter_map(|name| name.parse().ok());
+    Ok(pids.filter(is_ours).collect())
 }
 
 /// Every machine of the lab may be a master; only those whose API server is well get connections.
