@@ -262,7 +262,8 @@ mod tests {
             address: "10.0.0.21".to_owned(),
             whose: Whose::Ours,
         };
-        let whole = rebirth(&joining, &departed, None, ExtraFiles::new(vec![]), None);
+        let files = ExtraFiles::new(vec![], "/etc/kubernetes/pki");
+        let whole = rebirth(&joining, &departed, None, files, None);
         let whole = ids(&whole);
         let at = |id: &str| whole.iter().position(|one| *one == id).unwrap();
         assert_eq!(at("endpoint-bridge-gone"), at("kubeadm-join") + 1);
