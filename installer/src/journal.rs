@@ -277,9 +277,12 @@ impl Journal {
             sync_dir(&self.dir).with_context(|| format!("cannot sync {}", self.dir.display()))?;
             slot.insert(file)
         };
-        file.write_all(&line)
-            .and_then(|()| file.sync_data())
-            .with_context(|| format!("cannot write {}", path.display()))
+        let written = file.write_all(&line).and_then(|()| file.sync_data());
+        if written.is_err() {
+            // A full disk may have taken half of the line: opened anew, the file gets an end to it before the next one.
+            *slot = None;
+        }
+        written.with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Announces a change by the step that runs.
@@ -423,6 +426,32 @@ mod tests {
     use anyhow::bail;
 
     use super::*;
+
+    #[test]
+    fn a_line_that_a_full_disk_refused_does_not_spoil_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let journal = Journal::new(folder.path());
+        let done = |step: &str| Event::Done {
+            step: step.to_owned(),
+        };
+        let error = journal.record(done("a")).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("journal.jsonl: No space left on device"),
+            "{error:#}"
+        );
+        // What the disk took of a line before it was full.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, br#"{"run":"1","ti"#).unwrap();
+        journal.record(done("b")).unwrap();
+        let events: Vec<Event> = Journal::read(folder.path())
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.event)
+            .collect();
+        assert_eq!(events, [done("b")]);
+    }
 
     #[test]
     fn a_kept_file_is_private_and_whole_or_the_former_one() {
