@@ -212,7 +212,7 @@ pub enum CommandError {
         /// The end of what it printed.
         evidence: String,
     },
-    /// It was to run on another machine, and the connection broke or gave no answer.
+    /// It was to run on another machine, and the connection broke.
     #[error("the connection to {host} broke while running {command}: {evidence}")]
     Remote {
         /// The other machine.
@@ -221,6 +221,16 @@ pub enum CommandError {
         command: String,
         /// What ssh said.
         evidence: String,
+    },
+    /// It ran on another machine, and gave no answer within its time limit.
+    #[error("{host} gave no answer to {command} within {} s", limit.as_secs())]
+    Silent {
+        /// The other machine.
+        host: String,
+        /// The command, as one would type it.
+        command: String,
+        /// The limit.
+        limit: Duration,
     },
     /// It read or wrote something that broke off.
     #[error("{command} could not be fed or read")]

@@ -64,11 +64,11 @@ impl Role {
     }
 
     /// Seconds after its last use in which the connection ends by itself, should this program be killed. The machine that is down is asked nothing during a whole join, and a
-    /// password cannot be given anew.
-    fn idle(self) -> u32 {
+    /// password cannot be given anew: with one, the connection to the healthy master must outlast the work on this machine, too (the images alone may take an hour).
+    fn idle(self, with_password: bool) -> u32 {
         match self {
-            Self::Healthy => 60,
-            Self::Down => 3600,
+            Self::Healthy if !with_password => 60,
+            Self::Healthy | Self::Down => 7200,
         }
     }
 
@@ -238,7 +238,8 @@ impl Ssh {
     fn open(&self) -> Result<()> {
         let mut args = self.options.clone();
         args.extend(["-M", "-f", "-N", "-o"].map(str::to_owned));
-        args.push(format!("ControlPersist={}", self.target.role.idle()));
+        let idle = self.target.role.idle(self.target.password.is_some());
+        args.push(format!("ControlPersist={idle}"));
         args.push(self.destination());
         let mut cmd = Cmd::new("ssh", args).timeout(self.target.role.limit());
         let _server = match &self.target.password {
@@ -347,7 +348,7 @@ impl Ssh {
         })?;
         ensure!(
             output.ok(),
-            "{user} may not become root on {} with that password: {}",
+            "{user} may not become root on {} with that password: {}\nGive the right one with --ask-pass, connect as root (--ssh-user root), or allow: {user} ALL=(root) NOPASSWD: ALL",
             self.target.host,
             output.evidence()
         );
@@ -371,17 +372,23 @@ impl Ssh {
         cmd: &Cmd,
         output: Result<Output, CommandError>,
     ) -> Result<Output, CommandError> {
-        let named = |evidence| CommandError::Remote {
-            host: self.target.host.clone(),
-            command: cmd.to_string(),
-            evidence,
-        };
+        let (host, command) = (self.target.host.clone(), cmd.to_string());
         match output {
-            Ok(output) if output.status == NO_CONNECTION => Err(named(output.evidence())),
-            Err(CommandError::Timeout { limit, .. }) => {
-                Err(named(format!("no answer after {} s", limit.as_secs())))
-            }
-            Err(CommandError::Pipe { source, .. }) => Err(named(source.to_string())),
+            Ok(output) if output.status == NO_CONNECTION => Err(CommandError::Remote {
+                host,
+                command,
+                evidence: why_broken(&output),
+            }),
+            Err(CommandError::Timeout { limit, .. }) => Err(CommandError::Silent {
+                host,
+                command,
+                limit,
+            }),
+            Err(CommandError::Pipe { source, .. }) => Err(CommandError::Remote {
+                host,
+                command,
+                evidence: source.to_string(),
+            }),
             other => other,
         }
     }
@@ -485,6 +492,16 @@ fn elevate(cmd: &Cmd, elevation: &Elevation) -> (Cmd, Secret) {
         },
         Secret::new(prefix),
     )
+}
+
+/// What ssh said of a connection that broke. Never what the command printed there before: that may be a token or a key.
+fn why_broken(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.trim().is_empty() {
+        "it was closed, or nothing came over it any more".to_owned()
+    } else {
+        output.evidence()
+    }
 }
 
 /// A folder for one connection of this process alone, below `parent`; those of processes that no longer run are removed.
@@ -680,6 +697,45 @@ mod tests {
         .fetch(&Cmd::new("cat", ["/f"]), &mut Vec::new())
         .unwrap();
         assert_eq!(failed.status, 1);
+    }
+
+    #[test]
+    fn what_a_command_printed_before_the_connection_broke_is_not_told() {
+        let torn = |stderr: &str| {
+            let output = Output {
+                status: NO_CONNECTION,
+                stdout: b"abcdef.0123456789abcdef".to_vec(),
+                stderr: stderr.as_bytes().to_vec(),
+            };
+            let local = Scripted::new().with(move |_, _| Some(output.clone()));
+            let token = Cmd::new("kubeadm", ["token", "create"]);
+            let error = connected(local, Elevation::Root).run(&token).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(
+            torn(""),
+            "the connection to m1 broke while running kubeadm token create: it was closed, or nothing came over it any more"
+        );
+        assert!(torn("Connection reset").ends_with("kubeadm token create: Connection reset"));
+    }
+
+    #[test]
+    fn a_connection_with_a_password_outlasts_the_work_on_this_machine() {
+        let persists = |password: Option<Secret>| {
+            let local = Arc::new(Scripted::new().with(|_, _| Some(Output::default())));
+            let mut ssh = connected(Scripted::new(), Elevation::Root);
+            let folder = tempfile::tempdir().unwrap();
+            ssh.folder = folder.path().to_owned();
+            ssh.local = local.clone();
+            ssh.target.password = password;
+            ssh.open().unwrap();
+            let opened = local.asked().remove(0);
+            let (_, seconds) = opened.split_once("ControlPersist=").unwrap();
+            let digits = seconds.split(|letter: char| !letter.is_ascii_digit());
+            digits.map(str::parse::<u32>).next().unwrap().unwrap()
+        };
+        assert_eq!(persists(None), 60);
+        assert!(persists(Some(Secret::new("pw"))) > 3600);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::engine::{self, Plan};
 use crate::exit::NotEligible;
 use crate::facts;
 use crate::facts::docker::CgroupDriver;
+use crate::host::command::CommandError;
 use crate::host::{Host, HostView};
 use crate::joining::refusals::Refusal;
 use crate::plans;
@@ -168,12 +169,17 @@ pub(crate) fn root_only() -> Result<()> {
     Ok(())
 }
 
-/// Gives an error the number of a refusal.
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "it is what map_err hands over"
-)]
+/// Gives an error the number of a refusal; one that is only about the connection says nothing about this machine or the cluster, and keeps its own.
 fn not_eligible(cause: anyhow::Error) -> anyhow::Error {
+    let broke = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(
+            cause.downcast_ref::<CommandError>(),
+            Some(CommandError::Remote { .. })
+        )
+    };
+    if cause.chain().any(broke) {
+        return cause;
+    }
     NotEligible(format!("{cause:#}")).into()
 }
 
@@ -245,4 +251,28 @@ fn refused(console: &Console, untouched: Untouched, refusals: &[Refusal]) -> any
         Untouched::Cluster => "this machine was made ready, and nothing was changed on the cluster",
     };
     NotEligible(format!("refused; {untouched}:\n{}", list.join("\n"))).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit;
+
+    #[test]
+    fn a_connection_that_broke_is_a_failure_and_no_refusal() {
+        let broke = CommandError::Remote {
+            host: "m1".to_owned(),
+            command: "kubectl get nodes".to_owned(),
+            evidence: "timed out".to_owned(),
+        };
+        let told = |cause: anyhow::Error| exit::status(&not_eligible(cause.context("outer")));
+        assert_eq!(told(broke.into()), 1);
+        let silent = CommandError::Silent {
+            host: "m1".to_owned(),
+            command: "kubectl get nodes".to_owned(),
+            limit: std::time::Duration::from_secs(40),
+        };
+        assert_eq!(told(silent.into()), 3);
+        assert_eq!(told(anyhow::anyhow!("not a master")), 3);
+    }
 }
