@@ -4,14 +4,17 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::Terms;
 use crate::console::Format;
 use crate::engine::Plan;
-use crate::exit::{NotEligible, Usage};
+use crate::exit::{self, NotEligible, Usage};
 use crate::journal::{Event, Journal, STATE_DIR};
+
+/// The exit status of a run that failed while at work.
+const FAILED: u8 = 1;
 
 /// A run that may change this machine: it alone, with a journal.
 pub(super) struct Session {
@@ -34,10 +37,7 @@ impl Session {
             extend(&mut document, subject);
             document
         };
-        let conflicts: Vec<String> = plan
-            .conflicts()
-            .map(|row| format!("{}: {}\n{}", row.step, row.why, row.remedy))
-            .collect();
+        let conflicts = conflicts(plan);
         if !conflicts.is_empty() {
             terms.console.document(&document("refused"))?;
             bail!(NotEligible(format!(
@@ -82,6 +82,7 @@ impl Session {
 
     /// Writes the end into the journal and the JSON document.
     pub(super) fn end(&self, terms: &Terms<'_>, outcome: Result<()>, more: &Value) -> Result<()> {
+        let outcome = outcome.map_err(with_next);
         let word = if outcome.is_ok() { "done" } else { "failed" };
         let recorded = self.journal.record(Event::End {
             outcome: word.to_owned(),
@@ -102,6 +103,41 @@ impl Session {
         ));
         recorded
     }
+}
+
+/// What is in the way, each cause once: one Docker that does not fit is in the way of three steps.
+fn conflicts(plan: &Plan) -> Vec<String> {
+    let mut found: Vec<(Vec<&str>, &str, &str)> = Vec::new();
+    for row in plan.conflicts() {
+        let known = found
+            .iter_mut()
+            .find(|(_, why, remedy)| *why == row.why && *remedy == row.remedy);
+        match known {
+            Some((steps, ..)) => steps.push(row.step),
+            None => found.push((vec![row.step], &row.why, &row.remedy)),
+        }
+    }
+    found
+        .into_iter()
+        .map(|(steps, why, remedy)| format!("{}: {why}\n{remedy}", steps.join(", ")))
+        .collect()
+}
+
+/// A failure with what to type next as its last words, unless it says so itself.
+fn with_next(cause: anyhow::Error) -> anyhow::Error {
+    let said = format!("{cause:#}");
+    let says_so = ["run this again", "run the same command again"];
+    // A refusal has its own remedy, and its own exit status.
+    if exit::status(&cause) != FAILED || says_so.iter().any(|words| said.contains(words)) {
+        return cause;
+    }
+    // As the system says it, and Docker, kubeadm and cp after it.
+    let next = if said.to_lowercase().contains("no space left on device") {
+        "Make room (df -h shows which file system is full), then run the same command again"
+    } else {
+        "When the cause is mended, run the same command again"
+    };
+    anyhow!("{said}\n{next}: it goes on where this run ended")
 }
 
 fn extend(document: &mut Value, more: &Value) {
@@ -134,5 +170,68 @@ pub(crate) fn lock_state(state: &Path) -> Result<File> {
         Err(TryLockError::Error(cause)) => {
             Err(cause).with_context(|| format!("cannot lock {}", path.display()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Row;
+
+    #[test]
+    fn one_cause_is_told_once_however_many_steps_it_is_in_the_way_of() {
+        let row = |step, why: &str| Row {
+            step,
+            place: "here",
+            what: String::new(),
+            state: "conflict",
+            why: why.to_owned(),
+            remedy: "move it".to_owned(),
+        };
+        let plan = Plan {
+            rows: vec![
+                row("docker-binaries", "another Docker"),
+                row("docker-config", "another Docker"),
+                row("images", "another image"),
+            ],
+        };
+        assert_eq!(
+            conflicts(&plan),
+            [
+                "docker-binaries, docker-config: another Docker\nmove it",
+                "images: another image\nmove it"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_failure_ends_with_what_to_type_next() {
+        let full = std::io::Error::from_raw_os_error(28);
+        let full = with_next(anyhow::Error::new(full).context("cannot write /opt/cni/bin/bridge"));
+        let told = format!("{full:#}");
+        assert!(
+            told.starts_with("cannot write /opt/cni/bin/bridge: No space left on device"),
+            "{told}"
+        );
+        assert!(
+            told.contains("df -h") && told.ends_with("it goes on where this run ended"),
+            "{told}"
+        );
+        let other = format!("{:#}", with_next(anyhow!("it broke").context("outer")));
+        assert!(
+            other.starts_with(
+                "outer: it broke\nWhen the cause is mended, run the same command again"
+            ),
+            "{other}"
+        );
+    }
+
+    #[test]
+    fn who_says_what_to_do_has_the_last_word() {
+        let stopped = "stopped by a signal; run the same command again to go on";
+        assert_eq!(format!("{:#}", with_next(anyhow!(stopped))), stopped);
+        let refused = with_next(NotEligible("no quorum".to_owned()).into());
+        assert_eq!(format!("{refused:#}"), "no quorum");
+        assert_eq!(exit::status(&refused), 3);
     }
 }
