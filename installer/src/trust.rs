@@ -35,6 +35,13 @@ pub struct TrustOptions {
 /// [`Usage`] where there is none, or more than one.
 pub fn find_pot(given: Option<PathBuf>) -> Result<PathBuf> {
     if let Some(path) = given {
+        // A path that may not be looked at is told so when it is opened.
+        if matches!(path.try_exists(), Ok(false)) {
+            bail!(Usage(format!(
+                "there is no pot {}: is the path right?",
+                path.display()
+            )));
+        }
         return Ok(path);
     }
     let own = std::env::current_exe().context("cannot find this program's own path")?;
@@ -81,8 +88,13 @@ fn beside(folder: &Path) -> Result<PathBuf> {
 
 /// Opens the pot and checks its signature and every byte of it.
 pub fn open_verified(path: &Path, trust: &TrustOptions, console: &Console) -> Result<VerifiedPot> {
-    let pot = UnverifiedPot::open(path)
-        .with_context(|| format!("cannot use the pot {}", path.display()))?;
+    let pot = match UnverifiedPot::open(path) {
+        Ok(pot) => pot,
+        Err(refusal) if refusal.is_untrusted() => return Err(refused(path, refusal)),
+        Err(cause) => {
+            return Err(cause).with_context(|| format!("cannot use the pot {}", path.display()));
+        }
+    };
     let trusted = match (&trust.signer, &trust.signers) {
         (Some(fingerprint), _) => Trust::from_fingerprint(fingerprint)
             .map_err(|cause| Usage(format!("--signer: {cause}")))?,
@@ -123,27 +135,31 @@ pub fn open_verified(path: &Path, trust: &TrustOptions, console: &Console) -> Re
             ));
         }
     };
-    match pot.verify(&trusted, &progress) {
-        Ok(pot) => Ok(pot),
-        Err(refusal) => {
-            let advice = match &refusal {
-                bundle_spec::Error::UntrustedSigner {
-                    fingerprint,
-                    public_key,
-                } => format!(
-                    "Compare that fingerprint with the one that the pot's builder gave you on another way. If it is the same, trust it:\n  install -d -m 755 /etc/kpot && echo 'kpot namespaces=\"kpot\" {public_key}' >> {TRUSTED_SIGNERS}\nor for this run only: --signer {fingerprint}"
-                ),
-                bundle_spec::Error::Unsigned => {
-                    "Build it again with a key (kpot keygen, then kpot build)".to_owned()
-                }
-                _ => "Do not use this pot: fetch it again from where it was built".to_owned(),
-            };
-            Err(anyhow::Error::new(refusal).context(format!(
-                "the pot {} is refused.\n{advice}\nReason",
-                path.display()
-            )))
+    pot.verify(&trusted, &progress)
+        .map_err(|refusal| refused(path, refusal))
+}
+
+/// The refusal of a pot, with what can be done about it.
+fn refused(path: &Path, refusal: bundle_spec::Error) -> anyhow::Error {
+    let advice = match &refusal {
+        bundle_spec::Error::UntrustedSigner {
+            fingerprint,
+            public_key,
+        } => format!(
+            "Compare that fingerprint with the one that the pot's builder gave you on another way. If it is the same, trust it:\n  install -d -m 755 /etc/kpot && echo 'kpot namespaces=\"kpot\" {public_key}' >> {TRUSTED_SIGNERS}\nor for this run only: --signer {fingerprint}"
+        ),
+        bundle_spec::Error::Unsigned => {
+            "Build it again with a key (kpot keygen, then kpot build)".to_owned()
         }
-    }
+        bundle_spec::Error::Format(_) => {
+            "Check it with ssh-keygen and sha256sum as its README.txt says, then use the kpot-install that is in it".to_owned()
+        }
+        _ => "Do not use this pot: fetch it again from where it was built".to_owned(),
+    };
+    anyhow::Error::new(refusal).context(format!(
+        "the pot {} is refused.\n{advice}\nReason",
+        path.display()
+    ))
 }
 
 #[cfg(test)]
@@ -166,6 +182,42 @@ mod tests {
             beside(folder.path()).unwrap(),
             folder.path(),
             "an unpacked pot comes first"
+        );
+    }
+
+    #[test]
+    fn a_path_where_nothing_is_was_typed_wrongly() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(
+            find_pot(Some(folder.path().join("none.pot")))
+                .unwrap_err()
+                .is::<Usage>()
+        );
+        assert_eq!(
+            find_pot(Some(folder.path().to_owned())).unwrap(),
+            folder.path()
+        );
+    }
+
+    #[test]
+    fn what_is_no_pot_is_not_trusted_and_the_next_command_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let nobody = TrustOptions {
+            signers: None,
+            signer: None,
+        };
+        let told = |path: &Path| {
+            let console = Console::new(crate::console::Format::Text);
+            let error = open_verified(path, &nobody, &console).unwrap_err();
+            (crate::exit::status(&error), format!("{error:#}"))
+        };
+        let (status, said) = told(folder.path());
+        assert!(status == 4 && said.contains("fetch it again"), "{said}");
+        fs::write(folder.path().join("manifest.json"), r#"{"format": 2}"#).unwrap();
+        let (status, said) = told(folder.path());
+        assert!(
+            status == 4 && said.contains("has format 2") && said.contains("README.txt"),
+            "{said}"
         );
     }
 }
