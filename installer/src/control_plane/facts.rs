@@ -543,3 +543,36 @@ fn extra_paths(own: &[&Pod], certificates_dir: &str) -> Vec<ExtraPath> {
     }
     found.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::host::command::Output;
+    use crate::host::scripted::Scripted;
+
+    #[test]
+    fn the_clocks_are_compared_by_the_masters_own_answer() {
+        // How far this machine's clock is said to be ahead of a master whose `date` prints what `told` makes of the time here.
+        let measured = |told: fn(f64) -> String| {
+            let script = Scripted::new().with(move |cmd, _| {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+                (cmd.program == "date").then(|| Output {
+                    stdout: told(now.as_secs_f64()).into_bytes(),
+                    ..Output::default()
+                })
+            });
+            clock_skew(&ClusterView::new(Arc::new(script), "10.0.0.11"))
+        };
+        let near = |skew: Result<f64>, wanted: f64| (skew.unwrap() - wanted).abs() < 10.0;
+        assert!(near(measured(|now| format!("{now:.9}\n")), 0.0));
+        assert!(near(measured(|now| format!("{:.9}\n", now - 90.0)), 90.0));
+        assert!(near(
+            measured(|now| format!("{:.9}\n", now + 3600.0)),
+            -3600.0
+        ));
+        let unclear = measured(|_| "now".to_owned()).unwrap_err();
+        assert!(format!("{unclear:#}").contains("10.0.0.11 does not tell the time"));
+    }
+}
