@@ -60,6 +60,11 @@ impl Lab {
         })
     }
 
+    /// Whether its machines have one kernel, and so one clock: this machine's.
+    pub fn shares_kernel(&self) -> bool {
+        self.provider == "docker"
+    }
+
     /// The first master.
     pub fn m1(&self) -> Node {
         self.node("m1", 11)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bundle_spec::Sha256;
+use bundle_spec::{Manifest, Sha256};
 use serde_json::Value;
 
 use crate::cache::Cache;
@@ -129,6 +129,17 @@ impl Pot {
             .output()?;
         // `output` takes off the last line feed, which belongs to the list.
         Ok(Sha256::of(format!("{sums}\n").as_bytes()).hex())
+    }
+
+    /// What it says that it holds.
+    pub fn manifest(&self) -> Result<Manifest> {
+        let text = Sh::new("tar")
+            .arg("-xOf")
+            .arg(&self.file)
+            .arg("manifest.json")
+            .output()?;
+        // `output` takes off the last line feed, which belongs to the canonical bytes.
+        Ok(Manifest::decode(format!("{text}\n").as_bytes())?)
     }
 
     /// The line for a file of trusted signers.

@@ -164,32 +164,11 @@ impl Leak {
         ] {
             let trace = tracer::read(&file)?;
             let calls = secrets::execves(&trace)
-                .filter(|call| self.forms().any(|form| call.contains(&form)));
+                .filter(|call| forms(&self.secrets).any(|form| call.contains(&form)));
             found.extend(calls.map(|call| format!("{node}: in the call {}", self.masked(call))));
         }
         for node in [m1, &b1] {
-            found.extend(self.search_files(node)?);
-        }
-        Ok(found)
-    }
-
-    fn search_files(&self, node: &Node) -> Result<Vec<String>> {
-        // The patterns go through standard input: as arguments they would stand in the traces themselves.
-        let patterns: String = self.forms().map(|form| form + "\n").collect();
-        let files = node
-            .sh("grep -rlaF -f - --exclude-dir=proc --exclude-dir=sys --exclude-dir=etcd --exclude=lab-execve / 2>/dev/null || true")?
-            .stdin(patterns.as_str())
-            .output()?;
-        let lines = node
-            .sh("journalctl --no-pager -q -o export >/run/lab-journal; grep -caF -f - /run/lab-journal || true; rm /run/lab-journal")?
-            .stdin(patterns.as_str())
-            .output()?;
-        let mut found: Vec<String> = files
-            .lines()
-            .map(|file| format!("{node}: in the file {file}"))
-            .collect();
-        if lines.trim() != "0" {
-            found.push(format!("{node}: in {} lines of the journal", lines.trim()));
+            found.extend(places_of(node, &self.secrets)?);
         }
         Ok(found)
     }
@@ -248,15 +227,37 @@ impl Leak {
     }
 
     fn masked(&self, text: &str) -> String {
-        self.forms().fold(text.to_owned(), |text, form| {
+        forms(&self.secrets).fold(text.to_owned(), |text, form| {
             text.replace(&form, "<secret>")
         })
     }
+}
 
-    /// Every secret as it is, and as base64.
-    fn forms(&self) -> impl Iterator<Item = String> {
-        self.secrets
-            .iter()
-            .flat_map(|secret| [secret.clone(), secrets::base64(secret)])
+/// Every file of a machine, and its system's journal, that has one of the secrets, without telling which.
+pub(super) fn places_of(node: &Node, secrets: &BTreeSet<String>) -> Result<Vec<String>> {
+    // The patterns go through standard input: as arguments they would stand in the traces themselves.
+    let patterns: String = forms(secrets).map(|form| form + "\n").collect();
+    let files = node
+        .sh("grep -rlaF -f - --exclude-dir=proc --exclude-dir=sys --exclude-dir=etcd --exclude=lab-execve / 2>/dev/null || true")?
+        .stdin(patterns.as_str())
+        .output()?;
+    let lines = node
+        .sh("journalctl --no-pager -q -o export >/run/lab-journal; grep -caF -f - /run/lab-journal || true; rm /run/lab-journal")?
+        .stdin(patterns.as_str())
+        .output()?;
+    let mut found: Vec<String> = files
+        .lines()
+        .map(|file| format!("{node}: in the file {file}"))
+        .collect();
+    if lines.trim() != "0" {
+        found.push(format!("{node}: in {} lines of the journal", lines.trim()));
     }
+    Ok(found)
+}
+
+/// Every secret as it is, and as base64.
+fn forms(secrets: &BTreeSet<String>) -> impl Iterator<Item = String> {
+    secrets
+        .iter()
+        .flat_map(|secret| [secret.clone(), secrets::base64(secret)])
 }

@@ -10,6 +10,7 @@ mod broken;
 mod change;
 mod control;
 mod damage;
+mod disk_full;
 mod endpoint;
 mod failed;
 mod identity;
@@ -17,12 +18,14 @@ mod join;
 mod killed;
 mod leak;
 mod lean;
+mod moment;
 mod moments;
 mod rebirth;
 mod refusals;
 mod restored;
 mod rollback;
 mod sigkill;
+mod ssh_cut;
 mod tier;
 mod tke;
 mod two_installers;
@@ -55,6 +58,10 @@ pub trait Scenario {
     fn plays_on(&self, _version: Version) -> bool {
         true
     }
+    /// Whether it needs machines that share no kernel, and so no clock, with each other.
+    fn needs_own_kernels(&self) -> bool {
+        false
+    }
     /// A figure worth keeping, once it was played.
     fn told(&self) -> Option<String> {
         None
@@ -79,6 +86,8 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.push(Box::new(broken::BrokenInstaller));
     all.push(Box::new(join::Join));
     all.push(Box::new(sigkill::join()));
+    all.extend(boxed(disk_full::all()));
+    all.push(Box::new(ssh_cut::SshCut));
     all.push(Box::new(leak::Leak::default()));
     all.extend(boxed(rebirth::all()));
     all.extend(boxed(refusals::protected()));
@@ -155,9 +164,9 @@ pub struct Ending {
 pub fn play(bench: &mut Bench, scenarios: Vec<Box<dyn Scenario>>) -> Counts {
     let mut counts = Counts::default();
     for mut scenario in scenarios {
-        if !scenario.plays_on(bench.version()) {
+        if let Some(why) = left_out(scenario.as_ref(), bench) {
             sh::say(format_args!(
-                "scenario {} {}: this version does not have what it is about",
+                "scenario {} {}: {why}",
                 bench.version(),
                 scenario.name()
             ));
@@ -168,6 +177,15 @@ pub fn play(bench: &mut Bench, scenarios: Vec<Box<dyn Scenario>>) -> Counts {
         counts.failed += usize::from(ending.failure.is_some());
     }
     counts
+}
+
+/// Why a scenario cannot be played here, where it cannot.
+pub fn left_out(scenario: &dyn Scenario, bench: &Bench) -> Option<&'static str> {
+    if !scenario.plays_on(bench.version()) {
+        return Some("this version does not have what it is about");
+    }
+    (scenario.needs_own_kernels() && bench.lab().shares_kernel())
+        .then_some("not played: it needs virtual machines, and this lab's machines are containers with one kernel")
 }
 
 /// Plays one scenario and tells how it ended.

@@ -36,6 +36,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("sigkill",                   Tier::Whole),
     ("sigkill/rebirth",           Tier::Soak),
     ("sigkill/change",            Tier::Soak),
+    ("broken",                    Tier::Soak),
     ("leak",                      Tier::Whole),
     ("rebirth",                   Tier::Soak),
     ("rebirth/wiped-follower",    Tier::Main),
