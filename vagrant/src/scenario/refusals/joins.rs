@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use bundle_spec::{KubeVersion, SigningKey};
+use anyhow::{Context, Result, ensure};
+use bundle_spec::{Arch, KubeVersion, SigningKey};
 
 use super::{Refusal, nothing};
 use crate::checks;
@@ -17,7 +17,21 @@ use crate::wait;
 /// Where a wrong pot lies on the backup machine.
 const WRONG_POT: &str = "/root/wrong.pot";
 const JOIN: &str = "./kpot-install join-master --healthy M1 --yes";
+/// The one row that a clock of its own is needed for. Containers have that of this machine: a time namespace leaves
+/// CLOCK_REALTIME alone, setting it would set this machine's, and a static program takes no other clock from a library.
+/// Under a hypervisor it is played as it is.
+const CLOCK: &str = "clock-skew";
 const JOIN_WRONG_POT: &str = "./kpot-install join-master --pot /root/wrong.pot --healthy M1 --yes";
+
+const OWN_DOCKER: &str = "[Service]
+Type=notify
+ExecStart=/usr/local/bin/dockerd
+Delegate=yes
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+";
 
 /// All of them, as a table: name, what it is, exit status, words of the error, what is typed, how it is made and unmade.
 #[rustfmt::skip]
@@ -28,6 +42,7 @@ pub fn joins() -> Vec<Refusal> {
         about,
         masters: 2,
         oldest_minor: 0,
+        own_kernels: name == CLOCK,
         prepare,
         command,
         status,
@@ -61,6 +76,16 @@ pub fn joins() -> Vec<Refusal> {
         row("two-pots", "two pots beside the program", 2, &["2 pots", "--pot"], "mkdir -p /root/two && cd /root/two && ./kpot-install join-master --healthy M1 --yes",
             |bench| bench.b1().run(&format!("mkdir /root/two; cp {POT_DIR}/kpot-install /root/two/; touch /root/two/a.pot /root/two/b.pot")),
             |bench| bench.b1().run("rm -r /root/two")),
+        row("missing-pot", "a pot that is not where it is said to be", 2, &["no pot /root/none.pot"], "./kpot-install join-master --pot /root/none.pot --healthy M1 --yes",
+            nothing, nothing),
+        row("directory", "a folder that is no unpacked pot", 4, &["/root/folder is refused", "fetch it again"], "./kpot-install join-master --pot /root/folder --healthy M1 --yes",
+            |bench| bench.b1().run("mkdir /root/folder; echo x >/root/folder/notes"),
+            |bench| bench.b1().run("rm -r /root/folder")),
+        row("other-format", "a pot of a format of tomorrow", 4, &["has format 2", "README.txt", "kpot-install"], JOIN,
+            |bench| bench.b1().run(&format!(
+                "cd {POT_DIR}; cp -p manifest.json /root/manifest.json; sed -i 's/\"format\": 1,/\"format\": 2,/' manifest.json
+                 ! cmp -s manifest.json /root/manifest.json")),
+            |bench| bench.b1().run(&format!("cp -p /root/manifest.json {POT_DIR}/manifest.json; rm /root/manifest.json"))),
         row("no-pot", "no pot beside the program", 2, &["no pot", "--pot"], "cd /root/none && ./kpot-install join-master --healthy M1 --yes",
             |bench| bench.b1().run(&format!("mkdir /root/none; cp {POT_DIR}/kpot-install /root/none/")),
             |bench| bench.b1().run("rm -r /root/none")),
@@ -73,6 +98,9 @@ pub fn joins() -> Vec<Refusal> {
                 manifest.kubernetes = KubeVersion::new(1, manifest.kubernetes.minor, manifest.kubernetes.patch + 1);
             })),
             remove_wrong_pot),
+        row("other-architecture", "a pot for other processors", 3, &["is for arm64", "x86_64", "kpot build --arch"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, key| mint.forge("arch.pot", Some(key), |manifest| manifest.arch = Arch::Arm64)),
+            remove_wrong_pot),
         row("pod-network-image", "a pot without the image of the cluster's pod network", 3, &["flannel", "--image"], JOIN_WRONG_POT,
             |bench| wrong_pot(bench, |mint, key| mint.forge("network.pot", Some(key), |manifest| {
                 manifest.images.retain(|image| !image.names.iter().any(|name| name.contains("flannel")));
@@ -80,6 +108,10 @@ pub fn joins() -> Vec<Refusal> {
             remove_wrong_pot),
         row("name-ready", "a node of that name is Ready", 3, &["m2", "--node-name"], "./kpot-install join-master --healthy M1 --node-name m2 --yes",
             nothing, nothing),
+        row("name-ready-by-sudo", "the same, asked as a user who becomes root by sudo", 3, &["m2", "--node-name"],
+            "./kpot-install join-master --healthy M1 --ssh-user ops --node-name m2 --yes",
+            |bench| ssh_trust::grant(&bench.b1(), bench.cluster()?.m1(), "ops"),
+            nothing),
         row("unreachable", "a healthy master that answers nothing", 1, &["203.0.113.7 cannot be reached", "ssh "], "./kpot-install join-master --healthy 203.0.113.7 --yes",
             nothing, nothing),
         row("unknown-host-key", "a healthy master whose host key nobody knows", 1, &["is not known here", "--host-key"], JOIN,
@@ -93,6 +125,10 @@ pub fn joins() -> Vec<Refusal> {
             |bench| ssh_trust::grant(&bench.b1(), bench.cluster()?.m1(), "root")),
         row("no-sudo", "a user of the healthy master who must give a password for sudo and has none to give", 1, &["sudo", "--ask-pass"],
             "./kpot-install join-master --healthy M1 --ssh-user opspw --yes",
+            |bench| ssh_trust::grant(&bench.b1(), bench.cluster()?.m1(), "opspw"),
+            nothing),
+        row("wrong-password", "a user of the healthy master whose password for sudo is another one", 1, &["may not become root", "--ask-pass"],
+            "echo lab-nobody | ./kpot-install join-master --healthy M1 --ssh-user opspw --ask-pass --yes",
             |bench| ssh_trust::grant(&bench.b1(), bench.cluster()?.m1(), "opspw"),
             nothing),
         row("not-a-master", "a healthy master that is none", 3, &["master"], "./kpot-install join-master --healthy 127.0.0.1 --yes",
@@ -118,6 +154,17 @@ pub fn joins() -> Vec<Refusal> {
         row("small-disk", "a disk too small for what the pot holds", 3, &["available", "are needed", "make room"], JOIN,
             |bench| bench.b1().run("mkdir -p /var/lib/docker; mount -t tmpfs -o size=64m lab-small-disk /var/lib/docker"),
             |bench| bench.b1().run("umount /var/lib/docker; rmdir /var/lib/docker")),
+        row(CLOCK, "a clock that is a minute and a half ahead of the healthy master's", 3, &["ahead of the healthy master's", "date --utc --set"], JOIN,
+            |bench| bench.b1().run("date --set '+90 seconds' >/dev/null"),
+            |bench| bench.b1().run("date --set '-90 seconds' >/dev/null")),
+        // Last: the machine is not bare afterwards.
+        row("other-cgroup-driver", "a Docker that is here already and makes its cgroups in another way", 3,
+            &["docker-binaries, docker-config, docker-service: another Docker is installed", "the cluster's is", "native.cgroupdriver="], JOIN,
+            |bench| own_docker(bench),
+            |bench| {
+                bench.backup_used();
+                Ok(())
+            }),
     ]
 }
 
@@ -134,6 +181,33 @@ fn wrong_pot(
 fn remove_wrong_pot(bench: &mut Bench) -> Result<()> {
     sh::remove(&bench.folder("refusals"))?;
     bench.b1().run(&format!("rm -f {WRONG_POT}"))
+}
+
+/// A Docker that an administrator put beside the distribution's programs, with another cgroup driver than the cluster's.
+fn own_docker(bench: &Bench) -> Result<()> {
+    const DRIVER: &str = "docker info --format '{{.CgroupDriver}}'";
+    let b1 = bench.b1();
+    let driver = match bench.cluster()?.m1().output(DRIVER)?.as_str() {
+        "systemd" => "cgroupfs",
+        _ => "systemd",
+    };
+    b1.copy(&bench.materials().docker_archive, "/root/docker.tgz")?;
+    b1.write("/etc/systemd/system/docker.service", OWN_DOCKER, 0o644)?;
+    let config = format!(r#"{{"exec-opts": ["native.cgroupdriver={driver}"], "iptables": false}}"#);
+    b1.write("/etc/docker/daemon.json", &config, 0o644)?;
+    b1.run(
+        "tar -xzf /root/docker.tgz -C /usr/local/bin --strip-components=1 --no-same-owner; rm /root/docker.tgz
+         systemctl daemon-reload
+         systemctl enable --quiet --now docker.service",
+    )?;
+    let is = b1.output(DRIVER)?;
+    ensure!(is == driver, "that Docker runs with the cgroup driver {is}");
+    // Its first writes are done some seconds after it answers; what is compared must stand still.
+    wait::until("Docker's files stand still", Duration::from_mins(1), || {
+        let moved =
+            b1.output("find /var/lib/docker /etc/docker -newermt '-3 seconds' | head -n 1")?;
+        Ok((!moved.is_empty()).then_some(moved))
+    })
 }
 
 fn know_m1(bench: &mut Bench) -> Result<()> {

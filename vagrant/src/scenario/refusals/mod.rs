@@ -39,6 +39,8 @@ pub struct Refusal {
     masters: usize,
     /// The first minor version of Kubernetes that has what it is about.
     oldest_minor: u16,
+    /// Whether it is about something that containers share with each other.
+    own_kernels: bool,
     /// Makes it wrong.
     prepare: Act,
     /// What is typed in the unpacked pot; `M1` stands for the first master's address.
@@ -77,6 +79,10 @@ impl Scenario for Refusal {
 
     fn plays_on(&self, version: Version) -> bool {
         version.minor >= self.oldest_minor
+    }
+
+    fn needs_own_kernels(&self) -> bool {
+        self.own_kernels
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {

@@ -35,6 +35,7 @@ pub fn protected() -> Vec<Refusal> {
         about,
         masters: 3,
         oldest_minor: if name == "learner-pending" { LEARNERS } else { 0 },
+        own_kernels: false,
         prepare,
         command,
         status: 3,
