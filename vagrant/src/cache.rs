@@ -1,7 +1,7 @@
 //! Where the lab keeps what it made: one folder outside the checkout, `${XDG_CACHE_HOME:-~/.cache}/kpot-lab`.
 //!
 //! Everything in it can be deleted at any time at the price of making it again, except `machine.json`, the record of
-//! what the lab changed on this machine: `cargo lab clean` reads it.
+//! what the lab changed on this machine, and `packages`, the list of what it installed: `cargo lab clean` reads them.
 
 use std::path::{Path, PathBuf};
 

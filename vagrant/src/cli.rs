@@ -13,10 +13,10 @@ use crate::machine::Cgroup;
 use crate::materials::Materials;
 use crate::node::Node;
 use crate::scenario::{Counts, WhatRuns};
-use crate::sh::{self, Sh, step};
+use crate::sh::{self, step};
 use crate::soak::Earlier;
 use crate::workbench::{self, Workbench};
-use crate::{bench, demo, image, machine, scenario, soak, suite, upstream};
+use crate::{bench, clean, demo, image, scenario, soak, suite, upstream};
 
 /// A real cluster on one machine, and what kpot must do on it. Run as root on Debian 12.
 #[derive(Debug, Parser)]
@@ -72,7 +72,7 @@ enum Command {
     Image,
     /// Show what of the lab is up
     Status,
-    /// Remove the machines and put this machine back as it was
+    /// Remove the machines, stop what the lab started, put this machine back as it was, and tell what stays
     Clean,
     /// Build and serve what kpot downloads
     #[command(subcommand)]
@@ -143,7 +143,7 @@ pub fn run() -> Result<Ended> {
             println!("{}", lab.status()?);
             Ok(Ended::Well)
         }
-        Command::Clean => clean(&cache, &lab).map(|()| Ended::Well),
+        Command::Clean => clean::run(&cache, &lab).map(|()| Ended::Well),
         Command::Upstream(command) => upstream::cli(cache.root(), &command).map(|()| Ended::Well),
     }
 }
@@ -219,25 +219,5 @@ fn up(cache: &Cache, lab: &Lab, version: Version) -> Result<()> {
         names.join(", "),
         image::vagrant_dir().display()
     );
-    Ok(())
-}
-
-fn clean(cache: &Cache, lab: &Lab) -> Result<()> {
-    upstream::stop_all(cache.root())?;
-    if Sh::new("docker")
-        .args(["info"])
-        .outcome()
-        .is_ok_and(|outcome| outcome.ok())
-    {
-        step("removing the machines", || {
-            lab.raze()?;
-            image::forget()
-        })?;
-    }
-    machine::restore(cache)?;
-    sh::say(format_args!(
-        "the cache {} is kept; delete it to free its space",
-        cache.root().display()
-    ));
     Ok(())
 }

@@ -18,6 +18,8 @@ const MAKE_LEAN: &str = "dpkg --purge conntrack socat ebtables && update-alterna
                          ! command -v conntrack && ! command -v socat && ! command -v ebtables";
 const FULL: &str = "kpot-lab/node:full";
 const LEAN: &str = "kpot-lab/node:lean";
+/// The container in which the lean image is made.
+const LEAN_BUILD: &str = "kpot-lab-lean-build";
 
 /// The folder `vagrant/` of the checkout that this lab was compiled from.
 pub fn vagrant_dir() -> &'static Path {
@@ -55,14 +57,35 @@ pub fn ensure(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// Takes the images out of Docker, unless another lab's machines are made of them; the tar files stay in the cache.
+/// The names of all containers that are machines of some lab, running or not.
+pub fn machines() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for image in [FULL, LEAN] {
+        if recipe_of(image).is_some() {
+            let listed = Sh::new("docker")
+                .args(["ps", "--all", "--format", "{{.Names}}", "--filter"])
+                .arg(format!("ancestor={image}"))
+                .output()?;
+            names.extend(listed.lines().map(str::to_owned));
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Takes out of Docker what a lab left that was killed while it made an image.
+pub fn forget_attempts() -> Result<()> {
+    Sh::new("docker")
+        .args(["rm", "--force", LEAN_BUILD])
+        .outcome()
+        .map(drop)
+}
+
+/// Takes the images out of Docker; no machine may be made of them. The tar files stay in the cache.
 pub fn forget() -> Result<()> {
     for image in [LEAN, FULL] {
-        let machines = Sh::new("docker")
-            .args(["ps", "--all", "--quiet", "--filter"])
-            .arg(format!("ancestor={image}"))
-            .output()?;
-        if recipe_of(image).is_some() && machines.is_empty() {
+        if recipe_of(image).is_some() {
             Sh::new("docker")
                 .args(["image", "rm", "--force", image])
                 .run()?;
@@ -105,16 +128,13 @@ fn built(cache: &Cache, dir: &Path, recipe: &str) -> Result<PathBuf> {
 }
 
 fn make_lean(recipe: &str) -> Result<()> {
-    const CONTAINER: &str = "kpot-lab-lean-build";
     // Left over from a lab that was killed here; usually there is none.
-    let _ = Sh::new("docker")
-        .args(["rm", "--force", CONTAINER])
-        .outcome()?;
+    forget_attempts()?;
     Sh::new("docker")
         .args([
             "run",
             "--name",
-            CONTAINER,
+            LEAN_BUILD,
             "--network",
             "none",
             FULL,
@@ -130,11 +150,11 @@ fn make_lean(recipe: &str) -> Result<()> {
             "CMD [\"/usr/local/sbin/lab-init\"]",
             "--change",
             &format!("LABEL kpot-lab.recipe={recipe}"),
-            CONTAINER,
+            LEAN_BUILD,
             LEAN,
         ])
         .run()?;
-    Sh::new("docker").args(["rm", CONTAINER]).run()
+    Sh::new("docker").args(["rm", LEAN_BUILD]).run()
 }
 
 fn debian_mirror() -> Result<String> {

@@ -3,13 +3,14 @@
 //! Nodes in containers share this machine's kernel: its swap, and every sysctl that has no namespace. kubelets and the
 //! product under test set some of them, from inside a node. So before the first node starts, the values are recorded in
 //! the cache, once; [`restore`] writes back those that differ and forgets the record. Docker, where the lab had to start
-//! it, is stopped again, and its firewall rules go with it. Installed packages stay.
+//! it, is stopped again, and its firewall rules go with it; while somebody else's containers run in it, it stays. Installed
+//! packages stay.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
@@ -63,8 +64,14 @@ struct Record {
     sysctls: BTreeMap<String, String>,
     /// Swap areas that were in use, as /proc/swaps names them.
     swaps: Vec<String>,
+    /// Their priorities, where somebody gave them one; the kernel's own ones are below 0.
+    #[serde(default)]
+    swap_priorities: BTreeMap<String, i32>,
     /// The Docker that the lab started.
     docker: Option<StartedDocker>,
+    /// Whether containerd's service came with it, and did not run before.
+    #[serde(default)]
+    started_containerd: bool,
     /// What each firewall did with packets to be forwarded before that Docker came: `iptables` to `ACCEPT`.
     forward_policy: BTreeMap<String, String>,
 }
@@ -126,9 +133,7 @@ pub fn restore(cache: &Cache) -> Result<()> {
         }
     };
     if let Some(docker) = &record.docker {
-        attempt(step("stopping Docker", || {
-            stop_docker(docker, &record.forward_policy)
-        }));
+        attempt(step("stopping Docker", || stop_docker(docker, &record)));
     }
     for (name, before) in &record.sysctls {
         let path = Path::new("/proc/sys").join(name);
@@ -141,9 +146,12 @@ pub fn restore(cache: &Cache) -> Result<()> {
         }
     }
     let in_use = swaps()?;
-    for area in record.swaps.iter().filter(|area| !in_use.contains(area)) {
+    let is_in_use = |area: &str| in_use.iter().any(|(name, _)| name == area);
+    for area in record.swaps.iter().filter(|area| !is_in_use(area)) {
         sh::say(format_args!("swap on {area} again"));
-        attempt(Sh::new("swapon").arg(area).run());
+        let priority = record.swap_priorities.get(area);
+        let priority = priority.map(|priority| format!("--priority={priority}"));
+        attempt(Sh::new("swapon").args(priority).arg(area).run());
     }
     ensure!(
         failures.is_empty(),
@@ -198,25 +206,28 @@ fn write_sysctl(path: &Path, value: &str) -> Result<()> {
         .with_context(|| format!("writing {value:?} to {}", path.display()))
 }
 
-fn swaps() -> Result<Vec<String>> {
+fn swaps() -> Result<Vec<(String, i32)>> {
     Ok(parse_swaps(&sh::read_text(Path::new("/proc/swaps"))?))
 }
 
-/// The first column below the heading. The kernel writes spaces in names as `\040`, which swapon(8) does not undo; such
-/// an area cannot be named and is refused by swapoff, with its name.
-fn parse_swaps(table: &str) -> Vec<String> {
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next())
-        .map(str::to_owned)
-        .collect()
+/// The first column below the heading and the last one, the priority. The kernel writes spaces in names as `\040`, which
+/// swapon(8) does not undo; such an area cannot be named and is refused by swapoff, with its name.
+fn parse_swaps(table: &str) -> Vec<(String, i32)> {
+    let area = |line: &str| {
+        let mut columns = line.split_whitespace();
+        let name = columns.next()?.to_owned();
+        Some((name, columns.last()?.parse().ok()?))
+    };
+    table.lines().skip(1).filter_map(area).collect()
 }
 
 fn swap_off(cache: &Cache, record: &mut Record) -> Result<()> {
-    for area in swaps()? {
+    for (area, priority) in swaps()? {
         if !record.swaps.contains(&area) {
             record.swaps.push(area.clone());
+            if priority >= 0 {
+                record.swap_priorities.insert(area.clone(), priority);
+            }
             save(cache, record)?;
         }
         sh::say(format_args!(
@@ -225,6 +236,27 @@ fn swap_off(cache: &Cache, record: &mut Record) -> Result<()> {
         Sh::new("swapoff").arg(&area).run()?;
     }
     Ok(())
+}
+
+/// Whether a Docker answers. One that the lab started is started again where it is down, after a restart of this machine
+/// say: what the lab made in it could not be removed otherwise.
+///
+/// # Errors
+/// Where the lab used a Docker of this machine's own, and that is down.
+pub fn docker_to_clean(cache: &Cache) -> Result<bool> {
+    if docker_answers() {
+        return Ok(true);
+    }
+    if !cache.machine_record().exists() || !sh::on_path("docker") {
+        return Ok(false);
+    }
+    let mut record = load(cache)?;
+    ensure!(
+        record.docker.is_some(),
+        "Docker does not answer, so what the lab made in it cannot be removed: start it, then type this again"
+    );
+    start_docker(cache, &mut record)?;
+    Ok(true)
 }
 
 fn docker_answers() -> bool {
@@ -248,6 +280,10 @@ fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
         let mut daemon = None;
         if Path::new("/run/systemd/system").is_dir() {
             record.docker = Some(StartedDocker::Service);
+            record.started_containerd = !Sh::new("systemctl")
+                .args(["is-active", "--quiet", "containerd.service"])
+                .outcome()?
+                .ok();
             save(cache, record)?;
             Sh::new("systemctl").args(["start", "docker"]).run()?;
         } else {
@@ -289,33 +325,48 @@ fn forget_dead(file: &Path, program: &str) -> Result<()> {
     sh::remove(file)
 }
 
-fn stop_docker(docker: &StartedDocker, forward_policy: &BTreeMap<String, String>) -> Result<()> {
-    match docker {
-        StartedDocker::Service => Sh::new("systemctl")
-            .args(["stop", "docker.service", "docker.socket"])
-            .run()?,
+fn stop_docker(docker: &StartedDocker, record: &Record) -> Result<()> {
+    // A process ID may be somebody else's by now, after a restart of the machine.
+    let runs = match docker {
+        StartedDocker::Service => docker_answers(),
         StartedDocker::Process(pid) => {
-            let process = PathBuf::from(format!("/proc/{pid}"));
-            // The ID may be somebody else's by now, after a restart of the machine.
-            let is_docker =
-                sh::read_text(&process.join("comm")).is_ok_and(|name| name.trim() == "dockerd");
-            if is_docker {
-                let others = Sh::new("docker").args(["ps", "--quiet"]).output()?;
-                if !others.is_empty() {
-                    bail!(
-                        "containers that are not the lab's run in the Docker that the lab started; stop them first"
-                    );
-                }
-                Sh::new("kill").arg(pid.to_string()).run()?;
-                wait::until("dockerd ends", DOCKERD_PATIENCE, || {
-                    Ok(process.exists().then(|| format!("process {pid} is there")))
-                })?;
-            }
+            sh::read_text(&process(*pid).join("comm")).is_ok_and(|name| name.trim() == "dockerd")
         }
+    };
+    if runs {
+        let others = Sh::new("docker")
+            .args(["ps", "--format", "{{.Names}}"])
+            .output()?;
+        ensure!(
+            others.is_empty(),
+            "containers that are not the lab's run in the Docker that the lab started; stop them first: {}",
+            others.replace('\n', ", ")
+        );
+    }
+    match docker {
+        StartedDocker::Service => {
+            let units = ["docker.service", "docker.socket"];
+            let containerd = record.started_containerd.then_some("containerd.service");
+            Sh::new("systemctl")
+                .arg("stop")
+                .args(units.into_iter().chain(containerd))
+                .run()?;
+        }
+        StartedDocker::Process(pid) if runs => {
+            Sh::new("kill").arg(pid.to_string()).run()?;
+            wait::until("dockerd ends", DOCKERD_PATIENCE, || {
+                let is_there = process(*pid).exists();
+                Ok(is_there.then(|| format!("process {pid} is there")))
+            })?;
+        }
+        StartedDocker::Process(_) => {}
     }
     for tool in FIREWALLS {
         let rules = Sh::new(format!("{tool}-save")).output()?;
-        let policy = forward_policy.get(tool).map_or("ACCEPT", String::as_str);
+        let policy = record
+            .forward_policy
+            .get(tool)
+            .map_or("ACCEPT", String::as_str);
         if let Some(without) = without_docker(&rules, policy) {
             Sh::new(format!("{tool}-restore")).stdin(without).run()?;
         }
@@ -324,6 +375,10 @@ fn stop_docker(docker: &StartedDocker, forward_policy: &BTreeMap<String, String>
         Sh::new("ip").args(["link", "delete", "docker0"]).run()?;
     }
     Ok(())
+}
+
+fn process(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}"))
 }
 
 /// `DROP` or `ACCEPT`, from a saved set of rules; a filter table that was never used accepts.
@@ -366,12 +421,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn swap_areas_are_the_first_column() {
+    fn swap_areas_have_names_and_priorities() {
         let table = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
                      /dev/zram0                              partition\t1048572\t\t0\t\t100\n\
                      /swap\\040file                           file\t\t524284\t\t0\t\t-2\n";
-        assert_eq!(parse_swaps(table), ["/dev/zram0", "/swap\\040file"]);
+        let area = |name: &str, priority| (name.to_owned(), priority);
+        assert_eq!(
+            parse_swaps(table),
+            [area("/dev/zram0", 100), area("/swap\\040file", -2)]
+        );
         assert!(parse_swaps("Filename\tType\n").is_empty());
+    }
+
+    #[test]
+    fn a_record_of_an_older_lab_is_read() {
+        let old = r#"{"sysctls":{"vm/swappiness":"60"},"swaps":["/dev/sda2"],"docker":{"process":7},"forward_policy":{}}"#;
+        let record: Record =
+            serde_json::from_str(old).expect("the fields that came later have defaults");
+        assert!(record.swap_priorities.is_empty() && !record.started_containerd);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod checks;
+mod clean;
 mod cli;
 mod cluster;
 mod demo;

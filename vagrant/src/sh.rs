@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-pub use apt::{apt_install, apt_update};
+pub use apt::{apt_install, apt_installed, apt_update};
 
 /// Lines of a failed command's log that its error repeats.
 const EVIDENCE_LINES: usize = 25;

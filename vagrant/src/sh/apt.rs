@@ -1,13 +1,14 @@
 //! Debian packages: installed where they are missing, without starting their services.
 //!
-//! Never removes or upgrades one.
+//! Never removes or upgrades one. Which ones it installed is noted in the cache.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
-use super::{Sh, step, write_atomic};
+use super::{LOGS, Sh, read_text, step, write_atomic};
 
 /// apt refuses a second instance of itself; the lab's threads wait for each other here.
 static APT: Mutex<()> = Mutex::new(());
@@ -26,6 +27,8 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    // Before they are there: a lab that is killed meanwhile must not forget them.
+    note(&missing)?;
     step(&format!("apt install {}", missing.join(" ")), || {
         let _quiet = ServicesStayOff::new()?;
         let install = || {
@@ -48,6 +51,33 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
             install()
         })
     })
+}
+
+/// The packages that labs with this cache installed and that are still here, without what came with them.
+pub fn apt_installed() -> Result<Vec<String>> {
+    let here = noted()?.into_iter().filter(|name| is_installed(name));
+    Ok(here.collect())
+}
+
+fn note(packages: &[&str]) -> Result<()> {
+    let mut all = noted()?;
+    all.extend(packages.iter().map(|name| (*name).to_owned()));
+    let text: String = all.into_iter().map(|name| name + "\n").collect();
+    write_atomic(&list()?, text.as_bytes(), 0o644)
+}
+
+fn noted() -> Result<BTreeSet<String>> {
+    let list = list()?;
+    if !list.exists() {
+        return Ok(BTreeSet::new());
+    }
+    Ok(read_text(&list)?.lines().map(str::to_owned).collect())
+}
+
+/// Beside the logs, in the cache.
+fn list() -> Result<PathBuf> {
+    let logs = LOGS.get().context("sh::init was not called")?;
+    Ok(logs.with_file_name("packages"))
 }
 
 /// Fetches apt's lists of packages anew: a fresh machine has none, and old ones name files that are gone.

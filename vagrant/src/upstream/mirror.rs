@@ -117,7 +117,8 @@ pub fn stop_all(cache: &Path) -> Result<()> {
     let place = Place::of(cache);
     for config in [place.nginx_config(), place.registry_config()] {
         for pid in running_with(&config)? {
-            Sh::new("kill").arg(pid.to_string()).run()?;
+            // One that has ended meanwhile is what is wanted; the rest is waited for below.
+            Sh::new("kill").arg(pid.to_string()).outcome()?;
         }
         let begun = Instant::now();
         while !running_with(&config)?.is_empty() {
