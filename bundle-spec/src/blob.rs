@@ -2,6 +2,7 @@
 //!
 //! The stored bytes are hashed again although the pot is verified: between verifying and reading, a file can change. The last unpacked byte is handed out only
 //! after both digests and both sizes were compared, so a caller who got the promised number of bytes got the right ones, even if it never reads on to the end.
+//! The reference of a blob is the caller's: whole, and checked in the same way.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,6 +10,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use zstd::stream::read::Decoder;
 
 use crate::digest::Hasher;
+use crate::error::Error;
 use crate::limits;
 use crate::manifest::{Blob, Encoding};
 use crate::path::Member;
@@ -19,18 +21,19 @@ const READ_SIZE: usize = 1 << 17;
 
 /// Streams the unpacked bytes of a blob.
 ///
-/// Every failed check is an [`io::Error`] of the kind [`io::ErrorKind::InvalidData`] that names the blob; after one, the reader stays failed. It never yields
-/// more than the signed size, and ends only after all of it. A zstd window needs up to 32 MiB of memory ([`limits::ZSTD_WINDOW_LOG`]).
-pub struct BlobReader {
+/// Every failed check is an [`io::Error`] of the kind [`io::ErrorKind::InvalidData`] with an [`Error::Content`] in it that names the blob; after one, the reader
+/// stays failed. It never yields more than the signed size, and ends only after all of it. A zstd window needs up to 32 MiB of memory
+/// ([`limits::ZSTD_WINDOW_LOG`]).
+pub struct BlobReader<'a> {
     blob: Blob,
-    bytes: Bytes,
+    bytes: Bytes<'a>,
     unpacked: Hasher,
     state: State,
 }
 
-enum Bytes {
+enum Bytes<'a> {
     Stored(Stored),
-    Zstd(Box<Decoder<'static, BufReader<Stored>>>),
+    Zstd(Box<Decoder<'a, BufReader<Stored>>>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,8 +50,9 @@ struct Stored {
     hasher: Hasher,
 }
 
-impl BlobReader {
-    pub(crate) fn new(part: Part, blob: Blob) -> io::Result<Self> {
+impl<'a> BlobReader<'a> {
+    /// A reader of `blob`, stored in `part`. `reference` is what the blob's reference unpacks to, whole and checked; of a blob without one it is empty.
+    pub(crate) fn new(part: Part, blob: Blob, reference: &'a [u8]) -> io::Result<Self> {
         let stored = Stored {
             part,
             position: 0,
@@ -56,9 +60,10 @@ impl BlobReader {
         };
         let bytes = match blob.encoding {
             Encoding::Identity => Bytes::Stored(stored),
-            Encoding::Zstd => {
+            // An empty prefix is none.
+            Encoding::Zstd | Encoding::ZstdReference { .. } => {
                 let buffered = BufReader::with_capacity(READ_SIZE, stored);
-                let mut decoder = Decoder::with_buffer(buffered)?.single_frame();
+                let mut decoder = Decoder::with_ref_prefix(buffered, reference)?.single_frame();
                 decoder.window_log_max(limits::ZSTD_WINDOW_LOG)?;
                 Bytes::Zstd(Box::new(decoder))
             }
@@ -131,12 +136,15 @@ impl BlobReader {
     fn wrong(&self, reason: &str) -> io::Error {
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("{}: {reason}", Member::Blob(self.blob.digest)),
+            Error::Content {
+                member: Member::Blob(self.blob.digest).to_string(),
+                reason: reason.to_owned(),
+            },
         )
     }
 }
 
-impl Read for BlobReader {
+impl Read for BlobReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.state {
             State::Checked => Ok(0),
@@ -153,7 +161,7 @@ impl Read for BlobReader {
     }
 }
 
-impl fmt::Debug for BlobReader {
+impl fmt::Debug for BlobReader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlobReader")
             .field("blob", &self.blob.digest)

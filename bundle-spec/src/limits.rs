@@ -20,3 +20,7 @@ pub const SIGNATURE: u64 = 4 << 10;
 
 /// The largest zstd window, as a power of two: 32 MiB, so that reading a pot needs little memory.
 pub const ZSTD_WINDOW_LOG: u32 = 25;
+
+/// What the reference blobs of a pot may unpack to, all of them together, in bytes. A reader keeps them in memory, beside one zstd window: with both limits reached
+/// it still stays below 64 MiB. The references that `kpot build` makes have some 4 MB.
+pub const REFERENCES: u64 = 16 << 20;

@@ -121,14 +121,16 @@ pub struct Image {
 }
 
 /// A member `blobs/sha256/<hex>`.
+///
+/// Fields that it does not know are refused here too, by writing the manifest again: serde cannot do that for a type with a flattened field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Blob {
     /// The digest of the stored bytes, which names the member.
     pub digest: Sha256,
     /// Stored bytes.
     pub size: u64,
-    /// How the stored bytes become the unpacked ones.
+    /// How the stored bytes become the unpacked ones: the field `encoding`, followed by what that encoding needs besides.
+    #[serde(flatten)]
     pub encoding: Encoding,
     /// The digest of the unpacked bytes.
     pub unpacked_digest: Sha256,
@@ -138,12 +140,27 @@ pub struct Blob {
 
 /// How a blob is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(tag = "encoding", rename_all = "kebab-case")]
 pub enum Encoding {
     /// As it is.
     Identity,
     /// One zstd frame with a window of at most [`limits::ZSTD_WINDOW_LOG`].
     Zstd,
+    /// Such a frame, which goes on from the unpacked bytes of another blob: zstd's prefix, also known as `--patch-from`.
+    ZstdReference {
+        /// The other blob, by the digest of its stored bytes. It refers to none itself.
+        reference: Sha256,
+    },
+}
+
+impl Encoding {
+    /// The blob without which this one cannot be unpacked.
+    pub const fn reference(self) -> Option<Sha256> {
+        match self {
+            Self::Identity | Self::Zstd => None,
+            Self::ZstdReference { reference } => Some(reference),
+        }
+    }
 }
 
 impl Manifest {
@@ -181,6 +198,14 @@ impl Manifest {
             .binary_search_by(|blob| blob.digest.cmp(digest))
             .ok()
             .map(|index| &self.blobs[index])
+    }
+
+    /// The blobs that others refer to.
+    pub fn references(&self) -> BTreeSet<Sha256> {
+        self.blobs
+            .iter()
+            .filter_map(|blob| blob.encoding.reference())
+            .collect()
     }
 
     /// The artifact called `name`.
@@ -232,6 +257,7 @@ impl Manifest {
         }
         let known: BTreeMap<Sha256, &Blob> =
             self.blobs.iter().map(|blob| (blob.digest, blob)).collect();
+        self.check_references(&known)?;
         let mut used = BTreeSet::new();
         let mut take = |owner: &str, digest: &Sha256| match known.get(digest) {
             Some(blob) => {
@@ -296,6 +322,44 @@ impl Manifest {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// No chains, so unpacking a blob takes two frames at most; and what readers keep of it fits into memory.
+    fn check_references(&self, known: &BTreeMap<Sha256, &Blob>) -> Result<(), Error> {
+        for blob in &self.blobs {
+            let Some(reference) = blob.encoding.reference() else {
+                continue;
+            };
+            let target = known.get(&reference).ok_or_else(|| {
+                Error::manifest(format!(
+                    "lets blob {} refer to blob {reference}, which it does not list",
+                    blob.digest
+                ))
+            })?;
+            if reference == blob.digest {
+                return Err(Error::manifest(format!(
+                    "lets blob {reference} refer to itself"
+                )));
+            }
+            if target.encoding.reference().is_some() {
+                return Err(Error::manifest(format!(
+                    "lets blob {} refer to blob {reference}, which itself refers to another",
+                    blob.digest
+                )));
+            }
+        }
+        let mut unpacked = 0;
+        for reference in self.references() {
+            // Each size is within its own limit, so no sum of them overflows.
+            unpacked += known.get(&reference).map_or(0, |blob| blob.unpacked_size);
+        }
+        if unpacked > limits::REFERENCES {
+            return Err(Error::manifest(format!(
+                "has references that unpack to {unpacked} bytes, more than {}",
+                limits::REFERENCES
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -2,17 +2,20 @@
 //!
 //! [`UnverifiedPot::open`] refuses what is not a canonical pot, [`UnverifiedPot::verify`] what is not signed by a trusted key or not what was signed, and only
 //! the [`VerifiedPot`] that comes out of it hands out content. The signature is checked before any blob is read. Memory stays at a few MiB whatever the pot's
-//! size.
+//! size, and grows by the references that were needed so far ([`crate::limits::REFERENCES`]): each is unpacked once, however many blobs refer to it.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use crate::blob::BlobReader;
 use crate::digest::{Hasher, Sha256};
 use crate::error::Error;
-use crate::manifest::Manifest;
+use crate::manifest::{Blob, Manifest};
 use crate::path::Member;
 use crate::signature::{ParsedSignature, Signer, Trust};
 use crate::store::{Part, Store};
@@ -48,7 +51,13 @@ pub struct VerifiedPot {
     sums: Sums,
     identity: Sha256,
     signer: Signer,
+    /// The blobs that others refer to.
+    references: BTreeMap<Sha256, Reference>,
 }
+
+/// What a blob that others refer to unpacks to, from the first time that it was needed.
+#[derive(Default)]
+struct Reference(OnceLock<Vec<u8>>);
 
 impl UnverifiedPot {
     /// Opens a `.pot` file, or a folder that one was unpacked to; other files in that folder are left alone.
@@ -112,7 +121,11 @@ impl UnverifiedPot {
         let signature = self.signature.as_ref().ok_or(Error::Unsigned)?;
         let signer = signature.verify(&self.sums_text, trust)?;
         self.check_digests(progress)?;
+        let references = self.manifest.references().into_iter();
         Ok(VerifiedPot {
+            references: references
+                .map(|digest| (digest, Reference::default()))
+                .collect(),
             identity: self.identity(),
             store: self.store,
             manifest: self.manifest,
@@ -215,26 +228,66 @@ impl VerifiedPot {
         self.store.source()
     }
 
-    /// The unpacked bytes of the blob with this digest, checked again while they stream.
+    /// The unpacked bytes of the blob with this digest, checked again while they stream. Where it refers to another blob, that one is unpacked and checked first.
     ///
     /// # Errors
-    /// [`Error::Manifest`] where the manifest lists no such blob, [`Error::Content`] where it vanished or has another size by now, [`Error::Io`] where it cannot
-    /// be opened.
-    pub fn open_blob(&self, digest: &Sha256) -> Result<BlobReader, Error> {
-        let blob = self
-            .manifest
+    /// [`Error::Manifest`] where the manifest lists no such blob, [`Error::Content`] where it or its reference vanished or has another size by now, or the reference
+    /// does not unpack to what the manifest says, [`Error::Io`] where one of them cannot be opened or read.
+    pub fn open_blob(&self, digest: &Sha256) -> Result<BlobReader<'_>, Error> {
+        let blob = self.listed(digest)?;
+        let reference = match blob.encoding.reference() {
+            Some(reference) => self.reference(&reference)?,
+            None => &[],
+        };
+        self.open(blob, reference)
+    }
+
+    /// What a blob that others refer to unpacks to, whole and checked.
+    fn reference(&self, digest: &Sha256) -> Result<&[u8], Error> {
+        let blob = self.listed(digest)?;
+        let place = self
+            .references
+            .get(digest)
+            .ok_or_else(|| Error::manifest(format!("lets no blob refer to {digest}")))?;
+        if let Some(bytes) = place.0.get() {
+            return Ok(bytes);
+        }
+        // No more than `limits::REFERENCES`, or the manifest would not have been read.
+        let mut bytes = Vec::with_capacity(usize::try_from(blob.unpacked_size).unwrap_or(0));
+        self.open(blob, &[])?
+            .read_to_end(&mut bytes)
+            .map_err(|cause| {
+                cause
+                    .downcast()
+                    .unwrap_or_else(|cause| unpacking(digest, cause))
+            })?;
+        Ok(place.0.get_or_init(|| bytes))
+    }
+
+    fn listed(&self, digest: &Sha256) -> Result<&Blob, Error> {
+        self.manifest
             .blob(digest)
-            .ok_or_else(|| Error::manifest(format!("lists no blob {digest}")))?;
-        let member = Member::Blob(*digest);
+            .ok_or_else(|| Error::manifest(format!("lists no blob {digest}")))
+    }
+
+    fn open<'a>(&self, blob: &Blob, reference: &'a [u8]) -> Result<BlobReader<'a>, Error> {
+        let member = Member::Blob(blob.digest);
         let part = self.store.required(&member)?;
         if part.size() != blob.size {
             return Err(changed(&member));
         }
-        BlobReader::new(part, blob.clone()).map_err(|source| Error::Io {
-            action: "unpack",
-            path: member.to_string().into(),
-            source,
-        })
+        BlobReader::new(part, blob.clone(), reference)
+            .map_err(|cause| unpacking(&blob.digest, cause))
+    }
+}
+
+impl fmt::Debug for Reference {
+    /// Megabytes of a program are of no use to anybody.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get() {
+            Some(bytes) => write!(f, "{} bytes", bytes.len()),
+            None => f.write_str("not needed yet"),
+        }
     }
 }
 
@@ -289,6 +342,14 @@ fn check_digest(
         Ok(())
     } else {
         Err(changed(member))
+    }
+}
+
+fn unpacking(digest: &Sha256, source: io::Error) -> Error {
+    Error::Io {
+        action: "unpack",
+        path: Member::Blob(*digest).to_string().into(),
+        source,
     }
 }
 

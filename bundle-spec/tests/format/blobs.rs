@@ -23,7 +23,7 @@ fn pot_with(stored: &[u8], described: Blob) -> (tempfile::TempDir, VerifiedPot) 
 }
 
 /// Reads to the end in pieces of `piece` bytes: what came, and how it ended.
-fn drain(reader: &mut BlobReader, piece: usize) -> (Vec<u8>, io::Result<()>) {
+pub fn drain(reader: &mut BlobReader<'_>, piece: usize) -> (Vec<u8>, io::Result<()>) {
     let mut bytes = Vec::new();
     let mut buffer = vec![0; piece];
     loop {

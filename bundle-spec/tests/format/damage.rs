@@ -7,7 +7,7 @@ use std::thread;
 
 use bundle_spec::{Error, Progress, UnverifiedPot};
 
-use crate::pots::{check, entries, on_disk, refusal, small_pot, trust, unpack};
+use crate::pots::{check, entries, on_disk, reference_pot, refusal, small_pot, trust, unpack};
 
 /// The lowest bit, and the highest: the one that text never has.
 const FLIPS: [u8; 2] = [0x01, 0x80];
@@ -33,29 +33,31 @@ fn flip_every_byte(pot: &Path, file: &Path, range: std::ops::Range<usize>) {
 
 #[test]
 fn every_flipped_byte_of_a_file_is_refused() {
-    let pot = small_pot();
-    let parts = thread::available_parallelism().map_or(2, usize::from);
-    let share = pot.len().div_ceil(parts);
-    thread::scope(|scope| {
-        for part in 0..parts {
-            let pot = &pot;
-            scope.spawn(move || {
-                let (_folder, path) = on_disk(pot);
-                let range = part * share..pot.len().min((part + 1) * share);
-                flip_every_byte(&path, &path, range);
-            });
-        }
-    });
+    for pot in [small_pot(), reference_pot()] {
+        let parts = thread::available_parallelism().map_or(2, usize::from);
+        let share = pot.len().div_ceil(parts);
+        thread::scope(|scope| {
+            for part in 0..parts {
+                let pot = &pot;
+                scope.spawn(move || {
+                    let (_folder, path) = on_disk(pot);
+                    let range = part * share..pot.len().min((part + 1) * share);
+                    flip_every_byte(&path, &path, range);
+                });
+            }
+        });
+    }
 }
 
 #[test]
 fn every_flipped_byte_of_an_unpacked_pot_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let pot = small_pot();
-    unpack(&pot, folder.path());
-    for entry in entries(&pot) {
-        let file = folder.path().join(&entry.name);
-        flip_every_byte(folder.path(), &file, 0..entry.content.len());
+    for pot in [small_pot(), reference_pot()] {
+        let folder = tempfile::tempdir().unwrap();
+        unpack(&pot, folder.path());
+        for entry in entries(&pot) {
+            let file = folder.path().join(&entry.name);
+            flip_every_byte(folder.path(), &file, 0..entry.content.len());
+        }
     }
 }
 
@@ -79,13 +81,14 @@ fn a_flipped_blob_is_named() {
 
 #[test]
 fn every_truncation_of_a_file_is_refused() {
-    let pot = small_pot();
-    let (_folder, path) = on_disk(&pot);
-    let file = OpenOptions::new().write(true).open(&path).unwrap();
-    for length in (0..pot.len()).rev() {
-        file.set_len(length as u64).unwrap();
-        let error = check(&path).expect_err("a shorter pot is none");
-        assert!(matches!(error, Error::Archive(_)), "{length}: {error:?}");
+    for pot in [small_pot(), reference_pot()] {
+        let (_folder, path) = on_disk(&pot);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        for length in (0..pot.len()).rev() {
+            file.set_len(length as u64).unwrap();
+            let error = check(&path).expect_err("a shorter pot is none");
+            assert!(matches!(error, Error::Archive(_)), "{length}: {error:?}");
+        }
     }
 }
 

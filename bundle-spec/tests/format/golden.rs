@@ -7,7 +7,10 @@ use std::sync::Mutex;
 
 use bundle_spec::{Error, Progress, Sha256, UnverifiedPot, VerifiedPot};
 
-use crate::pots::{INSTALLER, check, key, on_disk, pack, small, small_pot, trust, unpack};
+use crate::pots::{
+    INSTALLER, REFERENCE, REFERRING, check, key, on_disk, pack, reference_pot, small, small_pot,
+    trust, unpack, with_reference,
+};
 
 /// A pot that was written when format 1 was made.
 const OLD_POT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-1.pot");
@@ -17,6 +20,16 @@ const OLD_POT_DIGEST: &str = "0118524c399f3801aa292ba17eae62ec7c8cc8b7a33ff70036
 
 /// `tar xOf tests/fixtures/format-1.pot SHA256SUMS | sha256sum`.
 const OLD_POT_IDENTITY: &str = "eb01010d5f0d50d8267d69ebccd219029e228a2549a23d8c417201e611b5b42e";
+
+/// A pot of format 1 with a blob that refers to another one.
+const REFERENCE_POT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/fixtures/format-1-reference.pot"
+);
+
+/// `sha256sum tests/fixtures/format-1-reference.pot`.
+const REFERENCE_POT_DIGEST: &str =
+    "b42e4730aec05738f4f32ebd46564c42fb29ccaeb480963f623487364fcc5d57";
 
 fn contents(pot: &VerifiedPot) -> Vec<(Sha256, Vec<u8>)> {
     let read = |digest: &Sha256| {
@@ -57,6 +70,20 @@ fn an_old_pot_opens_verifies_and_unpacks() {
     }
     let file = pot.manifest().artifact("files").unwrap().files[0].blob;
     assert!(contents.contains(&(file, b"the content of a file".to_vec())));
+}
+
+#[test]
+fn a_pot_with_a_reference_is_frozen_too() {
+    assert_eq!(Sha256::of(&reference_pot()).hex(), REFERENCE_POT_DIGEST);
+    let bytes = fs::read(REFERENCE_POT).unwrap();
+    assert_eq!(Sha256::of(&bytes).hex(), REFERENCE_POT_DIGEST);
+    let pot = check(Path::new(REFERENCE_POT)).unwrap();
+    assert_eq!(pot.manifest(), &with_reference().0);
+    let files = &pot.manifest().artifact("files").unwrap().files;
+    let contents = contents(&pot);
+    assert_eq!(contents.len(), 2);
+    assert!(contents.contains(&(files[0].blob, REFERENCE.to_vec())));
+    assert!(contents.contains(&(files[1].blob, REFERRING.to_vec())));
 }
 
 #[test]

@@ -10,5 +10,6 @@ mod golden;
 mod hostile;
 mod manifest;
 mod pots;
+mod references;
 mod stock_tools;
 mod trust;

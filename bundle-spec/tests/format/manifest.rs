@@ -17,23 +17,25 @@ fn digests() -> impl Strategy<Value = Sha256> {
 }
 
 fn blobs() -> impl Strategy<Value = Vec<Blob>> {
-    let one = (
-        any::<bool>(),
-        digests(),
-        0..=(1_u64 << 33) - 1,
-        0..=4_u64 << 20,
-    );
+    let one = (0..3, digests(), 0..=(1_u64 << 33) - 1, 0..=4_u64 << 20);
     btree_map(digests(), one, 1..8).prop_map(|blobs| {
-        let blob = |(digest, (packed, other, size, unpacked))| Blob {
-            digest,
-            size: if packed { size } else { unpacked },
-            encoding: if packed {
-                Encoding::Zstd
-            } else {
-                Encoding::Identity
-            },
-            unpacked_digest: if packed { other } else { digest },
-            unpacked_size: unpacked,
+        let first = blobs.keys().next().copied();
+        let blob = |(digest, (kind, other, size, unpacked))| {
+            let encoding = match (kind, first) {
+                (0, _) => Encoding::Identity,
+                (1, Some(reference)) if reference != digest => {
+                    Encoding::ZstdReference { reference }
+                }
+                _ => Encoding::Zstd,
+            };
+            let same = encoding == Encoding::Identity;
+            Blob {
+                digest,
+                size: if same { unpacked } else { size },
+                encoding,
+                unpacked_digest: if same { digest } else { other },
+                unpacked_size: unpacked,
+            }
         };
         blobs.into_iter().map(blob).collect()
     })

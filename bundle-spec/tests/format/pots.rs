@@ -55,6 +55,31 @@ pub fn raw_frame(content: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A zstd frame with one compressed block (RFC 8878, section 3.1.1.3) of a single sequence: `before`, then `length` bytes from `distance` bytes back, which may lie
+/// in a prefix, then `after`. Up to 15 bytes before, 31 literals in all, lengths from 3 to 34 and distances up to 252: as far as one byte goes in each field.
+pub fn copying_frame(before: &[u8], distance: u8, length: u8, after: &[u8]) -> Vec<u8> {
+    let literals = [before, after].concat();
+    let size = |bytes: &[u8]| u8::try_from(bytes.len()).expect("small content");
+    // Offsets count from four; the three below repeat earlier ones.
+    let offset = distance + 3;
+    let mut block = vec![size(&literals) << 3];
+    block.extend(&literals);
+    // One sequence, each of its three codes given as a single byte.
+    block.extend([1, 0b01_01_01_00]);
+    block.extend([
+        size(before),
+        u8::try_from(offset.ilog2()).unwrap(),
+        length - 3,
+    ]);
+    // The bits of the offset below its highest one; that one doubles as the mark that ends the bits.
+    block.push(offset);
+    let header = 1 | 2 << 1 | u32::from(size(&block)) << 3;
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, size(&literals) + length];
+    frame.extend(&header.to_le_bytes()[..3]);
+    frame.extend(block);
+    frame
+}
+
 /// A blob that keeps what it says.
 pub fn blob(stored: &[u8], encoding: Encoding, unpacked: &[u8]) -> Blob {
     Blob {
@@ -122,6 +147,31 @@ pub fn small() -> (Manifest, Stored) {
     let stored =
         [frame, layer, Vec::new(), config.to_vec()].map(|bytes| (Sha256::of(&bytes), bytes));
     (manifest, Stored(stored.into()))
+}
+
+/// What the reference in [`with_reference`] unpacks to.
+pub const REFERENCE: &[u8] = b"the content of a file";
+
+/// What the blob unpacks to that refers to it.
+pub const REFERRING: &[u8] = b"more than the content of a file, and no less";
+
+/// A small pot's content with two files: the second refers to the first.
+pub fn with_reference() -> (Manifest, Stored) {
+    let frame = raw_frame(REFERENCE);
+    let reference = Sha256::of(&frame);
+    let referring = copying_frame(b"more than ", 31, 21, b", and no less");
+    let manifest = manifest_of_files(vec![
+        blob(&frame, Encoding::Zstd, REFERENCE),
+        blob(&referring, Encoding::ZstdReference { reference }, REFERRING),
+    ]);
+    let stored = [frame, referring].map(|bytes| (Sha256::of(&bytes), bytes));
+    (manifest, Stored(stored.into()))
+}
+
+/// That pot, signed.
+pub fn reference_pot() -> Vec<u8> {
+    let (manifest, stored) = with_reference();
+    pack(&manifest, &stored, Some(&key())).unwrap()
 }
 
 /// The bytes of a pot.

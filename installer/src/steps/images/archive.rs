@@ -70,10 +70,10 @@ impl Archive {
     ///
     /// # Errors
     /// Where reading or writing fails, or a layer is larger than a ustar member can be (8 GiB).
-    pub fn write(
+    pub fn write<'p>(
         &self,
         out: &mut dyn Write,
-        open: &dyn Fn(&Sha256) -> io::Result<BlobReader>,
+        open: &dyn Fn(&Sha256) -> io::Result<BlobReader<'p>>,
     ) -> io::Result<()> {
         let manifest = serde_json::to_vec(&self.manifest)?;
         out.write_all(&header("manifest.json", manifest.len() as u64)?)?;
