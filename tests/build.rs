@@ -6,12 +6,14 @@
 
 mod support;
 
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::SystemTime;
 
-use bundle_spec::{Sha256, UnverifiedPot};
+use bundle_spec::{Sha256, Trust, UnverifiedPot};
 use serde_json::json;
 use support::server::Answer;
-use support::upstream::{FakeImage, Upstream};
+use support::upstream::{FakeImage, Upstream, content};
 use support::{Desk, code, stderr, stdout};
 
 #[test]
@@ -50,6 +52,9 @@ fn a_pot_is_built_verified_inspected_and_refused_when_damaged() {
         "not verified",
         "signed by SHA256:",
         "host-local",
+        "references: 1 (",
+        "to which 2 blobs refer (",
+        "REFERS TO",
         "k8s.gcr.io/pause:3.2",
         "Kubernetes v1.20.2, docker 20.10.24",
     ] {
@@ -110,6 +115,55 @@ fn the_same_inputs_give_the_same_bytes_with_any_number_of_threads() {
     }
     let read = |name: &str| std::fs::read(desk.out().join(name)).unwrap();
     assert!(read("one.pot") == read("two.pot"), "the two pots differ");
+    // Those included whose bytes depend on another content.
+    let pot = UnverifiedPot::open(&desk.out().join("one.pot")).unwrap();
+    assert!(!pot.manifest_unverified().references().is_empty());
+}
+
+#[test]
+fn plugins_are_packed_against_one_of_them_and_unpack_to_what_was_served() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let built = desk.build(&upstream, "x.pot", &[]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let signers = std::fs::read_to_string(desk.signers()).unwrap();
+    let trust = Trust::from_allowed_signers(&signers, SystemTime::now()).unwrap();
+    let pot = UnverifiedPot::open(&desk.out().join("x.pot")).unwrap();
+    let pot = pot.verify(&trust, &|_| {}).unwrap();
+    let manifest = pot.manifest();
+    let plugins = &manifest.artifact("cni-plugins").unwrap().files;
+    let referring: Vec<_> = plugins
+        .iter()
+        .map(|file| (file.name.as_str(), manifest.blob(&file.blob).unwrap()))
+        .map(|(name, blob)| (name, blob.encoding.reference()))
+        .collect();
+    // All are equally large, so their names decide which one is in the middle. In this upstream host-local has the same content as Docker's containerd, which needs it
+    // without a reference; so it has none, whichever of the two archives came first.
+    let loopback = Some(plugins[2].blob);
+    assert_eq!(
+        referring,
+        [
+            ("bridge", loopback),
+            ("host-local", None),
+            ("loopback", None),
+            ("portmap", loopback)
+        ]
+    );
+    assert_eq!(content("host-local", 9), content("containerd", 9));
+    for artifact in &manifest.artifacts {
+        let size = if artifact.files.len() == 1 {
+            300_000
+        } else {
+            50_000
+        };
+        for file in &artifact.files {
+            let mut bytes = Vec::new();
+            let mut reader = pot.open_blob(&file.blob).unwrap();
+            reader.read_to_end(&mut bytes).unwrap();
+            assert!(bytes == content(&file.name, size), "{}", file.name);
+            let refers = reader.blob().encoding.reference().is_some();
+            assert!(!refers || artifact.name == "cni-plugins", "{}", file.name);
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `kpot inspect`: what a pot says about itself. Nothing of it is checked, and the output says so.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
 use bundle_spec::manifest::Blob;
 use bundle_spec::{Manifest, Sha256, UnverifiedPot};
@@ -51,7 +53,7 @@ fn text(report: &Report<'_>) -> String {
     let mut text = format!(
         "{} (format {}, serial {}, built by kpot {})\n{signed}\npot digest: {}\n\
          Kubernetes {}, {runtime} {}, CNI plugins {}, for linux/{}\n\
-         {} blobs, {} stored, {} unpacked\n\n",
+         {} blobs, {} stored, {} unpacked\n{}\n",
         manifest.name,
         manifest.format,
         manifest.serial,
@@ -63,8 +65,15 @@ fn text(report: &Report<'_>) -> String {
         manifest.arch,
         manifest.blobs.len(),
         bytes(stored),
-        bytes(unpacked)
+        bytes(unpacked),
+        referring(manifest)
     );
+    // A column that is empty all the way down, its head included, is not seen.
+    let against = if manifest.references().is_empty() {
+        ""
+    } else {
+        "REFERS TO"
+    };
     let mut rows = Vec::new();
     for artifact in &manifest.artifacts {
         for file in &artifact.files {
@@ -73,11 +82,12 @@ fn text(report: &Report<'_>) -> String {
                 file.name.clone(),
             ];
             row.extend(sizes(manifest, &[file.blob]));
+            row.push(refers_to(manifest, &[file.blob]));
             rows.push(row);
         }
     }
     text.push_str(&table::layout(
-        &["ARTIFACT", "FILE", "STORED", "UNPACKED"],
+        &["ARTIFACT", "FILE", "STORED", "UNPACKED", against],
         &rows,
     ));
     let mut rows = Vec::new();
@@ -85,14 +95,57 @@ fn text(report: &Report<'_>) -> String {
         let parts: Vec<Sha256> = image.layers.iter().copied().chain([image.config]).collect();
         let mut row = vec![image.names.join(" "), image.id.hex()[..12].to_owned()];
         row.extend(sizes(manifest, &parts));
+        row.push(refers_to(manifest, &parts));
         rows.push(row);
     }
     text.push('\n');
     text.push_str(&table::layout(
-        &["IMAGE", "ID", "STORED", "UNPACKED"],
+        &["IMAGE", "ID", "STORED", "UNPACKED", against],
         &rows,
     ));
     text
+}
+
+/// A line about the blobs that need another one to be unpacked, if there are any.
+fn referring(manifest: &Manifest) -> String {
+    let (count, stored, unpacked) = manifest
+        .blobs
+        .iter()
+        .filter(|blob| blob.encoding.reference().is_some())
+        .fold((0, 0, 0), |(count, stored, unpacked), blob| {
+            (count + 1, stored + blob.size, unpacked + blob.unpacked_size)
+        });
+    if count == 0 {
+        return String::new();
+    }
+    let references: Vec<Sha256> = manifest.references().into_iter().collect();
+    let [kept, spread] = sizes(manifest, &references);
+    format!(
+        "references: {} ({kept} stored, {spread} unpacked), to which {count} blobs refer ({} stored, {} unpacked)\n",
+        references.len(),
+        bytes(stored),
+        bytes(unpacked)
+    )
+}
+
+/// The names of what the blobs refer to: files of artifacts, or digests where the reference is none.
+fn refers_to(manifest: &Manifest, digests: &[Sha256]) -> String {
+    let references: BTreeSet<Sha256> = digests
+        .iter()
+        .filter_map(|digest| manifest.blob(digest)?.encoding.reference())
+        .collect();
+    let name = |reference: &Sha256| {
+        manifest
+            .artifacts
+            .iter()
+            .flat_map(|artifact| &artifact.files)
+            .find(|file| file.blob == *reference)
+            .map_or_else(
+                || reference.hex()[..12].to_owned(),
+                |file| file.name.clone(),
+            )
+    };
+    references.iter().map(name).collect::<Vec<_>>().join(" ")
 }
 
 fn sizes(manifest: &Manifest, digests: &[Sha256]) -> [String; 2] {

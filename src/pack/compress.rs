@@ -1,17 +1,19 @@
 //! One file or layer becomes one blob: a single zstd frame, the same bytes on every machine and with any number of threads.
 //!
 //! Each blob is compressed by one thread; the cores are kept busy with several blobs at once. That costs a few percent of speed against zstd's own threads where one
-//! blob is much larger than all others, and gives frames that depend on nothing but their content, and memory that is known in advance.
+//! blob is much larger than all others, and gives frames that depend on nothing but their content and their reference, and memory that is known in advance.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::sync::Arc;
 
-use bundle_spec::manifest::{Blob, Encoding};
 use bundle_spec::{Hasher, Sha256, limits};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::raw::CParameter;
 
 use crate::fetch::registry::Compression;
+use crate::pack::blobs::{Packed, Packing};
+use crate::pack::relatives::Reference;
 use crate::pack::spool::FromStart;
 use crate::progress::Task;
 
@@ -35,6 +37,8 @@ pub struct Source {
     pub compression: Compression,
     /// What they must unpack to.
     pub unpacked: Sha256,
+    /// What they are packed against.
+    pub reference: Option<Arc<Reference>>,
 }
 
 /// Why something was not packed.
@@ -63,7 +67,9 @@ pub enum PackError {
 ///
 /// # Errors
 /// [`PackError`]; `to` then holds nothing that is good for anything.
-pub fn compress(source: Source, to: File, task: &Task) -> Result<(Blob, File), PackError> {
+pub fn compress(source: Source, to: File, task: &Task) -> Result<(Packed, File), PackError> {
+    let reference = source.reference.as_deref();
+    let prefix = reference.map(Reference::bytes).transpose()?;
     let mut input = unpacking(source.file, source.compression).map_err(PackError::Unpack)?;
     let mut head = Vec::new();
     (&mut input)
@@ -77,7 +83,8 @@ pub fn compress(source: Source, to: File, task: &Task) -> Result<(Blob, File), P
         inner: BufWriter::with_capacity(128 << 10, to),
         hasher: Hasher::new(),
     };
-    let mut encoder = encoder(sink, known).map_err(PackError::Write)?;
+    let prefix = prefix.as_deref().map_or(&[][..], Vec::as_slice);
+    let mut encoder = encoder(sink, known, prefix).map_err(PackError::Write)?;
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 128 << 10];
     loop {
@@ -110,18 +117,25 @@ pub fn compress(source: Source, to: File, task: &Task) -> Result<(Blob, File), P
         .inner
         .into_inner()
         .map_err(|cause| PackError::Write(cause.into_error()))?;
-    let blob = Blob {
+    let packed = Packed {
         size: sink.hasher.length(),
         digest: sink.hasher.finish(),
-        encoding: Encoding::Zstd,
+        packing: reference.map_or(Packing::Zstd, |it| Packing::Against(it.digest())),
         unpacked_digest: seen,
         unpacked_size,
     };
-    Ok((blob, file))
+    Ok((packed, file))
 }
 
-fn encoder<W: Write>(sink: W, known: Option<u64>) -> io::Result<zstd::Encoder<'static, W>> {
-    let mut encoder = zstd::Encoder::new(sink, LEVEL)?;
+/// An encoder that goes on from `prefix`; an empty one is none.
+///
+/// zstd gives other bytes where the prefix lies directly before the input in memory. It never does here: a stream's input goes through a buffer inside zstd's own workspace.
+fn encoder<W: Write>(
+    sink: W,
+    known: Option<u64>,
+    prefix: &[u8],
+) -> io::Result<zstd::Encoder<'_, W>> {
+    let mut encoder = zstd::Encoder::with_ref_prefix(sink, LEVEL, prefix)?;
     encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
     if known.is_some() {
         encoder.set_pledged_src_size(known)?;
@@ -179,17 +193,22 @@ mod tests {
         bytes: &[u8],
         compression: Compression,
         unpacked: Sha256,
-    ) -> Result<(Blob, Vec<u8>), PackError> {
+    ) -> Result<(Packed, Vec<u8>), PackError> {
         let source = Source {
             file: file(bytes),
             compression,
             unpacked,
+            reference: None,
         };
+        packed(source)
+    }
+
+    fn packed(source: Source) -> Result<(Packed, Vec<u8>), PackError> {
         let task = Progress::new().task("test", None);
-        let (blob, file) = compress(source, file(b""), &task)?;
+        let (packed, file) = compress(source, file(b""), &task)?;
         let mut stored = Vec::new();
         FromStart::new(file).read_to_end(&mut stored).unwrap();
-        Ok((blob, stored))
+        Ok((packed, stored))
     }
 
     /// Text that is neither random nor trivial, `size` bytes.
@@ -253,6 +272,42 @@ mod tests {
                 pack(broken, Compression::Gzip, id),
                 Err(PackError::Unpack(_))
             ));
+        }
+    }
+
+    #[test]
+    fn what_is_packed_against_a_reference_is_what_differs_and_needs_it_again() {
+        let shared = text(3 * SMALL);
+        let content = [b"begin", &shared[SMALL / 3..], b"end"].concat();
+        for (prefix, content) in [
+            (&shared[..], &content[..]),
+            (&shared, &content[..1000]),
+            (&shared, b""),
+            (b"", b"x"),
+            (b"", b""),
+        ] {
+            let unpacked = Sha256::of(content);
+            let source = |reference| Source {
+                file: file(content),
+                compression: Compression::None,
+                unpacked,
+                reference,
+            };
+            let size = prefix.len() as u64;
+            let reference = Reference::new(file(prefix), size, Sha256::of(prefix));
+            let reference = Arc::new(reference);
+            let (blob, stored) = packed(source(Some(Arc::clone(&reference)))).unwrap();
+            assert_eq!(blob.packing, Packing::Against(Sha256::of(prefix)));
+            assert_eq!(blob.digest, Sha256::of(&stored));
+            assert_eq!(blob.unpacked_size, content.len() as u64);
+            let mut decoder = zstd::Decoder::with_ref_prefix(&stored[..], prefix).unwrap();
+            let mut back = Vec::new();
+            decoder.read_to_end(&mut back).unwrap();
+            assert!(back == content);
+            let again = packed(source(Some(reference))).unwrap().1;
+            assert!(again == stored, "the same bytes every time");
+            let (_, alone) = packed(source(None)).unwrap();
+            assert!(content.len() < 1000 || stored.len() < alone.len() / 10);
         }
     }
 }

@@ -1,24 +1,24 @@
 //! From a plan to a pot: everything fetched, checked, compressed, written down in a manifest and written out.
 //!
-//! `lanes` runs the work, `compress` and `archive` do it, `spool` holds what is in between, `output` writes the file. Nothing that failed a check is ever packed, and
-//! the same inputs give the same bytes: the order in which things arrive leaves no trace.
+//! `lanes` runs the work, `compress`, `relatives` and `archive` do it, `spool` and `blobs` hold what is in between, `output` writes the file. Nothing that failed a
+//! check is ever packed, and the same inputs give the same bytes: the order in which things arrive leaves no trace.
 
 pub mod archive;
+pub mod blobs;
 pub mod compress;
 pub mod lanes;
 pub mod output;
+pub mod relatives;
 pub mod space;
 pub mod spool;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow};
-use bundle_spec::manifest::{
-    Artifact, ArtifactFile, Blob, Checked, Encoding, FORMAT, Image, Manifest,
-};
+use bundle_spec::manifest::{Artifact, ArtifactFile, Checked, FORMAT, Image, Manifest};
 use bundle_spec::{Sha256, limits};
 use reqwest::Url;
 
@@ -29,7 +29,9 @@ use crate::image_name::ImageName;
 use crate::plan::{ArtifactName, Check, Download, Layout, Plan};
 use crate::progress::{Progress, bytes};
 use crate::releases::Algorithm;
+use blobs::{Blobs, Packed, Packing};
 use lanes::{Next, Outcome, Threads};
+use relatives::Reference;
 use spool::Spool;
 
 /// Fetches at once: enough to hide the latency of a far server, few enough for any server's limits.
@@ -60,7 +62,7 @@ pub struct Contents {
     pub downloads: Vec<FetchedDownload>,
     /// Images, sorted by name.
     pub images: Vec<RemoteImage>,
-    blobs: HashMap<Sha256, Blob>,
+    blobs: Blobs,
 }
 
 /// A download that was fetched, checked and taken apart.
@@ -97,9 +99,7 @@ enum Pack {
 struct Gathered {
     downloads: BTreeMap<usize, FetchedDownload>,
     images: Vec<RemoteImage>,
-    /// Unpacked digests that are packed or on their way.
-    taken: HashSet<Sha256>,
-    blobs: HashMap<Sha256, Blob>,
+    blobs: Blobs,
 }
 
 struct Run<'a> {
@@ -207,9 +207,9 @@ impl Run<'_> {
         );
         Ok(match download.layout {
             Layout::Program => gathered
-                .taken
-                .insert(saved.sha256)
-                .then(|| content(label, saved.file, saved.size, saved.sha256))
+                .blobs
+                .take(saved.sha256, None)
+                .then(|| content(label, saved.file, saved.size, saved.sha256, None))
                 .into_iter()
                 .collect(),
             // Taken apart before anything is compressed: it leads to more work.
@@ -246,14 +246,27 @@ impl Run<'_> {
         let download = &self.shop.plan.downloads[index];
         let programs = archive::unpack(file, download.layout.folder(), self.shop.spool)
             .map_err(|problem| anyhow!("the archive {} {problem}", download.url))?;
+        let reference = relatives::reference(download.name, &programs).context(BESIDE)?;
+        let reference = reference.map(Arc::new);
         let mut gathered = self.lock();
         let mut following = Vec::new();
         let mut files = Vec::new();
         for program in programs {
             let label = format!("{} of {}", program.name, download.name);
             files.push((program.name, program.digest));
-            if gathered.taken.insert(program.digest) {
-                following.push(content(label, program.file, program.size, program.digest));
+            // The reference itself, under whatever names, stands on its own.
+            let against = reference
+                .clone()
+                .filter(|reference| reference.digest() != program.digest);
+            let wanted = against.as_deref().map(Reference::digest);
+            if gathered.blobs.take(program.digest, wanted) {
+                following.push(content(
+                    label,
+                    program.file,
+                    program.size,
+                    program.digest,
+                    against,
+                ));
             }
         }
         if let Some(fetched) = gathered.downloads.get_mut(&index) {
@@ -281,18 +294,17 @@ impl Run<'_> {
         let mut gathered = self.lock();
         let size = image.config.len() as u64;
         // Small, and looked at by people: stored as it is.
-        let blob = Blob {
+        gathered.blobs.add(Packed {
             digest: image.id,
             size,
-            encoding: Encoding::Identity,
+            packing: Packing::Identity,
             unpacked_digest: image.id,
             unpacked_size: size,
-        };
-        gathered.blobs.insert(image.id, blob);
+        });
         let following = image
             .layers
             .iter()
-            .filter(|layer| gathered.taken.insert(layer.diff_id))
+            .filter(|layer| gathered.blobs.take(layer.diff_id, None))
             .map(|layer| Next::Fetch(Fetch::Layer(name.clone(), layer.clone())))
             .collect();
         gathered.images.push(image);
@@ -317,6 +329,7 @@ impl Run<'_> {
             file: saved.file,
             compression: layer.compression,
             unpacked: layer.diff_id,
+            reference: None,
         };
         Ok(vec![Next::Pack(weight, Pack::Content(label, source))])
     }
@@ -324,10 +337,10 @@ impl Run<'_> {
     fn compress(&self, label: &str, source: compress::Source) -> Outcome<Fetch, Pack> {
         let task = self.shop.progress.task(&format!("packing {label}"), None);
         let to = self.shop.spool.file().context(BESIDE)?;
-        let (blob, file) = compress::compress(source, to, &task)
+        let (packed, file) = compress::compress(source, to, &task)
             .with_context(|| format!("cannot pack {label}"))?;
-        self.shop.spool.keep(blob.digest, file);
-        self.lock().blobs.insert(blob.unpacked_digest, blob);
+        self.shop.spool.keep(packed.digest, file);
+        self.lock().blobs.add(packed);
         Ok(Vec::new())
     }
 
@@ -338,11 +351,18 @@ impl Run<'_> {
 
 const BESIDE: &str = "cannot keep files beside the output file";
 
-fn content(label: String, file: File, size: u64, unpacked: Sha256) -> Next<Fetch, Pack> {
+fn content(
+    label: String,
+    file: File,
+    size: u64,
+    unpacked: Sha256,
+    reference: Option<Arc<Reference>>,
+) -> Next<Fetch, Pack> {
     let source = compress::Source {
         file,
         compression: Compression::None,
         unpacked,
+        reference,
     };
     Next::Pack(size, Pack::Content(label, source))
 }
@@ -406,12 +426,16 @@ impl Contents {
     pub fn manifest(&self, plan: &Plan, serial: u64) -> anyhow::Result<Manifest> {
         let mut used = BTreeMap::new();
         let mut take = |unpacked: &Sha256| {
-            let blob = self
-                .blobs
-                .get(unpacked)
-                .ok_or_else(|| anyhow!("the content {unpacked} was not packed"))?;
-            used.insert(blob.digest, blob.clone());
-            anyhow::Ok(blob.digest)
+            let blob = self.blobs.describe(unpacked)?;
+            let digest = blob.digest;
+            // Behind two references the same bytes can be two contents.
+            if used
+                .insert(digest, blob.clone())
+                .is_some_and(|other| other != blob)
+            {
+                return Err(anyhow!("the blob {digest} would have two meanings"));
+            }
+            Ok(digest)
         };
         let mut artifacts = Vec::new();
         for download in &self.downloads {
