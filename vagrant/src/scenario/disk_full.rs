@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::{Manifest, Sha256};
 
-use super::moment::{self, Moment};
+use super::meanwhile::{self, Moment};
 use super::{Bench, Scenario, join};
 use crate::checks;
 use crate::lab::Bare;
@@ -100,7 +100,7 @@ impl Scenario for DiskFull {
                 (self.leaves)(&bench.pot().manifest()?)
             ),
         };
-        self.outcome = Some(moment::join_until(bench, &moment)?);
+        self.outcome = Some(meanwhile::join_until(bench, &moment)?);
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl Scenario for DiskFull {
         let (Some(before), Some(outcome)) = (&self.cluster, &self.outcome) else {
             bail!("it was not run")
         };
-        moment::failed_clearly(outcome, self.says)?;
+        meanwhile::failed_clearly(outcome, self.says)?;
         let (cluster, b1) = (bench.cluster()?, bench.b1());
         before.ensure_same(&Snapshot::of_cluster(cluster)?, "the cluster")?;
         checks::nothing_left(cluster)?;

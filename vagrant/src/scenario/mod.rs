@@ -18,7 +18,7 @@ mod join;
 mod killed;
 mod leak;
 mod lean;
-mod moment;
+mod meanwhile;
 mod moments;
 mod rebirth;
 mod refusals;

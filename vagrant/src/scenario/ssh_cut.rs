@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::leak::places_of;
-use super::moment::{self, Moment};
+use super::meanwhile::{self, Moment};
 use super::{Bench, Scenario, join};
 use crate::checks;
 use crate::cluster::Cluster;
@@ -145,13 +145,13 @@ fn cut(bench: &Bench, cut: Cut) -> Result<()> {
             "while compgen -G '/run/kpot/*/cm' >/dev/null; do sleep 0.1; done; {}",
             rules("--delete", healthy)
         );
-        act = format!("{act}\n{}", moment::in_background(&wait));
+        act = format!("{act}\n{}", meanwhile::in_background(&wait));
     }
     let line = cut.line();
-    let outcome = moment::join_until(bench, &Moment { line, act })
+    let outcome = meanwhile::join_until(bench, &Moment { line, act })
         .with_context(|| format!("cut: {cut:?}"))?;
     let broke = format!("the connection to {healthy} broke while running");
-    moment::failed_clearly(&outcome, &[&broke]).with_context(|| format!("cut: {cut:?}"))?;
+    meanwhile::failed_clearly(&outcome, &[&broke]).with_context(|| format!("cut: {cut:?}"))?;
     join::no_secret_folder(&bench.b1())
 }
 
