@@ -38,6 +38,11 @@ impl Cache {
         self.0.join("machine.json")
     }
 
+    /// Locked by whoever is at work on the machines of a lab.
+    pub fn lock(&self, lab: &str) -> PathBuf {
+        self.0.join(format!("{lab}.lock"))
+    }
+
     /// The root of the nodes as tar files, by recipe.
     pub fn node_images(&self) -> PathBuf {
         self.0.join("node-image")

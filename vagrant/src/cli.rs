@@ -1,8 +1,9 @@
 //! The command line of `cargo lab`.
 
+use std::fs::File;
 use std::num::NonZeroUsize;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
@@ -110,6 +111,10 @@ pub fn run() -> Result<Ended> {
     let cache = Cache::open()?;
     sh::init(cache.root())?;
     let lab = Lab::from_env()?;
+    let _alone = match &cli.command {
+        Command::Status | Command::Image | Command::Upstream(_) => None,
+        _ => Some(alone(&cache, &lab)?),
+    };
     match cli.command {
         Command::Demo { era, upstream } => {
             demo::run(&cache, &lab, choose(&era)?, upstream).map(|()| Ended::Well)
@@ -146,6 +151,19 @@ pub fn run() -> Result<Ended> {
         Command::Clean => clean::run(&cache, &lab).map(|()| Ended::Well),
         Command::Upstream(command) => upstream::cli(cache.root(), &command).map(|()| Ended::Well),
     }
+}
+
+/// Holds the lab's machines for this process: two at work on the same ones destroy each other's.
+fn alone(cache: &Cache, lab: &Lab) -> Result<File> {
+    let lock = cache.lock(lab.name());
+    sh::lock(&lock)?.with_context(|| {
+        format!(
+            "another `cargo lab` is at work on the machines of {} (it has locked {}): wait for it, or end it; \
+             a second lab beside it gets a name and a network of its own by KPOT_LAB_NAME and KPOT_LAB_NET",
+            lab.name(),
+            lock.display()
+        )
+    })
 }
 
 /// Ends the output with the counts.

@@ -65,6 +65,11 @@ impl Lab {
         self.provider == "docker"
     }
 
+    /// What its machines' names begin with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The first master.
     pub fn m1(&self) -> Node {
         self.node("m1", 11)

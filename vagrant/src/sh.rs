@@ -13,7 +13,7 @@ mod apt;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -578,6 +578,23 @@ pub fn make_dirs(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("making the directory {}", path.display()))
 }
 
+/// Locks a file, which is made where it is missing, until the value is dropped or this process ends; `None` where another
+/// process has locked it.
+pub fn lock(path: &Path) -> Result<Option<File>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {}", path.display()))
+        }
+    }
+}
+
 /// Sets the permission bits of a file.
 pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
@@ -640,5 +657,21 @@ pub fn remove(path: &Path) -> Result<()> {
             Err(err).with_context(|| format!("removing {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_had_once_at_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lab.lock");
+        let held = lock(&path).expect("a lock");
+        assert!(held.is_some());
+        assert!(lock(&path).expect("a look").is_none(), "it was had twice");
+        drop(held);
+        assert!(lock(&path).expect("a lock").is_some());
     }
 }
