@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::console::{Console, Format};
 use crate::facts::docker::CgroupDriver;
 use crate::host::HostView;
-use crate::host::command::Local;
+use crate::host::command::{Local, Runner};
 use crate::host::ssh::{self, ASKPASS_VARIABLE, Role, Target};
 use crate::journal::STATE_DIR;
 use crate::rollback::{self, MemberWord, Rollback};
@@ -364,6 +364,7 @@ fn become_master(
     } = options;
     (run.dry_run, run.yes) = (changing.dry_run, changing.yes);
     let target = target(ssh, healthy)?;
+    let local: Arc<dyn Runner> = local;
     workflow::become_master(
         run,
         &Master {
@@ -374,7 +375,7 @@ fn become_master(
             insecure_registries: insecure_registry,
             copy_static_pods,
         },
-        local,
+        &local,
     )
 }
 

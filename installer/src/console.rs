@@ -4,7 +4,7 @@
 //! running step is rewritten in place; elsewhere every step is one plain line.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,9 +22,19 @@ pub enum Format {
     Json,
 }
 
+/// Where words go.
+type Sink = Mutex<Box<dyn Write + Send>>;
+
+/// A word that was cut off by a panic is no reason to keep the next one back.
+fn locked(sink: &Sink) -> MutexGuard<'_, Box<dyn Write + Send>> {
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// See the module.
 pub struct Console {
     format: Format,
+    results: Sink,
+    words: Sink,
     terminal: bool,
     began: Instant,
     /// How every step ended, for the JSON result.
@@ -35,8 +45,22 @@ impl Console {
     /// A console on this process's own streams.
     pub fn new(format: Format) -> Self {
         Self {
-            format,
             terminal: io::stderr().is_terminal(),
+            ..Self::on(format, io::stdout(), io::stderr())
+        }
+    }
+
+    /// A console that is no terminal: `results` go one way, all other `words` another.
+    pub fn on(
+        format: Format,
+        results: impl Write + Send + 'static,
+        words: impl Write + Send + 'static,
+    ) -> Self {
+        Self {
+            format,
+            results: Mutex::new(Box::new(results)),
+            words: Mutex::new(Box::new(words)),
+            terminal: false,
             began: Instant::now(),
             steps: Mutex::default(),
         }
@@ -50,7 +74,7 @@ impl Console {
     /// Says something to the operator.
     pub fn say(&self, text: &str) {
         // Nobody can be told that standard error is closed.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = writeln!(locked(&self.words), "{text}");
     }
 
     /// Prints a result as a person reads it; nothing with `--json`.
@@ -58,7 +82,7 @@ impl Console {
         if self.format == Format::Json {
             return Ok(());
         }
-        writeln!(io::stdout().lock(), "{text}").context("cannot write to standard output")
+        writeln!(locked(&self.results), "{text}").context("cannot write to standard output")
     }
 
     /// Prints the one JSON document; nothing without `--json`.
@@ -66,7 +90,7 @@ impl Console {
         if self.format == Format::Text {
             return Ok(());
         }
-        writeln!(io::stdout().lock(), "{value:#}").context("cannot write to standard output")
+        writeln!(locked(&self.results), "{value:#}").context("cannot write to standard output")
     }
 
     /// How every step of this run ended, for the JSON document.
@@ -82,7 +106,7 @@ impl Console {
         if !io::stdin().is_terminal() {
             return Ok(false);
         }
-        write!(io::stderr().lock(), "{question} [y/N] ").context("cannot ask")?;
+        write!(locked(&self.words), "{question} [y/N] ").context("cannot ask")?;
         let mut answer = String::new();
         io::stdin()
             .lock()
@@ -95,7 +119,7 @@ impl Console {
     pub fn step(&self, number: usize, of: usize, what: &str) -> Progress<'_> {
         let line = format!("[{number}/{of}] {what}");
         if self.terminal {
-            let _ = write!(io::stderr().lock(), "{line} …");
+            let _ = write!(locked(&self.words), "{line} …");
         }
         Progress {
             console: self,

@@ -4,8 +4,7 @@
 //! cluster's endpoint, so with a dead endpoint none of them works; they end, and the kubelet starts them again after pauses of up to five minutes. The one that leads
 //! renews a record in the cluster every two seconds, and that is what is looked at: two looks, and no clock.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -63,21 +62,22 @@ pub fn await_leader(
     patience: Duration,
     pause: Duration,
 ) -> Result<()> {
-    let deadline = Instant::now() + patience;
+    let clock = view.clock();
+    let deadline = clock.now() + patience;
     let Some(before) = renewed(view)? else {
         return Ok(());
     };
     loop {
-        thread::sleep(pause);
+        clock.pause(pause);
         stop.check()?;
         // A moment without an answer is part of an API server that comes back.
         match renewed(view) {
             Ok(Some(now)) if now == before => {}
             Ok(_) => return Ok(()),
-            Err(_) if Instant::now() < deadline => {}
+            Err(_) if clock.now() < deadline => {}
             Err(cause) => return Err(cause),
         }
-        if Instant::now() >= deadline {
+        if clock.now() >= deadline {
             bail!(
                 "no controller manager of the cluster has been at work for {} s: without one, nothing signs what a join needs. See on {}: docker ps -a --filter name=k8s_kube-controller-manager; docker logs, with its ID",
                 patience.as_secs(),

@@ -5,8 +5,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -238,7 +237,8 @@ impl Etcd {
 
     /// etcd's static pod on the node `node`. A kubelet that started before its API server lists the pods of that start only some time later: that is waited for.
     fn pod(view: &ClusterView, node: &str) -> Result<Pod> {
-        let deadline = Instant::now() + LISTING;
+        let clock = view.clock();
+        let deadline = clock.now() + LISTING;
         loop {
             let pods: List<Pod> = view.get(&[
                 "pods",
@@ -255,10 +255,10 @@ impl Etcd {
                 return Ok(pod);
             }
             ensure!(
-                Instant::now() < deadline,
+                clock.now() < deadline,
                 "no etcd pod runs on {node}. See there: docker ps -a; journalctl -u kubelet"
             );
-            thread::sleep(LISTING / 12);
+            clock.pause(LISTING / 12);
         }
     }
 
@@ -371,7 +371,8 @@ impl Etcd {
         limit: Duration,
         pause: Duration,
     ) -> Result<()> {
-        let deadline = Instant::now() + limit;
+        let clock = cluster.view().clock();
+        let deadline = clock.now() + limit;
         loop {
             let listed = self.listed(cluster.view())?;
             let Some(found) = listed.iter().find(|found| found.id == member.id) else {
@@ -385,10 +386,10 @@ impl Etcd {
                 return Ok(());
             };
             ensure!(
-                cause.to_string().contains("unhealthy") && Instant::now() < deadline,
+                cause.to_string().contains("unhealthy") && clock.now() < deadline,
                 "cannot remove etcd member {member}: {cause}"
             );
-            thread::sleep(pause);
+            clock.pause(pause);
         }
     }
 

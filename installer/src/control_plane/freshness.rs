@@ -6,8 +6,7 @@
 //! does not know it in its cache after a while is told apart from one that does.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -39,7 +38,8 @@ pub fn standing_still(
     );
     let now = revision(view, None, &path)?.context("the cluster's lock is gone")?;
     let cached = format!("{path}?resourceVersion=0");
-    let deadline = Instant::now() + LAG;
+    let clock = view.clock();
+    let deadline = clock.now() + LAG;
     let mut behind: Vec<String> = servers.keys().cloned().collect();
     loop {
         let mut still = Vec::new();
@@ -50,11 +50,11 @@ pub fn standing_still(
                 Err(_) => {}
             }
         }
-        if still.is_empty() || Instant::now() >= deadline {
+        if still.is_empty() || clock.now() >= deadline {
             return Ok(still);
         }
         behind = still;
-        thread::sleep(PAUSE);
+        clock.pause(PAUSE);
     }
 }
 

@@ -27,6 +27,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use self::objects::PodSpec;
+use crate::host::clock::Clock;
 use crate::host::command::{Cmd, CommandError, Output, Runner};
 use crate::host::remote::{RemoteView, TreeEntry};
 
@@ -91,6 +92,11 @@ impl ClusterView {
         let fixed = ["--kubeconfig", ADMIN_CONF, "--request-timeout", "20s"];
         Cmd::new("kubectl", fixed.into_iter().chain(server).chain(args))
             .timeout(Duration::from_secs(40))
+    }
+
+    /// The clock by which it is waited between two questions.
+    pub fn clock(&self) -> &dyn Clock {
+        self.runner.clock()
     }
 
     /// The healthy master's address, as the operator gave it.

@@ -20,6 +20,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
+use super::clock::{Clock, SystemClock};
+
 /// The largest standard output that is kept, in bytes: `kubectl get -o json` of a cluster with thousands of pods fits.
 const OUTPUT_LIMIT: u64 = 64 << 20;
 
@@ -269,6 +271,11 @@ pub trait Runner: Send + Sync {
     /// Runs `cmd` while its standard output, of any size, goes to `sink`; none of it is kept in what is returned, and `cmd.life` is not used. An exit status other
     /// than 0 is not an error here: the caller must look at it before it believes what the sink got.
     fn fetch(&self, cmd: &Cmd, sink: &mut dyn Write) -> Result<Output, CommandError>;
+
+    /// The clock by which one waits between two of its commands.
+    fn clock(&self) -> &dyn Clock {
+        &SystemClock
+    }
 
     /// Runs `cmd`; an exit status other than 0 is an error that carries the end of what it printed.
     fn expect(&self, cmd: &Cmd) -> Result<Output, CommandError> {

@@ -8,6 +8,7 @@
     reason = "this module owns the machine's files"
 )]
 
+pub mod clock;
 pub mod command;
 mod fetch;
 pub mod probe;
@@ -25,7 +26,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::{Hasher, Sha256};
 use nix::errno::Errno;
 
@@ -102,6 +103,11 @@ impl HostView {
             root: root.into(),
             runner,
         }
+    }
+
+    /// The clock by which it is waited between two looks.
+    pub fn clock(&self) -> &dyn clock::Clock {
+        self.runner.clock()
     }
 
     /// The real place of an absolute path of the machine.
@@ -581,7 +587,7 @@ impl<'a> Host<'a> {
             }
             let outcome = running
                 .join()
-                .map_err(|_| anyhow!("what ran {cmd} panicked"))?;
+                .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked));
             match (outcome, looked) {
                 (Ok(output), _) => Ok(output),
                 (Err(failed), Ok(())) => Err(failed.into()),

@@ -108,6 +108,9 @@ enum Elevation {
     SudoWithPassword(Secret),
 }
 
+/// What opens connections: [`Ssh::connect`], or in tests a machine that is only played.
+pub type Connect<'a> = dyn Fn(Target) -> Result<Arc<dyn Runner>> + 'a;
+
 /// A machine on the other end of a connection. Dropping it closes the connection and removes its private folder.
 pub struct Ssh {
     local: Arc<dyn Runner>,

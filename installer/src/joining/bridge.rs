@@ -11,8 +11,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddrV4;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -214,7 +213,7 @@ fn write(host: &Host<'_>, change: &Change, make: &dyn Fn(Found) -> String) -> Re
         match host.run(&cmd, change.clone()) {
             Ok(_) => return Ok(()),
             Err(cause) if tries == TRIES => return Err(cause),
-            Err(_) => thread::sleep(AGAIN),
+            Err(_) => host.view().clock().pause(AGAIN),
         }
         tries += 1;
     }
@@ -317,9 +316,10 @@ impl Step for LowerBridge {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        let deadline = Instant::now() + OWN_SERVER;
+        let clock = world.host.view().clock();
+        let deadline = clock.now() + OWN_SERVER;
         // One that listens elsewhere than on the loopback, or does not come up, is told of by the next step.
-        while Instant::now() < deadline {
+        while clock.now() < deadline {
             let answer = world
                 .host
                 .view()
@@ -328,7 +328,7 @@ impl Step for LowerBridge {
                 break;
             }
             world.host.stop().check()?;
-            thread::sleep(PAUSE);
+            clock.pause(PAUSE);
         }
         remove(world.host)
     }

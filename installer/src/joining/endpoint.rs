@@ -7,6 +7,7 @@
 //! An endpoint that is this machine's own address is bridged ([`super::bridge`]). One that is dead, and somebody else's, is refused: even a join that got past it would leave
 //! a kubelet that finds no apiserver.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
@@ -21,6 +22,14 @@ use crate::host::probe::Probe;
 
 /// How long a connection may take to be made.
 const REACH: Duration = Duration::from_secs(5);
+
+/// What tries to connect: [`knock`], or in tests a network that is only played.
+pub type Knock<'a> = dyn Fn(&SocketAddr) -> io::Result<()> + Sync + 'a;
+
+/// Connects, and says no more.
+pub fn knock(address: &SocketAddr) -> io::Result<()> {
+    TcpStream::connect_timeout(address, REACH).map(drop)
+}
 
 /// How the cluster's endpoint is found from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +133,7 @@ pub fn reach(
     name: &EndpointName,
     own: &[IpAddr],
     healthy: IpAddr,
+    knock: &Knock<'_>,
 ) -> Reached {
     let port = cluster.endpoint.port;
     let mut failures = Vec::new();
@@ -132,8 +142,8 @@ pub fn reach(
             failures.push(format!("{address} is this machine's own, which is bridged for IPv4 and the apiserver's own port only"));
             continue;
         }
-        match TcpStream::connect_timeout(&SocketAddr::new(address, port), REACH) {
-            Ok(_) => return Reached::Answers,
+        match knock(&SocketAddr::new(address, port)) {
+            Ok(()) => return Reached::Answers,
             Err(cause) => failures.push(format!("{address} port {port}: {cause}")),
         }
     }
@@ -200,7 +210,7 @@ pub fn unreached(
 
 /// Connects to what a join needs besides the endpoint: the healthy master's apiserver, and the ports for clients and peers of every etcd member that answers. A port that a firewall drops
 /// would else be found out after the member was added.
-pub fn reach_members(cluster: &ClusterFacts, discovery: &str) -> Vec<Refusal> {
+pub fn reach_members(cluster: &ClusterFacts, discovery: &str, knock: &Knock<'_>) -> Vec<Refusal> {
     let mut wanted: Vec<(String, String)> = vec![(
         discovery.to_owned(),
         "the healthy master's apiserver".to_owned(),
@@ -219,7 +229,7 @@ pub fn reach_members(cluster: &ClusterFacts, discovery: &str) -> Vec<Refusal> {
     wanted.dedup();
     let attempt = |(place, what): &(String, String)| {
         let address: SocketAddr = place.parse().ok()?;
-        let cause = TcpStream::connect_timeout(&address, REACH).err()?;
+        let cause = knock(&address).err()?;
         Some(Refusal {
             cause: format!("{place} ({what}) is not reached from here: {cause}"),
             remedy: "Masters need each other's ports 6443, 2379 and 2380 open, both ways: open them in the firewall between".to_owned(),
@@ -284,13 +294,17 @@ mod tests {
         }
     }
 
+    fn nobody(_: &SocketAddr) -> io::Result<()> {
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
     #[test]
     fn an_endpoint_that_is_this_machines_own_address_is_bridged() {
         let own = [ip("10.0.0.99"), ip("10.0.0.13")];
         let healthy = ip("10.0.0.11");
         let cluster = of(endpoint("10.0.0.13", &[]));
         let name = EndpointName::decide(&cluster.endpoint, &[], healthy);
-        let Reached::Ours(bridge) = reach(&cluster, &name, &own, healthy) else {
+        let Reached::Ours(bridge) = reach(&cluster, &name, &own, healthy, &nobody) else {
             panic!("it is ours")
         };
         assert_eq!(bridge.endpoint.to_string(), "10.0.0.13:6443");
@@ -298,7 +312,10 @@ mod tests {
         let named = of(endpoint("api.lab", &["10.0.0.13"]));
         let name = EndpointName::decide(&named.endpoint, &[], healthy);
         assert!(
-            matches!(reach(&named, &name, &own, healthy), Reached::Ours(_)),
+            matches!(
+                reach(&named, &name, &own, healthy, &nobody),
+                Reached::Ours(_)
+            ),
             "by its name, too"
         );
         let balancer = of(Endpoint {
@@ -307,7 +324,10 @@ mod tests {
         });
         let name = EndpointName::decide(&balancer.endpoint, &[], healthy);
         assert!(
-            matches!(reach(&balancer, &name, &own, healthy), Reached::Nobody(_)),
+            matches!(
+                reach(&balancer, &name, &own, healthy, &nobody),
+                Reached::Nobody(_)
+            ),
             "no apiserver will listen there"
         );
     }

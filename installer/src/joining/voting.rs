@@ -1,8 +1,7 @@
 //! Waits until the new master counts: its etcd member votes, its apiserver answers, its node is ready.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -144,8 +143,10 @@ impl Step for Voting {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        let mut reminder = Instant::now() + REMINDER;
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let clock = cluster.view().clock();
+        let deadline = clock.now() + LIMIT;
+        let mut reminder = clock.now() + REMINDER;
         loop {
             // A moment without an answer is part of a new member's start: only the last look counts.
             let missing = match self.missing(world.view()) {
@@ -154,18 +155,18 @@ impl Step for Voting {
                 Err(cause) => format!("{cause:#}"),
             };
             world.host.stop().check()?;
-            if Instant::now() >= deadline {
+            if clock.now() >= deadline {
                 bail!(
                     "after {} s: {missing}\nSee here: journalctl -u kubelet; docker ps -a. The machine has joined: when the cause is mended, run this again",
                     LIMIT.as_secs()
                 );
             }
-            if Instant::now() >= reminder {
+            if clock.now() >= reminder {
                 // What cannot be reminded now can be in a minute.
                 let _ = self.remind(world);
-                reminder = Instant::now() + REMINDER;
+                reminder = clock.now() + REMINDER;
             }
-            thread::sleep(PAUSE);
+            clock.pause(PAUSE);
         }
     }
 }

@@ -5,15 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use super::Departed;
 use crate::host::HostView;
-use crate::host::command::Runner;
 use crate::host::remote::RemoteView;
-use crate::host::ssh::{Role, Ssh, Target};
+use crate::host::ssh::{Connect, Role, Target};
 use crate::journal::STATE_DIR;
 use crate::step::{State, Step, View, World};
 
@@ -58,7 +56,7 @@ pub enum Fate {
 impl Reach {
     /// Tries to connect to the machine of `departed` in the same way as to the healthy master, `target`; a dead machine costs at most ten seconds.
     pub fn of(
-        local: Arc<dyn Runner>,
+        connect: &Connect<'_>,
         departed: &Departed,
         target: &Target,
         host_key: Option<String>,
@@ -69,8 +67,8 @@ impl Reach {
             host_key,
             ..target.clone()
         };
-        match Ssh::connect(local, target) {
-            Ok(ssh) => Self::Answers(RemoteView::new(Arc::new(ssh), &departed.address)),
+        match connect(target) {
+            Ok(ssh) => Self::Answers(RemoteView::new(ssh, &departed.address)),
             Err(cause) => Self::Silent(format!("{cause:#}")),
         }
     }
@@ -180,6 +178,8 @@ impl Step for BackUpDown {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::control_plane::Cluster;
     use crate::host::Host;

@@ -3,7 +3,6 @@
 //! Up to 1.21 kubeadm asks the etcd of every master in ClusterStatus at a join and fails at one that is gone; from 1.19 on it asks those that etcd's mirror pods name. etcd itself is
 //! not touched here: its member is gone by now.
 
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -80,7 +79,7 @@ impl ForgetNode {
                 self.departed.name,
                 output.evidence()
             );
-            thread::sleep(Duration::from_secs(1));
+            cluster.view().clock().pause(Duration::from_secs(1));
         }
         Ok(())
     }

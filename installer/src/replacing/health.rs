@@ -64,7 +64,8 @@ pub fn ailments(joining: &Joining, standing: &Standing, view: View<'_>) -> Resul
     let voting = Voting::new(joining.clone());
     let mut missing = voting.missing(view)?;
     if !missing.is_empty() {
-        std::thread::sleep(SECOND_LOOK);
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        cluster.clock().pause(SECOND_LOOK);
         missing = voting.missing(view)?;
     }
     found.extend(missing);
@@ -113,7 +114,7 @@ pub fn file_ailments(joining: &Joining, view: View<'_>) -> Result<Vec<String>> {
 /// changes its members; the one that is to go counts as dead only if it was so both times.
 pub fn steady_members(etcd: &Etcd, view: &ClusterView, departed: &Departed) -> Result<Vec<Member>> {
     let first = etcd.members(view)?;
-    std::thread::sleep(SECOND_LOOK);
+    view.clock().pause(SECOND_LOOK);
     let mut second = etcd.members(view)?;
     for member in &mut second {
         let before = first

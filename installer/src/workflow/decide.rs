@@ -15,7 +15,7 @@ use crate::control_plane::guard::Votes;
 use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
 use crate::control_plane::lease::{self, Holder};
 use crate::facts::Facts;
-use crate::joining::endpoint::{self, Reached};
+use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
 use crate::preflight::{self, KubeletThresholds, Purpose};
@@ -23,7 +23,7 @@ use crate::replacing::{Departed, Whose, record, remove_member};
 use crate::steps::ImageWanted;
 
 /// Refuses everything that can be refused; else the images with the cluster's names for them.
-pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<Vec<ImageWanted>> {
+pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Vec<ImageWanted>> {
     let Seen {
         joining,
         facts,
@@ -78,7 +78,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen) -> Result<Vec<ImageWanted>> {
                 failures,
             ));
         }
-        all.extend(endpoint::reach_members(cluster, &joining.discovery));
+        all.extend(endpoint::reach_members(cluster, &joining.discovery, knock));
         all.extend(own_address(&addresses(facts), &joining.address));
     }
     if past != Past::Joined || departed.is_some() {

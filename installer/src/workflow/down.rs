@@ -1,7 +1,6 @@
 //! In a change: the machine of the master whose place is taken, looked at before anything is decided.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -10,7 +9,7 @@ use super::{Run, refuse};
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::host::Host;
-use crate::host::command::Runner;
+use crate::host::ssh::Connect;
 use crate::joining::refusals::{Past, Refusal};
 use crate::joining::static_pods::{Former, Manifests, StaticPods};
 use crate::journal::{Change, Entry, Event};
@@ -25,7 +24,7 @@ use crate::step::View;
 pub(super) fn look(
     run: &Run<'_>,
     options: &Master,
-    local: Arc<dyn Runner>,
+    connect: &Connect<'_>,
     cluster: &ClusterFacts,
     departed: &Departed,
     own: &[IpAddr],
@@ -49,7 +48,7 @@ pub(super) fn look(
             "connecting to {}@{}, the machine of {}, for at most a few seconds …",
             options.target.user, departed.address, departed.name
         ));
-        Reach::of(local, departed, &options.target, down_host_key.clone())
+        Reach::of(connect, departed, &options.target, down_host_key.clone())
     };
     let down = Down {
         departed: departed.clone(),
@@ -154,6 +153,8 @@ pub(super) fn static_pods(options: &Master, down: Option<&Down>) -> StaticPods {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::host::HostView;
     use crate::host::scripted::Scripted;

@@ -20,9 +20,9 @@ use crate::engine::{self, Plan, Steps};
 use crate::facts::docker::CgroupDriver;
 use crate::host::Host;
 use crate::host::command::Runner;
-use crate::host::ssh::Target;
+use crate::host::ssh::{Ssh, Target};
 use crate::joining::bridge;
-use crate::joining::endpoint::EndpointName;
+use crate::joining::endpoint::{self, EndpointName};
 use crate::joining::extra_files::ExtraFiles;
 use crate::joining::refusals::Past;
 use crate::joining::revoke::RevokeCredentials;
@@ -32,7 +32,7 @@ use crate::plans;
 use crate::replacing::{record, restore};
 use crate::signals::Stop;
 use crate::step::{Step, View, World};
-use crate::steps::HostsEntry;
+use crate::steps::{HostsEntry, ImageWanted};
 
 /// In which way this machine becomes a master.
 #[derive(Clone, Debug)]
@@ -83,37 +83,60 @@ pub struct Master {
 }
 
 /// Makes this machine a master of a running cluster.
-pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<()> {
+pub fn become_master(run: &Run<'_>, options: &Master, local: &Arc<dyn Runner>) -> Result<()> {
     root_only()?;
-    let seen = look(run, options, local)?;
-    let images = decide(run, &seen)?;
+    let connect =
+        |target| -> Result<Arc<dyn Runner>> { Ok(Arc::new(Ssh::connect(local.clone(), target)?)) };
+    let seen = look(run, options, &connect, &endpoint::knock)?;
+    let images = decide(run, &seen, &endpoint::knock)?;
+    let driver: CgroupDriver = seen
+        .joining
+        .cluster
+        .cgroup_driver
+        .parse()
+        .map_err(anyhow::Error::msg)?;
+    let on_cluster = cluster_steps(options, &seen, &images);
+    let work = Work {
+        environment: plans::environment(&run.pot, driver, &options.insecure_registries, images)?,
+        before: plans::before_join(&seen.endpoint),
+        on_cluster,
+        after: after_join(&seen.endpoint),
+    };
+    carry_out(run, options, &seen, &work, Stop::listen)
+}
+
+/// The steps of a run, in their order.
+pub(super) struct Work {
+    /// On this machine, without a cluster.
+    pub(super) environment: Steps,
+    /// On this machine, before the join.
+    pub(super) before: Steps,
+    /// Under the cluster's lock.
+    pub(super) on_cluster: Steps,
+    /// On this machine, after the join.
+    pub(super) after: Steps,
+}
+
+/// Shows the plan, and does what is to do; `listen` listens to signals from the first change on.
+pub(super) fn carry_out(
+    run: &Run<'_>,
+    options: &Master,
+    seen: &Seen,
+    work: &Work,
+    listen: fn() -> Result<Stop>,
+) -> Result<()> {
     let joining = &seen.joining;
     let look = View {
         host: &run.host,
         cluster: Some(&seen.view),
     };
-    let etcd_image = images
-        .iter()
-        .flat_map(|image| &image.names)
-        .find(|name| is_etcd(name))
-        .cloned();
-    let driver: CgroupDriver = joining
-        .cluster
-        .cgroup_driver
-        .parse()
-        .map_err(anyhow::Error::msg)?;
-    let environment = plans::environment(&run.pot, driver, &options.insecure_registries, images)?;
-    let before = plans::before_join(&seen.endpoint);
-    let mut on_it = match seen.past {
-        Past::Joined => Steps::new(),
-        Past::Stranger | Past::Interrupted | Past::Returning | Past::Worker => {
-            plans::raise_bridge(joining)
-        }
-    };
-    on_it.extend(cluster_steps(options, &seen, etcd_image));
-    let after = after_join(&seen.endpoint);
     let mut plan = Plan::default();
-    for steps in [&environment, &before, &on_it, &after] {
+    for steps in [
+        &work.environment,
+        &work.before,
+        &work.on_cluster,
+        &work.after,
+    ] {
         plan.rows.extend(Plan::of(steps, look)?.rows);
     }
     if !joining.ignored_checks.is_empty() {
@@ -139,7 +162,7 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
         }
         return Ok(());
     };
-    let host = Host::new(run.host.clone(), &session.journal).until(Stop::listen()?);
+    let host = Host::new(run.host.clone(), &session.journal).until(listen()?);
     let changing = Cluster::new(seen.view.clone());
     let world = World {
         host: &host,
@@ -147,11 +170,11 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
     };
     let mut offered = Vec::new();
     let outcome = (|| {
-        engine::run(&environment, world, &session.journal, run.console)?;
-        engine::run(&before, world, &session.journal, run.console)?;
-        offered = offer(&seen)?;
-        on_cluster(run, &session, world, &on_it, &seen)?;
-        engine::run(&after, world, &session.journal, run.console)
+        engine::run(&work.environment, world, &session.journal, run.console)?;
+        engine::run(&work.before, world, &session.journal, run.console)?;
+        offered = offer(seen)?;
+        on_cluster(run, &session, world, &work.on_cluster, seen)?;
+        engine::run(&work.after, world, &session.journal, run.console)
     })();
     // Only Docker's etcd can be asked without an API server that tells of it.
     let is_docker =
@@ -182,6 +205,12 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) ->
     Ok(())
 }
 
+/// etcd's image, by the cluster's name for it.
+fn etcd_image(images: &[ImageWanted]) -> Option<String> {
+    let mut names = images.iter().flat_map(|image| &image.names);
+    names.find(|name| is_etcd(name)).cloned()
+}
+
 /// Commands that give this node what the node of another name had.
 fn offer(seen: &Seen) -> Result<Vec<String>> {
     let Some(departed) = &seen.departed else {
@@ -210,7 +239,19 @@ fn offer(seen: &Seen) -> Result<Vec<String>> {
 }
 
 /// What is done under the cluster's lock.
-fn cluster_steps(options: &Master, seen: &Seen, etcd_image: Option<String>) -> Steps {
+pub(super) fn cluster_steps(options: &Master, seen: &Seen, images: &[ImageWanted]) -> Steps {
+    let mut steps = match seen.past {
+        Past::Joined => Steps::new(),
+        Past::Stranger | Past::Interrupted | Past::Returning | Past::Worker => {
+            plans::raise_bridge(&seen.joining)
+        }
+    };
+    steps.extend(bridged(options, seen, etcd_image(images)));
+    steps
+}
+
+/// The same, but for the bridge that may come first.
+fn bridged(options: &Master, seen: &Seen, etcd_image: Option<String>) -> Steps {
     let joining = &seen.joining;
     let pods = options
         .copy_static_pods

@@ -8,6 +8,7 @@ mod reset;
 mod seen;
 mod session;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +27,7 @@ use crate::facts::docker::CgroupDriver;
 use crate::host::command::CommandError;
 use crate::host::{Host, HostView};
 use crate::joining::refusals::Refusal;
+use crate::journal::STATE_DIR;
 use crate::plans;
 use crate::preflight::{self, Finding, KubeletThresholds, Needs, Purpose, Report};
 use crate::signals::Stop;
@@ -56,6 +58,8 @@ pub(crate) struct Terms<'a> {
     pub yes: bool,
     /// The identity of the pot, for the journal.
     pub pot: String,
+    /// The state folder.
+    pub state: PathBuf,
 }
 
 impl<'a> Run<'a> {
@@ -65,6 +69,7 @@ impl<'a> Run<'a> {
             dry_run: self.dry_run,
             yes: self.yes,
             pot: self.pot.identity().to_string(),
+            state: self.host.locate(STATE_DIR),
         }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! It needs no pot. What this program's own runs wrote is rolled back from the journal; a master that somebody else made is backed up and cleared as `kubeadm reset` does it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -54,6 +53,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
         dry_run: options.dry_run,
         yes: options.yes,
         pot: "none".to_owned(),
+        state: options.host.locate(STATE_DIR),
     };
     let target = options.target.clone();
     console.say(&format!("connecting to {}@{} …", target.user, target.host));
@@ -62,7 +62,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let view = ClusterView::new(ssh, address_given).by_own_server();
     console.say("asking the cluster and looking at this machine …");
     let cluster = ClusterFacts::gather(&view).map_err(not_eligible)?;
-    let journal = Journal::read(Path::new(STATE_DIR))?;
+    let journal = Journal::read(&terms.state)?;
     let owed = Owed::of(&journal);
     let facts = facts::gather(&options.host, Some(endpoint::healthy_address(&cluster)?))?;
     let departed = ourselves(options, &cluster, &facts, owed.member.as_ref())?;
@@ -87,7 +87,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let clear = if owed.joined {
         Vec::new()
     } else {
-        plans::clear(&cluster, departed.name.clone(), Path::new(STATE_DIR))
+        plans::clear(&cluster, departed.name.clone(), &terms.state)
     };
     let look = View {
         host: &options.host,
@@ -160,7 +160,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     }
     rollback::run(&Rollback {
         host: options.host.clone(),
-        state: STATE_DIR.into(),
+        state: options.host.locate(STATE_DIR),
         console,
         dry_run: options.dry_run,
         yes: agreed,
@@ -179,7 +179,7 @@ fn preview(options: &Reset<'_>, departed: &Departed, owed: &Owed) -> Result<()> 
     ));
     rollback::run(&Rollback {
         host: options.host.clone(),
-        state: STATE_DIR.into(),
+        state: options.host.locate(STATE_DIR),
         console: options.console,
         dry_run: true,
         yes: false,

@@ -1,10 +1,7 @@
 //! Everything that is looked at before anything is decided: the healthy master, its cluster, this machine, and how far an earlier run came.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,9 +15,9 @@ use crate::control_plane::kubeadm::Generation;
 use crate::control_plane::{ClusterView, runbook};
 use crate::exit::NotEligible;
 use crate::facts::{self, Facts};
-use crate::host::command::{Runner, await_outliving};
-use crate::host::ssh::Ssh;
-use crate::joining::endpoint::{self, EndpointName, Reached};
+use crate::host::command::await_outliving;
+use crate::host::ssh::Connect;
+use crate::joining::endpoint::{self, EndpointName, Knock, Reached};
 use crate::joining::refusals::Past;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
@@ -51,14 +48,18 @@ pub(super) struct Seen {
 }
 
 /// Looks at this machine and asks the cluster.
-pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> Result<Seen> {
+pub(super) fn look(
+    run: &Run<'_>,
+    options: &Master,
+    connect: &Connect<'_>,
+    knock: &Knock<'_>,
+) -> Result<Seen> {
     let manifest = run.pot.manifest();
     let target = options.target.clone();
     run.console
         .say(&format!("connecting to {}@{} …", target.user, target.host));
     let address_given = target.host.clone();
-    let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local.clone(), target)?);
-    let view = ClusterView::new(ssh, address_given).by_own_server();
+    let view = ClusterView::new(connect(target)?, address_given).by_own_server();
 
     run.console
         .say("asking the cluster and looking at this machine …");
@@ -83,7 +84,8 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
     };
     let node = node_name(options, &cluster, &records, healthy, &address)?;
     let own_addresses: Vec<IpAddr> = facts.interfaces.iter().map(|one| one.address).collect();
-    let journal = Journal::read(Path::new(STATE_DIR))?;
+    let state = run.host.locate(STATE_DIR);
+    let journal = Journal::read(&state)?;
     let Some(generation) = Generation::of(manifest.kubernetes) else {
         bail!(NotEligible(format!(
             "Kubernetes {} is older than what this program knows (v1.13)",
@@ -98,7 +100,7 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         node,
         address,
         ignored_checks: preflight::kernel::ignored_checks(manifest.kubernetes, &facts),
-        state: STATE_DIR.into(),
+        state,
     };
     let here = View {
         host: &run.host,
@@ -145,7 +147,7 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
         .transpose()
         .map_err(|refusal| refused(run.console, Untouched::Everything, &[refusal]))?;
     let down = match &departed {
-        Some(departed) => down::look(run, options, local, &cluster, departed, &own_addresses)?,
+        Some(departed) => down::look(run, options, connect, &cluster, departed, &own_addresses)?,
         None => None,
     };
     let whole = standing == Standing::Whole;
@@ -183,7 +185,7 @@ pub(super) fn look(run: &Run<'_>, options: &Master, local: Arc<dyn Runner>) -> R
     let reached = if past == Past::Joined {
         Reached::Answers
     } else {
-        endpoint::reach(&cluster, &endpoint, &own_addresses, healthy)
+        endpoint::reach(&cluster, &endpoint, &own_addresses, healthy, knock)
     };
     joining.bridge = match &reached {
         Reached::Ours(bridge) => Some(*bridge),
@@ -228,7 +230,7 @@ pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
                 ));
             }
         }
-        thread::sleep(LOOKS.1);
+        view.clock().pause(LOOKS.1);
     }
     None
 }

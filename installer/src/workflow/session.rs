@@ -11,7 +11,7 @@ use super::Terms;
 use crate::console::Format;
 use crate::engine::Plan;
 use crate::exit::{self, NotEligible, Usage};
-use crate::journal::{Event, Journal, STATE_DIR};
+use crate::journal::{Event, Journal};
 
 /// The exit status of a run that failed while at work.
 const FAILED: u8 = 1;
@@ -66,8 +66,8 @@ impl Session {
 
     /// Begins without a plan to show.
     pub(super) fn open(terms: &Terms<'_>, workflow: &'static str) -> Result<Self> {
-        let lock = lock_state(Path::new(STATE_DIR))?;
-        let journal = Journal::new(STATE_DIR);
+        let lock = lock_state(&terms.state)?;
+        let journal = Journal::new(&terms.state);
         journal.record(Event::Begin {
             workflow: workflow.to_owned(),
             pot: terms.pot.clone(),
