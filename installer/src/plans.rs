@@ -84,18 +84,19 @@ pub fn raise_bridge(joining: &Joining) -> Steps {
     joining.bridge.into_iter().map(raise).collect()
 }
 
-/// What is done on the cluster, under its lock.
+/// What is done on the cluster, under its lock; `clear` takes away what an interrupted join left, or refuses what is nobody's. A worker needs none: it is cleared as a node, before.
 pub fn join(
     joining: &Joining,
-    interrupted: bool,
+    clear: Option<ClearInterruptedJoin>,
     files: ExtraFiles,
     pods: Option<StaticPods>,
 ) -> Steps {
-    let mut steps: Steps = vec![
-        Box::new(ClearInterruptedJoin::new(joining.clone(), interrupted)),
-        Box::new(files),
-        Box::new(KubeadmJoin::new(joining.clone())),
-    ];
+    let mut steps: Steps = Vec::new();
+    if let Some(clear) = clear {
+        steps.push(Box::new(clear));
+    }
+    steps.push(Box::new(files));
+    steps.push(Box::new(KubeadmJoin::new(joining.clone())));
     steps.extend(settle(joining, pods));
     steps
 }
@@ -288,7 +289,7 @@ mod tests {
             let pods = StaticPods::new(Former::Nobody);
             join(
                 &joining,
-                false,
+                None,
                 ExtraFiles::new(vec![], "/etc/kubernetes/pki"),
                 Some(pods),
             )

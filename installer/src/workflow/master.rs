@@ -22,6 +22,7 @@ use crate::host::Host;
 use crate::host::command::Runner;
 use crate::host::ssh::{Ssh, Target};
 use crate::joining::bridge;
+use crate::joining::clear::ClearInterruptedJoin;
 use crate::joining::endpoint::{self, EndpointName};
 use crate::joining::extra_files::ExtraFiles;
 use crate::joining::refusals::Past;
@@ -275,7 +276,10 @@ fn bridged(options: &Master, seen: &Seen, etcd_image: Option<String>) -> Steps {
     }
     let machine = seen.down.as_ref().and_then(|down| down.reach.machine());
     let files = files.preferring(machine.cloned());
-    let join = plans::join(joining, seen.interrupted, files, pods);
+    // What a worker has is no reason to refuse it: it goes with the worker's node.
+    let clear = (seen.past != Past::Worker)
+        .then(|| ClearInterruptedJoin::new(joining.clone(), seen.interrupted));
+    let join = plans::join(joining, clear, files, pods);
     match &seen.down {
         None => join,
         Some(down) if seen.past == Past::Joined && !down.departed.is_listed(&joining.cluster) => {
