@@ -71,6 +71,17 @@ pub fn held_by_other(view: &ClusterView, holder: &Holder) -> Result<Option<(Stri
     Ok(lease.and_then(|lease| blocking(&lease.spec, holder)))
 }
 
+/// Whether we hold the lock: a killed run of ours did not give it back.
+pub fn is_ours(view: &ClusterView, holder: &Holder) -> Result<bool> {
+    let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
+    Ok(lease.is_some_and(|lease| lease.spec.holder_identity.as_ref() == Some(&holder.identity)))
+}
+
+/// Gives the lock back that a killed run of ours held. The caller has made sure that no run of ours is at work.
+pub fn give_back(cluster: &Cluster, holder: &Holder) -> Result<()> {
+    write(cluster, holder, None, Take::Keep)
+}
+
 /// How the lock stands, whoever asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]

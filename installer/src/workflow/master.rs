@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::decide::{all_fresh, decide, holder, recheck};
 use super::seen::{Seen, is_etcd, look, quorum_is_lost, tell_of_lost_quorum};
-use super::session::Session;
+use super::session::{Session, lock_state};
 use super::{Run, down, not_eligible, root_only, warn};
 use crate::control_plane::Cluster;
 use crate::control_plane::freshness;
-use crate::control_plane::lease::Lock;
+use crate::control_plane::lease::{self, Lock};
 use crate::engine::{self, Plan, Steps};
 use crate::facts::docker::CgroupDriver;
 use crate::host::Host;
@@ -154,12 +154,8 @@ pub(super) fn carry_out(
     }
     let Some(session) = Session::begin(&run.terms(), options.way.workflow(), &plan, &subject)?
     else {
-        let open = seen.interrupted || seen.settling;
-        if seen.past == Past::Joined && open && !run.dry_run {
-            // The join that the journal thinks interrupted came to its end without us.
-            Journal::new(&joining.state).record(Event::End {
-                outcome: "done".to_owned(),
-            })?;
+        if !run.dry_run {
+            end_killed(seen)?;
         }
         return Ok(());
     };
@@ -202,6 +198,26 @@ pub(super) fn carry_out(
             joining.node,
             offered.join("\n  ")
         ))?;
+    }
+    Ok(())
+}
+
+/// Says the last words of a run that was killed when everything was done: the lock is given back, and the journal knows that the join came to its end.
+fn end_killed(seen: &Seen) -> Result<()> {
+    let (joining, holder) = (&seen.joining, holder(seen));
+    let joined = seen.past == Past::Joined && (seen.interrupted || seen.settling);
+    let held = lease::is_ours(&seen.view, &holder)?;
+    if !joined && !held {
+        return Ok(());
+    }
+    let _alone = lock_state(&joining.state)?;
+    if held {
+        lease::give_back(&Cluster::new(seen.view.clone()), &holder)?;
+    }
+    if joined {
+        Journal::new(&joining.state).record(Event::End {
+            outcome: "done".to_owned(),
+        })?;
     }
     Ok(())
 }
