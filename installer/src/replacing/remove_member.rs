@@ -171,13 +171,18 @@ impl Step for RemoveMember {
     fn apply(&self, world: World<'_>) -> Result<()> {
         let cluster = world.cluster.context("this workflow has no cluster")?;
         snapshot::take(world.host, cluster, &self.etcd)?;
+        let first = self.etcd.members(cluster.view())?;
+        let Some(target) = self.departed.member(&first) else {
+            return Ok(());
+        };
+        // What refuses whatever is heard from here comes first: where another master was lost meanwhile, nobody answers here either, and that would be told as a closed port.
+        judge(&self.departed, &first, Reading::Failed)?;
+        // A dead member takes its time not to answer: what is known of the others must not have grown old meanwhile, so they are looked at once more after it.
+        let from_here = self.ask_from_here(world, &first, target)?;
         let members = steady_members(&self.etcd, cluster.view(), &self.departed)?;
         let Some(target) = self.departed.member(&members).cloned() else {
             return Ok(());
         };
-        // What refuses whatever is heard from here comes first: where another master was lost meanwhile, nobody answers here either, and that would be told as a closed port.
-        judge(&self.departed, &members, Reading::Failed)?;
-        let from_here = self.ask_from_here(world, &members, &target)?;
         judge(&self.departed, &members, from_here)?;
         world.host.stop().check()?;
         world.host.note(Change::Cluster {
