@@ -235,4 +235,4 @@ pub fn run(facts: &Facts, needs: &Needs) -> Report {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -32,7 +32,7 @@ fn owned(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// A machine that can become a master.
-fn good() -> Facts {
+pub(crate) fn good() -> Facts {
     let disk = space(100 * GB, 80 * GB, 1);
     Facts {
         hostname: "b1".to_owned(),

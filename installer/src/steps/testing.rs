@@ -206,12 +206,21 @@ pub(crate) fn systemd(script: Scripted, units: &Units) -> Scripted {
 /// A pot made of these files and images.
 #[derive(Default)]
 pub(crate) struct Pot {
+    kubernetes: Option<KubeVersion>,
     blobs: BTreeMap<Sha256, Vec<u8>>,
     artifacts: Vec<Artifact>,
     images: Vec<Image>,
 }
 
 impl Pot {
+    /// A pot of this Kubernetes instead of 1.14.0.
+    pub fn of(kubernetes: KubeVersion) -> Self {
+        Self {
+            kubernetes: Some(kubernetes),
+            ..Self::default()
+        }
+    }
+
     fn blob(&mut self, content: &[u8]) -> Sha256 {
         let digest = Sha256::of(content);
         self.blobs.insert(digest, content.to_vec());
@@ -266,7 +275,7 @@ impl Pot {
             format: 1,
             name: "kpot-test".to_owned(),
             serial: 1,
-            kubernetes: KubeVersion::new(1, 14, 0),
+            kubernetes: self.kubernetes.unwrap_or(KubeVersion::new(1, 14, 0)),
             arch: Arch::Amd64,
             runtime: Runtime {
                 name: RuntimeName::Docker,

@@ -3,6 +3,8 @@
 mod decide;
 mod down;
 mod identity;
+#[cfg(test)]
+mod kills;
 mod master;
 mod reset;
 mod seen;

@@ -1,0 +1,160 @@
+//! One run of this program on the played machine: the whole way of `rebirth-master` and `change-master`, from the first look to the last word. Left out is what has no cluster in
+//! it: the pot's own steps, and SSH.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Result, bail};
+use bundle_spec::VerifiedPot;
+
+use super::etcd::Snapshot;
+use super::runner::{Place, Process, Trouble, locked};
+use super::world::{Case, GONE, HEALTHY, Scenario, World, version};
+use crate::console::{Console, Format};
+use crate::exit;
+use crate::facts::{Facts, Interface};
+use crate::host::HostView;
+use crate::host::command::Runner;
+use crate::host::ssh::{Role, Target};
+use crate::preflight;
+use crate::signals::Stop;
+use crate::steps::testing::Pot;
+use crate::workflow::decide::decide;
+use crate::workflow::master::{Work, carry_out, cluster_steps};
+use crate::workflow::seen::look;
+use crate::workflow::{Master, Run, Way};
+
+/// How a run ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Done,
+    Refused(String),
+    Failed(String),
+    Killed,
+}
+
+/// A run.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) end: End,
+    /// Its commands that changed something.
+    pub(super) changes: Vec<String>,
+}
+
+impl World {
+    /// Runs the scenario's command once.
+    pub(super) fn run(&self, trouble: Option<Trouble>) -> Ran {
+        locked(&self.played).etcd.snapshot = Snapshot::None;
+        let process = Process::new(self.played.clone(), trouble);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.play(&process)));
+        let end = match outcome {
+            _ if process.is_dead() => End::Killed,
+            Ok(Ok(())) => End::Done,
+            Ok(Err(error)) if exit::status(&error) == 3 => End::Refused(format!("{error:#}")),
+            Ok(Err(error)) => End::Failed(format!("{error:#}")),
+            Err(panicked) => resume_unwind(panicked),
+        };
+        Ran {
+            end,
+            changes: process.changes(),
+        }
+    }
+
+    fn play(&self, process: &Arc<Process>) -> Result<()> {
+        let console = Console::on(Format::Text, io::sink(), io::sink());
+        let run = Run {
+            pot: pot(self.scenario.minor),
+            host: HostView::new(self.root.path(), process.on(Place::Here)),
+            console: &console,
+            dry_run: false,
+            yes: true,
+        };
+        let connect = |target: Target| -> Result<Arc<dyn Runner>> {
+            match target.role {
+                Role::Healthy => Ok(process.on(Place::Healthy)),
+                Role::Down if locked(&self.played).down.is_some() => Ok(process.on(Place::Down)),
+                Role::Down => bail!("{} timed out", target.host),
+            }
+        };
+        let knock = |address: &SocketAddr| -> io::Result<()> {
+            if locked(&self.played).listens(address) {
+                return Ok(());
+            }
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        let options = options(self.scenario);
+        let mut seen = look(&run, &options, &connect, &knock)?;
+        seen.facts = Facts {
+            leftovers: seen.facts.leftovers,
+            interfaces: vec![Interface {
+                name: "eth0".to_owned(),
+                address: self.scenario.here().1.parse()?,
+            }],
+            ..preflight::tests::good()
+        };
+        let images = decide(&run, &seen, &knock)?;
+        let work = Work {
+            environment: Vec::new(),
+            before: Vec::new(),
+            on_cluster: cluster_steps(&options, &seen, &images),
+            after: Vec::new(),
+        };
+        carry_out(&run, &options, &seen, &work, || Ok(Stop::default()))
+    }
+}
+
+fn options(scenario: Scenario) -> Master {
+    let (name, address) = scenario.here();
+    let way = if scenario.is_rebirth() {
+        Way::Rebirth { force: false }
+    } else {
+        Way::Change {
+            down: GONE.0.to_owned(),
+            reset_down: scenario.case == Case::HalfDead,
+            down_host_key: None,
+        }
+    };
+    Master {
+        // A machine that comes back is told by what the cluster knows of its address.
+        node_name: (!scenario.is_rebirth()).then(|| name.to_owned()),
+        way,
+        target: Target {
+            role: Role::Healthy,
+            host: HEALTHY.to_owned(),
+            user: "root".to_owned(),
+            port: None,
+            identity: None,
+            host_key: None,
+            password: None,
+        },
+        advertise_address: address.parse().ok(),
+        insecure_registries: Vec::new(),
+        copy_static_pods: false,
+    }
+}
+
+/// A pot of this version, made once.
+fn pot(minor: u16) -> Arc<VerifiedPot> {
+    static POTS: [OnceLock<Arc<VerifiedPot>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let make = || {
+        let version = version(minor);
+        let of_it = |name: &str| format!("k8s.gcr.io/{name}:{version}");
+        let mut names: Vec<String> = [
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+        ]
+        .into_iter()
+        .map(of_it)
+        .collect();
+        names.extend(["flannel:1", "k8s.gcr.io/etcd:3", "k8s.gcr.io/pause:3"].map(str::to_owned));
+        let pot = names
+            .iter()
+            .fold(Pot::of(version), |pot, name| pot.image(name, name, &[]));
+        pot.verified()
+    };
+    POTS[usize::from(minor > 14)].get_or_init(make).clone()
+}
