@@ -3,6 +3,8 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -15,6 +17,12 @@ use crate::journal::{Event, Journal};
 
 /// The exit status of a run that failed while at work.
 const FAILED: u8 = 1;
+
+/// How long the lock of a run that has just ended may stay: a program that this process began to start has a copy of every open file until it runs, also where we are killed meanwhile.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A run that may change this machine: it alone, with a journal.
 pub(super) struct Session {
@@ -161,14 +169,18 @@ pub(crate) fn lock_state(state: &Path) -> Result<File> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another kpot-install is at work on this machine: wait for it ({} is locked)",
-            path.display()
-        ),
-        Err(TryLockError::Error(cause)) => {
-            Err(cause).with_context(|| format!("cannot lock {}", path.display()))
+    let deadline = Instant::now() + ENDING;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another kpot-install is at work on this machine: wait for it ({} is locked)",
+                path.display()
+            ),
+            Err(TryLockError::Error(cause)) => {
+                return Err(cause).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
     }
 }
@@ -202,6 +214,20 @@ mod tests {
                 "images: another image\nmove it"
             ]
         );
+    }
+
+    #[test]
+    fn a_run_at_work_keeps_others_out_and_one_that_ends_only_for_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock_state(folder.path()).unwrap();
+        let refused = lock_state(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("another kpot-install"), "{refused}");
+        let ending = thread::spawn(move || {
+            thread::sleep(LOOK * 3);
+            drop(held);
+        });
+        lock_state(folder.path()).unwrap();
+        ending.join().unwrap();
     }
 
     #[test]
