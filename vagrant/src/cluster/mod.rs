@@ -323,19 +323,33 @@ impl Cluster {
         .outcome()
     }
 
-    fn join_command(&self, node: &Node, credentials: &JoinCredentials) -> String {
+    /// Makes a worker of a machine that is ready for it, by plain `kubeadm join`.
+    pub fn join_worker(&self, node: &Node, credentials: &JoinCredentials) -> Result<()> {
+        node.sh(&self.worker_command(node, credentials))?
+            .timeout(KUBEADM_LIMIT)
+            .run()
+    }
+
+    fn worker_command(&self, node: &Node, credentials: &JoinCredentials) -> String {
         let name = match self.spec.shape {
             Shape::Plain => String::new(),
             Shape::Tke => tke::join_flag(node),
         };
         format!(
-            "kubeadm join {} --token {} --discovery-token-ca-cert-hash {} {} --certificate-key {} {} {name}",
+            "kubeadm join {} --token {} --discovery-token-ca-cert-hash {} {} {name}",
             self.endpoint,
             credentials.token,
             credentials.ca_hash,
+            config::ignored_checks(self.spec.version)
+        )
+    }
+
+    fn join_command(&self, node: &Node, credentials: &JoinCredentials) -> String {
+        format!(
+            "{} {} --certificate-key {}",
+            self.worker_command(node, credentials),
             config::control_plane_flag(self.spec.version),
             credentials.certificate_key,
-            config::ignored_checks(self.spec.version)
         )
     }
 

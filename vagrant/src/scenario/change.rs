@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::rebirth::three_masters;
-use super::{Bench, Scenario, again, damage, join};
+use super::{Bench, Scenario, again, damage, join, worker};
 use crate::checks;
 use crate::cluster::ClusterSpec;
 use crate::eras::Version;
@@ -51,6 +51,7 @@ pub fn all() -> Vec<Change> {
         row("dead-by-address", "a master without power, by its address", damage::power_off, Node::address, "", nothing),
         row("half-dead", "a master whose SSH answers and whose etcd does not", damage::half_dead, Node::name, "", nothing),
         row("reset-down", "the same, and it is reset afterwards", half_dead_with_other_files, Node::name, "--reset-down", is_reset),
+        row("onto-worker", "a master without power, by a machine that is a worker of the cluster", worker::joins_before_m3_dies, Node::name, "", worker::its_pods_run),
     ]
 }
 

@@ -29,6 +29,7 @@ mod ssh_cut;
 mod tier;
 mod tke;
 mod two_installers;
+mod worker;
 
 use std::time::{Duration, Instant};
 
