@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use bundle_spec::{Arch, KubeVersion};
+use bundle_spec::Arch;
 use clap::{Args, Parser, Subcommand};
 
 use crate::image_name::ImageName;
 use crate::mirrors::Mirror;
 use crate::plan::{Pin, Version};
+use crate::wanted::Wanted;
 
 /// Make pots: signed offline archives that bring a dead Kubernetes master back.
 #[derive(Debug, Parser)]
@@ -39,9 +40,10 @@ pub enum Command {
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 usage. A failed build leaves the output file as it was.")]
 pub struct Build {
-    /// The Kubernetes version, such as v1.14.0
+    /// The Kubernetes version: v1.14.0, or 1.14 (or stable-1.14) for its latest patch, or stable
+    /// for the latest of all, as the release server tells
     #[arg(long = "k8s", value_name = "VERSION")]
-    pub kubernetes: KubeVersion,
+    pub kubernetes: Wanted,
     /// The architecture of the machine that the pot is for
     #[arg(long, default_value_t = Arch::Amd64)]
     pub arch: Arch,

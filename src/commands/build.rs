@@ -1,13 +1,14 @@
 //! `kpot build`
 //!
-//! Everything that can be refused is refused before the first byte is fetched: the installer, the plan, the key, the place for the output.
+//! Everything that can be refused is refused before the first byte is fetched: the installer, the plan, the key, the place for the output. Only where `--k8s` names no
+//! whole version, the release server is asked for it before there is a plan.
 
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::Context as _;
 use bundle_spec::manifest::Checked;
-use bundle_spec::{Manifest, Sha256, SigningKey};
+use bundle_spec::{KubeVersion, Manifest, Sha256, SigningKey};
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -21,6 +22,7 @@ use crate::pack::{Contents, Workshop, gather};
 use crate::plan::{Check, Plan, Request, plan};
 use crate::progress::{Progress, bytes};
 use crate::releases::{Algorithm, Releases};
+use crate::wanted::Wanted;
 use crate::{installers, keys, table};
 
 /// More cores than this are used only on request: each takes memory.
@@ -43,30 +45,32 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
         ))
     })?;
     let mirrors = Mirrors::new(&command.mirrors).map_err(usage)?;
+    let releases = Releases::shipped().map_err(anyhow::Error::msg)?;
+    command.kubernetes.check(&releases).map_err(usage)?;
+    let signer = if command.unsigned {
+        None
+    } else {
+        Some(signing_key(command.sign_key)?)
+    };
+    let progress = Progress::new();
+    let stop = Stop::default();
+    let client = Client::new(mirrors, Policy::default(), stop.clone())?;
+    let kubernetes = resolve(command.kubernetes, &client, &progress)?;
     let request = Request {
-        kubernetes: command.kubernetes,
+        kubernetes,
         arch: command.arch,
         images: command.images,
         pins: command.pins,
         docker_version: command.docker_version,
         cni_version: command.cni_version,
     };
-    let releases = Releases::shipped().map_err(anyhow::Error::msg)?;
     let plan = plan(&request, &releases).map_err(usage)?;
-    let signer = if command.unsigned {
-        None
-    } else {
-        Some(signing_key(command.sign_key)?)
-    };
     let output = command
         .output
         .unwrap_or_else(|| PathBuf::from(format!("{}.pot", plan.name())));
     let spool = Spool::new(&output::folder(&output)?);
-    let progress = Progress::new();
     announce(&plan, &progress);
 
-    let stop = Stop::default();
-    let client = Client::new(mirrors, Policy::default(), stop.clone())?;
     let jobs = command
         .jobs
         .map_or_else(default_jobs, std::num::NonZero::get);
@@ -100,6 +104,23 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
         &written,
         fingerprint.as_deref(),
     ))
+}
+
+/// The version that is wanted; the release server is asked where it is not named whole.
+fn resolve(wanted: Wanted, client: &Client, progress: &Progress) -> anyhow::Result<KubeVersion> {
+    let marker = match wanted {
+        Wanted::Exact(version) => return Ok(version),
+        Wanted::Newest(marker) => marker,
+    };
+    let task = progress.task(&marker.to_string(), None);
+    let resolved = marker.resolve(client, &task).with_context(|| {
+        format!("cannot find out which version {marker} is; a whole one, such as v1.14.0, need not be asked for")
+    })?;
+    progress.line(&format!(
+        "{marker} is {}, as {} says",
+        resolved.version, resolved.from
+    ));
+    Ok(resolved.version)
 }
 
 fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {
@@ -162,18 +183,12 @@ fn summary(
 ) -> String {
     let mut rows = Vec::new();
     for download in &contents.downloads {
-        let checked = match download.checked {
-            Checked::PublishedSha256 => "published SHA-256",
-            Checked::PublishedSha512 => "published SHA-512",
-            Checked::ShippedPin => "kpot's own pin",
-            Checked::GivenPin => "--pin",
-        };
         rows.push(vec![
             download.name.text().to_owned(),
             download.version.clone(),
             bytes(download.size),
             download.from.host_str().unwrap_or_default().to_owned(),
-            checked.to_owned(),
+            how(download.checked).to_owned(),
         ]);
     }
     for image in &contents.images {
@@ -201,4 +216,14 @@ fn summary(
         manifest.blobs.len(),
         written.identity
     )
+}
+
+/// How a download is checked, in a table's words.
+pub(super) const fn how(checked: Checked) -> &'static str {
+    match checked {
+        Checked::PublishedSha256 => "published SHA-256",
+        Checked::PublishedSha512 => "published SHA-512",
+        Checked::ShippedPin => "kpot's own pin",
+        Checked::GivenPin => "--pin",
+    }
 }

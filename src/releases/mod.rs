@@ -111,16 +111,48 @@ impl Releases {
     /// The row of `version`'s minor.
     ///
     /// # Errors
-    /// Where the table knows no such minor; the text says which ones it knows.
+    /// Where the table knows no such minor; the text says which ones it knows, and the nearest of them.
     pub fn minor(&self, version: KubeVersion) -> Result<&Minor, String> {
+        self.row(version.major, version.minor)
+            .ok_or_else(|| self.unknown(version, &version.to_string()))
+    }
+
+    /// Whether the table has a row for `1.minor`.
+    ///
+    /// # Errors
+    /// Where it has none, as for [`Self::minor`].
+    pub fn knows(&self, minor: u16) -> Result<(), String> {
+        self.row(1, minor)
+            .map(drop)
+            .ok_or_else(|| self.unknown(KubeVersion::new(1, minor, 0), &format!("1.{minor}")))
+    }
+
+    fn row(&self, major: u16, minor: u16) -> Option<&Minor> {
         self.kubernetes
             .iter()
-            .find(|row| version.major == 1 && row.number == version.minor)
-            .ok_or_else(|| {
-                let first = self.kubernetes.first().map_or(0, |row| row.number);
-                let last = self.kubernetes.last().map_or(0, |row| row.number);
-                format!("this kpot knows Kubernetes 1.{first} to 1.{last}, not {version}")
-            })
+            .find(|row| major == 1 && row.number == minor)
+    }
+
+    fn unknown(&self, version: KubeVersion, spelled: &str) -> String {
+        let first = self.kubernetes.first().map_or(0, |row| row.number);
+        let last = self.kubernetes.last().map_or(0, |row| row.number);
+        // Every 0.x is before all of 1.x, and every 2.x behind.
+        let place = match version.major {
+            0 => 0,
+            1 => version.minor,
+            _ => u16::MAX,
+        };
+        let mut near: Vec<u16> = self.kubernetes.iter().map(|row| row.number).collect();
+        near.sort_by_key(|minor| minor.abs_diff(place));
+        let near: Vec<String> = near
+            .iter()
+            .take(2)
+            .map(|minor| format!("1.{minor}"))
+            .collect();
+        format!(
+            "this kpot knows Kubernetes 1.{first} to 1.{last}, not {spelled}; the nearest that it knows are {}",
+            near.join(" and ")
+        )
     }
 
     /// The shipped digest of an artifact.

@@ -77,6 +77,20 @@ impl Desk {
         self.kpot(&arguments)
     }
 
+    /// The same with another `--k8s`.
+    pub fn build_version(
+        &self,
+        upstream: &Upstream,
+        kubernetes: &str,
+        name: &str,
+        more: &[&str],
+    ) -> Output {
+        let arguments = upstream.arguments_for(kubernetes, name);
+        let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        arguments.extend(more);
+        self.kpot(&arguments)
+    }
+
     pub fn verify(&self, pot: &Path) -> Output {
         let (pot, signers) = (
             pot.display().to_string(),

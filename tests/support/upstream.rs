@@ -94,6 +94,13 @@ impl Upstream {
         "/github.com/containernetworking/plugins/releases/download/v1.7.1/cni-plugins-linux-amd64-v1.7.1.tgz".to_owned()
     }
 
+    /// Lets a marker of the release server say `text`, and gives its path.
+    pub fn mark(&self, marker: &str, text: &[u8]) -> String {
+        let path = format!("/dl.k8s.io/release/{marker}.txt");
+        self.put(&path, text.to_vec());
+        path
+    }
+
     pub fn docker(&self) -> Sha256 {
         self.docker
     }
@@ -134,8 +141,13 @@ impl Upstream {
 
     /// The arguments of `kpot build` that fetch everything from here.
     pub fn arguments(&self, name: &str) -> Vec<String> {
+        self.arguments_for(self.version, name)
+    }
+
+    /// The same with another `--k8s`.
+    pub fn arguments_for(&self, kubernetes: &str, name: &str) -> Vec<String> {
         let url = self.server.url();
-        let mut arguments: Vec<String> = ["build", "--k8s", self.version, "--output", name]
+        let mut arguments: Vec<String> = ["build", "--k8s", kubernetes, "--output", name]
             .map(str::to_owned)
             .into();
         arguments
