@@ -33,6 +33,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Show the version of this kpot and of the installers inside it
     Version(ShowVersion),
+    /// Show what belongs to each Kubernetes version, and from where kpot knows
+    Versions(ShowVersions),
 }
 
 /// `kpot build`
@@ -122,6 +124,14 @@ pub struct Inspect {
 /// `kpot version`
 #[derive(Debug, Args)]
 pub struct ShowVersion {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot versions`
+#[derive(Debug, Args)]
+pub struct ShowVersions {
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

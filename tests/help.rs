@@ -9,7 +9,9 @@ fn help_is_as_agreed() {
     let desk = Desk::without_key();
     let help = |arguments: &[&str]| stdout(&desk.kpot(arguments));
     insta::assert_snapshot!("kpot", help(&["--help"]));
-    for command in ["build", "keygen", "verify", "inspect", "version"] {
+    for command in [
+        "build", "keygen", "verify", "inspect", "version", "versions",
+    ] {
         insta::assert_snapshot!(command, help(&[command, "--help"]));
     }
 }

@@ -1,4 +1,4 @@
-//! Which version `--k8s` means, asked of the release server.
+//! Which version `--k8s` means, asked of the release server, and the table of `kpot versions`.
 #![allow(
     clippy::disallowed_methods,
     reason = "tests look at the files that kpot made"
@@ -9,7 +9,7 @@ mod support;
 use serde_json::Value;
 use support::server::Answer;
 use support::upstream::Upstream;
-use support::{Desk, code, stderr};
+use support::{Desk, code, stderr, stdout};
 
 #[test]
 fn a_minor_becomes_its_latest_patch() {
@@ -162,4 +162,63 @@ fn a_release_server_that_stumbles_is_asked_again() {
     let built = desk.build_version(&upstream, "1.20", "x.pot", &[]);
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     assert_eq!(upstream.server.seen(&path).len(), 2);
+}
+
+#[test]
+fn the_table_says_what_belongs_to_each_kubernetes_and_from_where_that_is_known() {
+    let desk = Desk::without_key();
+    let shown = desk.kpot(&["versions", "--json"]);
+    assert_eq!(code(&shown), 0, "{}", stderr(&shown));
+    let report: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let rows = report["kubernetes"].as_array().unwrap();
+    for minor in 13..=36 {
+        let first = format!("v1.{minor}.0");
+        assert!(rows.iter().any(|row| row["first"] == *first), "{first}");
+    }
+    let row = |first: &str| rows.iter().find(|row| row["first"] == *first).unwrap();
+    let old = row("v1.22.0");
+    assert_eq!(old["last"], "v1.22.16");
+    assert_eq!(old["registry"], "k8s.gcr.io");
+    let new = row("v1.22.17");
+    assert_eq!(new["last"], Value::Null);
+    assert_eq!(new["registry"], "registry.k8s.io");
+    assert_eq!(new["coredns_repository"], "coredns/coredns");
+    assert_eq!(new["runtime"]["name"], "docker");
+    assert_eq!(row("v1.14.0")["checksum"], "sha512");
+    assert_eq!(row("v1.24.0")["runtime"]["version"], Value::Null);
+    assert_eq!(row("v1.28.8")["unseen"][0]["first"], "v1.28.12");
+    assert_eq!(row("v1.28.8")["unseen"][0]["last"], "v1.28.14");
+    let pins = report["pins"].as_array().unwrap();
+    assert!(
+        pins.iter()
+            .all(|pin| pin["sources"].as_array().unwrap().len() >= 2)
+    );
+    let sources = report["sources"].as_array().unwrap();
+    assert!(!sources.is_empty());
+
+    // The table for people says no less.
+    let text = stdout(&desk.kpot(&["versions"]));
+    for row in rows {
+        for field in ["pause", "etcd", "coredns", "registry", "cni"] {
+            let value = row[field].as_str().unwrap();
+            assert!(text.contains(value), "{field} {value}: {text}");
+        }
+    }
+    for pin in pins {
+        assert!(text.contains(pin["sha256"].as_str().unwrap()));
+        for source in pin["sources"].as_array().unwrap() {
+            assert!(text.contains(source.as_str().unwrap()), "{source}");
+        }
+    }
+    for source in sources {
+        assert!(text.contains(source.as_str().unwrap()), "{source}");
+    }
+    for told in [
+        "1.22.0 to 1.22.16",
+        "1.22.17 on",
+        "containerd -",
+        "docker 20.10.23",
+    ] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
 }

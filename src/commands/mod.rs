@@ -5,6 +5,7 @@ mod inspect;
 mod keygen;
 mod verify;
 mod version;
+mod versions;
 
 use std::io::Write as _;
 
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(verify) => verify::run(&verify),
         Command::Inspect(inspect) => inspect::run(&inspect),
         Command::Version(version) => version::run(&version),
+        Command::Versions(versions) => versions::run(&versions),
     }
 }
 

@@ -1,15 +1,22 @@
 //! The version data: what belongs to each Kubernetes version from 1.13 to 1.36, and the digests that kpot ships.
 //!
 //! The data is `data.json`, with its sources beside it; this module reads and checks it. It decides nothing: `plan` does. A tag that changes within a minor is a list
-//! of steps, each valid from its patch on.
+//! of steps, each valid from its patch on. `ranges` turns the steps into a table for people.
+
+mod ranges;
 
 use std::collections::BTreeSet;
 
 use bundle_spec::manifest::RuntimeName;
 use bundle_spec::{Arch, KubeVersion, Sha256};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+pub use ranges::{Patches, Range};
 
 const DATA: &str = include_str!("data.json");
+
+/// As the last patch of a range: the range has no end.
+const OPEN: u16 = 999;
 
 /// The whole table.
 #[derive(Debug, Deserialize)]
@@ -31,6 +38,9 @@ pub struct Minor {
     pub runtime: Runtime,
     /// The default version of the CNI plugins.
     pub cni: String,
+    /// The version of crictl, where a pot carries it.
+    #[serde(default)]
+    pub crictl: Option<String>,
     /// The strongest checksum that is published beside every binary of this minor.
     pub checksum: Algorithm,
     registry: Vec<Step>,
@@ -44,7 +54,7 @@ pub struct Minor {
 }
 
 /// A container runtime with its default version.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
     /// Which one.
@@ -54,7 +64,7 @@ pub struct Runtime {
 }
 
 /// A published checksum's algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// `.sha256`
@@ -72,15 +82,19 @@ struct Step {
 }
 
 /// The digest of a download whose publisher publishes none.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Pin {
-    artifact: String,
-    version: String,
-    arch: Arch,
-    sha256: String,
+pub struct Pin {
+    /// Of what.
+    pub artifact: String,
+    /// Of which version.
+    pub version: String,
+    /// For which architecture.
+    pub arch: Arch,
+    /// The digest in hex.
+    pub sha256: String,
     /// Independent publications of this digest, at least two.
-    sources: Vec<String>,
+    pub sources: Vec<String>,
 }
 
 /// The images of one version that are not Kubernetes' own.
@@ -106,6 +120,16 @@ impl Releases {
             .map_err(|cause| format!("the shipped version data do not parse: {cause}"))?;
         releases.check()?;
         Ok(releases)
+    }
+
+    /// Where the figures come from, in sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Every shipped digest.
+    pub fn pins(&self) -> &[Pin] {
+        &self.pins
     }
 
     /// The row of `version`'s minor.
