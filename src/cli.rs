@@ -79,6 +79,12 @@ pub struct Build {
     /// The file to write [default: kpot-VERSION-ARCH.pot]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Show what would be fetched, from where, how it is checked and how large it is; write
+    /// nothing. No key is needed. Asked for are only: the version, where --k8s does not name it
+    /// whole; the size of each download (HEAD); the manifest of each image, with its index, and a
+    /// token where its registry wants one. A size that a server does not tell is unknown
+    #[arg(long)]
+    pub plan: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -15,5 +15,6 @@ pub mod pack;
 pub mod plan;
 pub mod progress;
 pub mod releases;
+pub mod survey;
 pub mod table;
 pub mod wanted;

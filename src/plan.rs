@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use bundle_spec::manifest::{Runtime, RuntimeName};
+use bundle_spec::manifest::{Checked, Runtime, RuntimeName};
 use bundle_spec::{Arch, KubeVersion, Sha256};
 
 use crate::image_name::ImageName;
@@ -192,6 +192,24 @@ pub enum Check {
     Shipped(Sha256),
     /// Against a digest given by hand.
     Given(Sha256),
+}
+
+impl Check {
+    /// What a manifest says of a download that was checked so.
+    pub const fn checked(&self) -> Checked {
+        match self {
+            Self::Published {
+                algorithm: Algorithm::Sha256,
+                ..
+            } => Checked::PublishedSha256,
+            Self::Published {
+                algorithm: Algorithm::Sha512,
+                ..
+            } => Checked::PublishedSha512,
+            Self::Shipped(_) => Checked::ShippedPin,
+            Self::Given(_) => Checked::GivenPin,
+        }
+    }
 }
 
 impl Plan {

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bundle_spec::manifest::Checked;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::Build;
 use crate::exit::usage;
+use crate::fetch::marker::Resolved;
 use crate::fetch::{Client, Policy, Stop};
 use crate::mirrors::Mirrors;
 use crate::pack::output::{self, Written};
@@ -24,6 +26,14 @@ use crate::progress::{Progress, bytes};
 use crate::releases::{Algorithm, Releases};
 use crate::wanted::Wanted;
 use crate::{installers, keys, table};
+
+/// A plan is for a person who waits: a server that does not answer is asked once more and no longer.
+const PLANNING: Policy = Policy {
+    connect: Duration::from_secs(10),
+    stall: Duration::from_secs(15),
+    retries: 1,
+    pause: Duration::from_millis(500),
+};
 
 /// More cores than this are used only on request: each takes memory.
 const DEFAULT_JOBS: usize = 8;
@@ -47,15 +57,20 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
     let mirrors = Mirrors::new(&command.mirrors).map_err(usage)?;
     let releases = Releases::shipped().map_err(anyhow::Error::msg)?;
     command.kubernetes.check(&releases).map_err(usage)?;
-    let signer = if command.unsigned {
+    let signer = if command.unsigned || command.plan {
         None
     } else {
         Some(signing_key(command.sign_key)?)
     };
     let progress = Progress::new();
     let stop = Stop::default();
-    let client = Client::new(mirrors, Policy::default(), stop.clone())?;
-    let kubernetes = resolve(command.kubernetes, &client, &progress)?;
+    let policy = if command.plan {
+        PLANNING
+    } else {
+        Policy::default()
+    };
+    let client = Client::new(mirrors, policy, stop.clone())?;
+    let (kubernetes, resolved) = resolve(command.kubernetes, &client, &progress)?;
     let request = Request {
         kubernetes,
         arch: command.arch,
@@ -65,6 +80,16 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
         cni_version: command.cni_version,
     };
     let plan = plan(&request, &releases).map_err(usage)?;
+    if command.plan {
+        return super::plan::run(
+            &plan,
+            resolved.as_ref(),
+            &client,
+            &stop,
+            &progress,
+            command.json,
+        );
+    }
     let output = command
         .output
         .unwrap_or_else(|| PathBuf::from(format!("{}.pot", plan.name())));
@@ -106,10 +131,14 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
     ))
 }
 
-/// The version that is wanted; the release server is asked where it is not named whole.
-fn resolve(wanted: Wanted, client: &Client, progress: &Progress) -> anyhow::Result<KubeVersion> {
+/// The version that is wanted, and what the release server said where it was asked for it.
+fn resolve(
+    wanted: Wanted,
+    client: &Client,
+    progress: &Progress,
+) -> anyhow::Result<(KubeVersion, Option<Resolved>)> {
     let marker = match wanted {
-        Wanted::Exact(version) => return Ok(version),
+        Wanted::Exact(version) => return Ok((version, None)),
         Wanted::Newest(marker) => marker,
     };
     let task = progress.task(&marker.to_string(), None);
@@ -120,7 +149,7 @@ fn resolve(wanted: Wanted, client: &Client, progress: &Progress) -> anyhow::Resu
         "{marker} is {}, as {} says",
         resolved.version, resolved.from
     ));
-    Ok(resolved.version)
+    Ok((resolved.version, Some(resolved)))
 }
 
 fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {

@@ -3,6 +3,7 @@
 mod build;
 mod inspect;
 mod keygen;
+mod plan;
 mod verify;
 mod version;
 mod versions;

@@ -15,11 +15,11 @@ use backon::{BlockingRetryable as _, ExponentialBuilder};
 use bundle_spec::{Hasher, Sha256};
 use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE,
-    WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED,
+    RANGE, WWW_AUTHENTICATE,
 };
 use reqwest::redirect;
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use sha2::Digest as _;
 
 use crate::mirrors::Mirrors;
@@ -264,7 +264,7 @@ impl Client {
     pub fn get(&self, ask: Ask<'_>, limit: u64, task: &Task) -> Result<Reply, FetchError> {
         let from = self.mirrors.route(ask.url);
         self.retry(task, || {
-            let response = self.send(&from, ask, HeaderMap::new())?;
+            let response = self.send(Method::GET, &from, ask, HeaderMap::new())?;
             let headers = response.headers().clone();
             let mut body = Vec::new();
             response
@@ -279,6 +279,22 @@ impl Client {
                 body,
                 from: from.clone(),
             })
+        })
+    }
+
+    /// How many bytes there are to fetch, asked without fetching them (`HEAD`); `None` where the server does not say.
+    ///
+    /// # Errors
+    /// [`FetchError`] with the address really asked.
+    pub fn length(&self, ask: Ask<'_>, task: &Task) -> Result<Option<u64>, FetchError> {
+        let from = self.mirrors.route(ask.url);
+        self.retry(task, || {
+            let response = self.send(Method::HEAD, &from, ask, HeaderMap::new())?;
+            // The header itself: what the client knows of the body is that a HEAD has none. Nothing worth fetching is empty; 0 is a server's way not to say.
+            let length = response.headers().get(CONTENT_LENGTH);
+            Ok(length
+                .and_then(|value| value.to_str().ok()?.parse().ok())
+                .filter(|length| *length > 0))
         })
     }
 
@@ -321,7 +337,7 @@ impl Client {
                     .map_err(|_| FetchError::refused(from, "no range"))?,
             );
         }
-        let mut response = self.send(from, ask, headers)?;
+        let mut response = self.send(Method::GET, from, ask, headers)?;
         let continues = response.status() == StatusCode::PARTIAL_CONTENT
             && response
                 .headers()
@@ -376,8 +392,14 @@ impl Client {
             .map_err(|problem| FetchError::transient(from, problem))
     }
 
-    fn send(&self, from: &Url, ask: Ask<'_>, headers: HeaderMap) -> Result<Response, FetchError> {
-        let mut request = self.http.get(from.clone()).headers(headers);
+    fn send(
+        &self,
+        method: Method,
+        from: &Url,
+        ask: Ask<'_>,
+        headers: HeaderMap,
+    ) -> Result<Response, FetchError> {
+        let mut request = self.http.request(method, from.clone()).headers(headers);
         if let Some(accept) = ask.accept {
             request = request.header(ACCEPT, accept);
         }

@@ -69,6 +69,23 @@ pub enum Compression {
     Zstd,
 }
 
+/// What an image's manifest says of its size.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// The digest of the manifest for the wanted architecture.
+    pub digest: Sha256,
+    /// The digest and the size in bytes of the config and of every layer, as the registry has them.
+    pub blobs: Vec<(Sha256, u64)>,
+}
+
+impl Described {
+    /// The image's size in bytes, as the registry has it. A descriptor claims any number at all.
+    pub fn size(&self) -> u64 {
+        let sizes = self.blobs.iter().map(|(_, size)| *size);
+        sizes.fold(0, u64::saturating_add)
+    }
+}
+
 /// The registries of a run.
 pub struct Registries<'a> {
     client: &'a Client,
@@ -125,6 +142,45 @@ impl<'a> Registries<'a> {
         arch: Arch,
         task: &Task,
     ) -> Result<RemoteImage, FetchError> {
+        let reply = self.manifest(name, arch, task)?;
+        self.image(name, arch, &reply, task)
+    }
+
+    /// What the manifest of the image called `name` says of its size. Its config is not fetched: whether an image that has no index is for `arch` is not known.
+    ///
+    /// # Errors
+    /// As for [`Self::resolve`].
+    pub fn describe(
+        &self,
+        name: &ImageName,
+        arch: Arch,
+        task: &Task,
+    ) -> Result<Described, FetchError> {
+        let reply = self.manifest(name, arch, task)?;
+        let manifest = image_manifest(&reply)?;
+        let config = sha256(manifest.config(), &reply.from)?;
+        let layers = layers(&reply, &manifest)?;
+        Ok(Described {
+            digest: Sha256::of(&reply.body),
+            blobs: [(config, manifest.config().size())]
+                .into_iter()
+                .chain(layers.iter().map(|(digest, size, _)| (*digest, *size)))
+                .collect(),
+        })
+    }
+
+    /// Where the manifest of the image called `name` is really fetched from.
+    ///
+    /// # Errors
+    /// [`FetchError`] where its registry has no address.
+    pub fn location(&self, name: &ImageName) -> Result<Url, FetchError> {
+        Ok(self
+            .client
+            .route(&address(name, "manifests", &name.reference())?))
+    }
+
+    /// The image's manifest for `arch`, behind an index or not, compared with every digest that is known of it.
+    fn manifest(&self, name: &ImageName, arch: Arch, task: &Task) -> Result<Reply, FetchError> {
         let url = address(name, "manifests", &name.reference())?;
         let reply = self.ask(name, &url, limits::MANIFEST, task)?;
         let announced = reply
@@ -135,23 +191,18 @@ impl<'a> Registries<'a> {
         for expected in [name.digest(), announced].into_iter().flatten() {
             compare(&reply, expected)?;
         }
-        let manifest = match shape(&reply)? {
-            Form::Manifest => reply,
-            Form::Index => {
-                let chosen = choose(&reply, arch)?;
-                let inner = self.manifest_by_descriptor(name, &chosen, task)?;
-                match shape(&inner)? {
-                    Form::Manifest => inner,
-                    Form::Index => {
-                        return Err(FetchError::refused(
-                            &inner.from,
-                            "it is an index within an index",
-                        ));
-                    }
-                }
-            }
-        };
-        self.image(name, arch, &manifest, task)
+        if matches!(shape(&reply)?, Form::Manifest) {
+            return Ok(reply);
+        }
+        let chosen = choose(&reply, arch)?;
+        let inner = self.manifest_by_descriptor(name, &chosen, task)?;
+        match shape(&inner)? {
+            Form::Manifest => Ok(inner),
+            Form::Index => Err(FetchError::refused(
+                &inner.from,
+                "it is an index within an index",
+            )),
+        }
     }
 
     /// Fetches a layer of the image called `name` into a file from `new_file`, and compares its digest.
@@ -221,19 +272,7 @@ impl<'a> Registries<'a> {
         task: &Task,
     ) -> Result<RemoteImage, FetchError> {
         let refused = |problem: String| FetchError::refused(&reply.from, problem);
-        let manifest: ImageManifest = serde_json::from_slice(&reply.body)
-            .map_err(|cause| refused(format!("the manifest does not parse: {cause}")))?;
-        let config_type = manifest.config().media_type().to_string();
-        let known = [
-            "application/vnd.docker.container.image.v1+json",
-            "application/vnd.oci.image.config.v1+json",
-        ];
-        if !known.contains(&config_type.as_str()) {
-            return Err(refused(format!(
-                "it is no container image but {config_type}"
-            )));
-        }
-
+        let manifest = image_manifest(reply)?;
         let config_url = address(name, "blobs", manifest.config().digest().as_ref())?;
         let id = sha256(manifest.config(), &config_url)?;
         let config = self.ask(name, &config_url, limits::MANIFEST, task)?;
@@ -250,34 +289,25 @@ impl<'a> Registries<'a> {
                 parsed.os, parsed.architecture
             )));
         }
-        let layers = manifest.layers();
-        if parsed.rootfs.kind != "layers" || parsed.rootfs.diff_ids.len() != layers.len() {
+        let layers = layers(reply, &manifest)?;
+        let diff_ids = parsed.rootfs.diff_ids;
+        if parsed.rootfs.kind != "layers" || diff_ids.len() != layers.len() {
             return Err(refused(format!(
                 "the manifest lists {} layers and the config {}",
                 layers.len(),
-                parsed.rootfs.diff_ids.len()
+                diff_ids.len()
             )));
         }
         let layers = layers
-            .iter()
-            .zip(parsed.rootfs.diff_ids)
-            .map(|(descriptor, diff_id)| {
-                let compression = compression(descriptor.media_type().as_ref()).map_err(refused)?;
-                if descriptor.size() > limits::BLOB_SIZE {
-                    return Err(refused(format!(
-                        "a layer has {} bytes, more than the limit of {}",
-                        descriptor.size(),
-                        limits::BLOB_SIZE
-                    )));
-                }
-                Ok(RemoteLayer {
-                    digest: sha256(descriptor, &reply.from)?,
-                    size: descriptor.size(),
-                    compression,
-                    diff_id,
-                })
+            .into_iter()
+            .zip(diff_ids)
+            .map(|((digest, size, compression), diff_id)| RemoteLayer {
+                digest,
+                size,
+                compression,
+                diff_id,
             })
-            .collect::<Result<_, FetchError>>()?;
+            .collect();
         Ok(RemoteImage {
             name: name.clone(),
             from: reply.from.clone(),
@@ -433,6 +463,48 @@ fn shape(reply: &Reply) -> Result<Form, FetchError> {
         (None, Some(_)) => Ok(Form::Manifest),
         _ => Err(refused("it is neither an image manifest nor an index")),
     }
+}
+
+fn image_manifest(reply: &Reply) -> Result<ImageManifest, FetchError> {
+    let refused = |problem: String| FetchError::refused(&reply.from, problem);
+    let manifest: ImageManifest = serde_json::from_slice(&reply.body)
+        .map_err(|cause| refused(format!("the manifest does not parse: {cause}")))?;
+    let config_type = manifest.config().media_type().to_string();
+    let known = [
+        "application/vnd.docker.container.image.v1+json",
+        "application/vnd.oci.image.config.v1+json",
+    ];
+    if known.contains(&config_type.as_str()) {
+        Ok(manifest)
+    } else {
+        Err(refused(format!(
+            "it is no container image but {config_type}"
+        )))
+    }
+}
+
+/// Digest, size and compression of every layer, lowest first.
+fn layers(
+    reply: &Reply,
+    manifest: &ImageManifest,
+) -> Result<Vec<(Sha256, u64, Compression)>, FetchError> {
+    let refused = |problem: String| FetchError::refused(&reply.from, problem);
+    let layer = |descriptor: &Descriptor| {
+        let compression = compression(descriptor.media_type().as_ref()).map_err(refused)?;
+        if descriptor.size() > limits::BLOB_SIZE {
+            return Err(refused(format!(
+                "a layer has {} bytes, more than the limit of {}",
+                descriptor.size(),
+                limits::BLOB_SIZE
+            )));
+        }
+        Ok((
+            sha256(descriptor, &reply.from)?,
+            descriptor.size(),
+            compression,
+        ))
+    };
+    manifest.layers().iter().map(layer).collect()
 }
 
 /// The first entry of an index for Linux on `arch`.

@@ -35,7 +35,7 @@ use relatives::Reference;
 use spool::Spool;
 
 /// Fetches at once: enough to hide the latency of a far server, few enough for any server's limits.
-const FETCHERS: usize = 6;
+pub const FETCHERS: usize = 6;
 
 /// The largest download, in bytes; the largest known (kubelet 1.14) has 128 MB.
 const DOWNLOAD_LIMIT: u64 = 2 << 30;
@@ -198,7 +198,7 @@ impl Run<'_> {
                 from,
                 digest: saved.sha256,
                 size: saved.size,
-                checked: promised.checked(),
+                checked: download.check.checked(),
                 files: match download.layout {
                     Layout::Program => vec![program],
                     Layout::Archive | Layout::ArchiveWithFolder(_) => Vec::new(),
@@ -379,15 +379,6 @@ impl Promised {
         match self {
             Self::Published(algorithm, _) => *algorithm,
             Self::Shipped(_) | Self::Given(_) => Algorithm::Sha256,
-        }
-    }
-
-    const fn checked(&self) -> Checked {
-        match self {
-            Self::Published(Algorithm::Sha256, _) => Checked::PublishedSha256,
-            Self::Published(Algorithm::Sha512, _) => Checked::PublishedSha512,
-            Self::Shipped(_) => Checked::ShippedPin,
-            Self::Given(_) => Checked::GivenPin,
         }
     }
 

@@ -35,6 +35,7 @@ pub enum Answer {
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    pub method: String,
     pub path: String,
     pub headers: HashMap<String, String>,
 }
@@ -104,7 +105,9 @@ impl Server {
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         reader.read_line(&mut line)?;
-        let target = line.split_whitespace().nth(1).unwrap_or("/").to_owned();
+        let mut words = line.split_whitespace();
+        let method = words.next().unwrap_or_default().to_owned();
+        let target = words.next().unwrap_or("/").to_owned();
         let path = target.split('?').next().unwrap_or_default().to_owned();
         let mut headers = HashMap::new();
         loop {
@@ -118,6 +121,7 @@ impl Server {
         let answer = {
             let mut state = self.state.lock().unwrap();
             state.seen.push(Seen {
+                method: method.clone(),
                 path: target,
                 headers: headers.clone(),
             });
@@ -127,12 +131,13 @@ impl Server {
                 None => Answer::Status(404),
             }
         };
-        reply(stream, &answer, &headers)
+        reply(stream, &method, &answer, &headers)
     }
 }
 
 fn reply(
     mut stream: &TcpStream,
+    method: &str,
     answer: &Answer,
     headers: &HashMap<String, String>,
 ) -> std::io::Result<()> {
@@ -141,7 +146,9 @@ fn reply(
             "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n{more}\r\n"
         );
         stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
+        if method != "HEAD" {
+            stream.write_all(body)?;
+        }
         stream.flush()
     };
     match answer {

@@ -1,0 +1,182 @@
+//! `kpot build --plan`: what a build would fetch. Nothing is written, and no key is needed.
+
+use std::fmt::Write as _;
+
+use bundle_spec::manifest::{Checked, Runtime};
+use bundle_spec::{Arch, KubeVersion, Sha256};
+use serde::Serialize;
+
+use super::build::how;
+use super::{print, print_json};
+use crate::fetch::marker::Resolved;
+use crate::fetch::registry::Described;
+use crate::fetch::{Client, Stop};
+use crate::plan::{Check, Plan};
+use crate::progress::{Progress, bytes};
+use crate::survey::{Survey, survey};
+use crate::table;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    name: String,
+    kubernetes: KubeVersion,
+    /// Where a marker named the version.
+    resolved: Option<Marker<'a>>,
+    arch: Arch,
+    runtime: &'a Runtime,
+    cni: &'a str,
+    downloads: Vec<Download<'a>>,
+    images: Vec<Image<'a>>,
+    /// In bytes, as far as it is known; what images share once.
+    size: u64,
+    /// How many sizes are not in it.
+    unknown: usize,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Marker<'a> {
+    marker: String,
+    from: &'a str,
+}
+
+#[derive(Serialize)]
+struct Download<'a> {
+    name: &'static str,
+    version: &'a str,
+    url: &'a str,
+    from: &'a str,
+    checked: Checked,
+    /// The publisher's checksum, where that is what counts.
+    checksum: Option<&'a str>,
+    /// The digest, where it is known already.
+    digest: Option<Sha256>,
+    size: Option<u64>,
+    problem: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Image<'a> {
+    name: String,
+    from: &'a str,
+    /// Of the manifest for the pot's architecture.
+    digest: Option<Sha256>,
+    size: Option<u64>,
+    problem: Option<&'a str>,
+}
+
+pub(super) fn run(
+    plan: &Plan,
+    resolved: Option<&Resolved>,
+    client: &Client,
+    stop: &Stop,
+    progress: &Progress,
+    json: bool,
+) -> anyhow::Result<()> {
+    let survey = survey(plan, client, stop, progress)?;
+    let report = report(plan, resolved, &survey);
+    for warning in report.warnings {
+        progress.line(&format!("warning: {warning}"));
+    }
+    if json {
+        return print_json(&report);
+    }
+    print(&text(&report))
+}
+
+fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey) -> Report<'a> {
+    let total = survey.total();
+    let downloads = plan.downloads.iter().zip(&survey.downloads);
+    let images = plan.images.iter().zip(&survey.images);
+    Report {
+        name: plan.name(),
+        kubernetes: plan.kubernetes,
+        resolved: resolved.map(|resolved| Marker {
+            marker: resolved.marker.to_string(),
+            from: resolved.from.as_str(),
+        }),
+        arch: plan.arch,
+        runtime: &plan.runtime,
+        cni: &plan.cni,
+        downloads: downloads
+            .map(|(download, told)| Download {
+                name: download.name.text(),
+                version: &download.version,
+                url: &download.url,
+                from: told.from.as_str(),
+                checked: download.check.checked(),
+                checksum: match &download.check {
+                    Check::Published { url, .. } => Some(url),
+                    Check::Shipped(_) | Check::Given(_) => None,
+                },
+                digest: match &download.check {
+                    Check::Published { .. } => None,
+                    Check::Shipped(digest) | Check::Given(digest) => Some(*digest),
+                },
+                size: told.answer.as_ref().ok().copied(),
+                problem: told.answer.as_ref().err().map(String::as_str),
+            })
+            .collect(),
+        images: images
+            .map(|(name, told)| Image {
+                name: name.familiar(),
+                from: told.from.as_str(),
+                digest: told.answer.as_ref().ok().map(|image| image.digest),
+                size: told.answer.as_ref().ok().map(Described::size),
+                problem: told.answer.as_ref().err().map(String::as_str),
+            })
+            .collect(),
+        size: total.bytes,
+        unknown: total.unknown,
+        warnings: &plan.warnings,
+    }
+}
+
+fn text(report: &Report<'_>) -> String {
+    let size = |size: Option<u64>| size.map_or_else(|| "unknown".to_owned(), bytes);
+    let mut rows = Vec::new();
+    for download in &report.downloads {
+        rows.push(vec![
+            download.name.to_owned(),
+            download.version.to_owned(),
+            size(download.size),
+            how(download.checked).to_owned(),
+            download.from.to_owned(),
+        ]);
+    }
+    for image in &report.images {
+        rows.push(vec![
+            image.name.clone(),
+            // The tag is in the name, and a digest here would be taken for the image ID that a build shows.
+            String::new(),
+            size(image.size),
+            "digests of the manifest".to_owned(),
+            image.from.to_owned(),
+        ]);
+    }
+    let mut text = table::layout(&["WHAT", "VERSION", "SIZE", "CHECKED BY", "FROM"], &rows);
+    let problems = report
+        .downloads
+        .iter()
+        .filter_map(|download| download.problem)
+        .chain(report.images.iter().filter_map(|image| image.problem));
+    for problem in problems {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\nunknown: {problem}");
+    }
+    let but = match report.unknown {
+        0 => String::new(),
+        1 => ", and 1 whose size is unknown".to_owned(),
+        count => format!(", and {count} whose sizes are unknown"),
+    };
+    let _ = writeln!(
+        text,
+        "\n{}: {} downloads and {} images, {} to fetch{but}; what images share is fetched once\n\
+         Nothing of it was fetched, and nothing was written.",
+        report.name,
+        report.downloads.len(),
+        report.images.len(),
+        bytes(report.size)
+    );
+    text
+}
