@@ -1,6 +1,7 @@
 //! `cargo lab test`: the tests of the code, checks of the programs as they are shipped, and scenarios on every era: wholly
 //! on the first, the main paths on the others.
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::thread;
 
@@ -24,18 +25,24 @@ const INSTALLER_LIMIT: usize = 4_000_000;
 const CARGO_DENY: &str = "0.20.2";
 
 /// Runs everything; failures are told and counted. An error means that there was nothing to test with.
+///
+/// The tests of the code take what the scenarios leave of the processor: those mostly wait for Kubernetes.
 pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
-    let (code, workbench) = thread::scope(|scope| {
+    thread::scope(|scope| {
         let code = scope.spawn(|| test_code(cache));
-        let workbench = Workbench::prepare(cache, versions);
-        (
-            code.join()
-                .unwrap_or_else(|_| Err(anyhow!("the tests of the code panicked"))),
-            workbench,
-        )
-    });
-    let (mut counts, workbench) = (code?, workbench?);
-    counts += test_programs(cache, &workbench);
+        let played = play(cache, lab, versions);
+        let code = code
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the tests of the code panicked")));
+        let (mut counts, code) = (played?, code?);
+        counts += code;
+        Ok(counts)
+    })
+}
+
+fn play(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
+    let workbench = Workbench::prepare(cache, versions)?;
+    let mut counts = test_programs(cache, &workbench);
     for index in 0..versions.len() {
         let mut bench = workbench.bench(lab, index, WhatRuns::Stranger)?;
         let played = if index == 0 {
@@ -50,8 +57,7 @@ pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
 }
 
 fn test_code(cache: &Cache) -> Result<Counts> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let cargo = || Sh::new(&cargo).dir(vagrant_dir()).log("cargo.log");
+    let cargo = || nicely(&cargo()).dir(vagrant_dir()).log("cargo.log");
     let mut counts = Counts::default();
     count(&mut counts, "cargo fmt", || {
         cargo().args(["fmt", "--all", "--check"]).run()
@@ -92,13 +98,22 @@ fn test_code(cache: &Cache) -> Result<Counts> {
     Ok(counts)
 }
 
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// A program that yields to everything else.
+fn nicely(program: &OsStr) -> Sh {
+    Sh::new("nice").args(["-n", "19"]).arg(program)
+}
+
 /// Checks what is depended on by deny.toml. Not the advisories: they are fetched from the internet, which a machine of the lab need not have.
 fn deny(cache: &Cache) -> Result<()> {
     let program = cache.tools().join("bin/cargo-deny");
     if !program.is_file() {
         let root = cache.tools();
         step("building cargo-deny", || {
-            Sh::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            nicely(&cargo())
                 .args(["install", "--quiet", "--locked", "cargo-deny", "--version"])
                 .args([CARGO_DENY, "--root"])
                 .arg(&root)

@@ -40,7 +40,6 @@ const TIERS: &[(&str, Tier)] = &[
     ("leak",                      Tier::Whole),
     ("rebirth",                   Tier::Soak),
     ("rebirth/wiped-follower",    Tier::Main),
-    ("rebirth/corrupt-etcd",      Tier::Whole),
     ("protected",                 Tier::Whole),
     ("protected/two-down",        Tier::Soak),
     ("rollback",                  Tier::Whole),
