@@ -1,7 +1,8 @@
 //! `kpot`: makes pots, signed offline archives that bring a dead Kubernetes master back, on a machine that has a network.
 //!
 //! The way through: `cli` parses, `commands` wires, `plan` decides from `releases` what to fetch, `fetch` gets and checks it, `pack` compresses it and writes the
-//! pot through `bundle-spec`. The library exists for the binary and its tests; it promises no stable interface.
+//! pot through `bundle-spec`. A pot that is there is opened by `trust`. The library
+//! exists for the binary and its tests; it promises no stable interface.
 
 pub mod cli;
 pub mod commands;
@@ -17,4 +18,5 @@ pub mod progress;
 pub mod releases;
 pub mod survey;
 pub mod table;
+pub mod trust;
 pub mod wanted;

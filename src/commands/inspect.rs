@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Context as _;
 use bundle_spec::manifest::Blob;
-use bundle_spec::{Manifest, Sha256, UnverifiedPot};
+use bundle_spec::{Manifest, Sha256};
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{print, print_json, runtime, signed};
 use crate::cli::Inspect;
 use crate::progress::bytes;
-use crate::table;
+use crate::{table, trust};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -21,8 +20,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(command: &Inspect) -> anyhow::Result<()> {
-    let pot = UnverifiedPot::open(&command.pot)
-        .with_context(|| format!("cannot open {}", command.pot.display()))?;
+    let pot = trust::opened(&command.pot)?;
     let signer = pot.signer_fingerprint();
     let report = Report {
         verified: false,
@@ -38,21 +36,12 @@ pub(super) fn run(command: &Inspect) -> anyhow::Result<()> {
 
 fn text(report: &Report<'_>) -> String {
     let manifest = report.manifest;
-    let signed = match report.signer {
-        Some(fingerprint) => {
-            format!("signed by {fingerprint}, not verified (kpot verify does that)")
-        }
-        None => "NOT SIGNED: it cannot be installed".to_owned(),
-    };
-    let runtime = serde_json::to_value(manifest.runtime.name)
-        .ok()
-        .and_then(|name| name.as_str().map(str::to_owned))
-        .unwrap_or_default();
+    let signed = signed(report.signer);
     let stored: u64 = manifest.blobs.iter().map(|blob| blob.size).sum();
     let unpacked: u64 = manifest.blobs.iter().map(|blob| blob.unpacked_size).sum();
     let mut text = format!(
         "{} (format {}, serial {}, built by kpot {})\n{signed}\npot digest: {}\n\
-         Kubernetes {}, {runtime} {}, CNI plugins {}, for linux/{}\n\
+         Kubernetes {}, {}, CNI plugins {}, for linux/{}\n\
          {} blobs, {} stored, {} unpacked\n{}\n",
         manifest.name,
         manifest.format,
@@ -60,7 +49,7 @@ fn text(report: &Report<'_>) -> String {
         manifest.built_by,
         report.identity,
         manifest.kubernetes,
-        manifest.runtime.version,
+        runtime(&manifest.runtime),
         manifest.cni,
         manifest.arch,
         manifest.blobs.len(),

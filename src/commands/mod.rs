@@ -11,6 +11,7 @@ mod versions;
 use std::io::Write as _;
 
 use anyhow::Context as _;
+use bundle_spec::manifest::Runtime;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
@@ -43,4 +44,23 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
     print(&format!("{text}\n"))
+}
+
+/// What the signature of a pot says that nobody has checked; `signer` is the fingerprint that it names.
+fn signed(signer: Option<&str>) -> String {
+    match signer {
+        Some(fingerprint) => {
+            format!("signed by {fingerprint}, not verified (kpot verify does that)")
+        }
+        None => "NOT SIGNED: it cannot be installed".to_owned(),
+    }
+}
+
+/// A runtime's name and version: `docker 20.10.24`.
+fn runtime(runtime: &Runtime) -> String {
+    let name = serde_json::to_value(runtime.name)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default();
+    format!("{name} {}", runtime.version)
 }

@@ -1,11 +1,11 @@
-//! The pot becomes a file: written beside its place, synced, and only then put there. Whatever was there before stays until then.
+//! What kpot makes becomes a file: written beside its place, synced, and only then put there. Whatever was there before stays until then.
 #![allow(
     clippy::disallowed_methods,
     reason = "this module owns the output file"
 )]
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,15 @@ pub struct Written {
     pub identity: Sha256,
     /// Its size in bytes.
     pub size: u64,
+}
+
+/// What becomes of a file that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// The new file takes its place.
+    Replaced,
+    /// It stays, and the new file is not written.
+    Kept,
 }
 
 /// The folder of the output file.
@@ -62,18 +71,7 @@ pub fn write(
     spool: &Spool,
     signer: Option<&SigningKey>,
 ) -> anyhow::Result<Written> {
-    let attempt = || format!("cannot write {}", output.display());
-    let folder = folder(output)?;
-    let mut file = Builder::new()
-        .prefix(".kpot-")
-        .suffix(".partial")
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(&folder)
-        .with_context(attempt)?;
     let needed = manifest.blobs.iter().map(|blob| blob.size).sum::<u64>() + installer.len() as u64;
-    space::ensure(file.as_file(), needed)
-        .map_err(anyhow::Error::msg)
-        .with_context(attempt)?;
     let parts = PotParts {
         installer,
         readme: &readme(manifest),
@@ -81,17 +79,47 @@ pub fn write(
         blobs: spool,
         signer,
     };
+    let write = |out: &mut dyn Write| Ok(write_pot(out, &parts)?);
+    let (identity, size) = put(output, 0o644, Existing::Replaced, needed, write)?;
+    Ok(Written { identity, size })
+}
+
+/// Writes a file of `needed` bytes, as far as that is known, with what `write` gives to it; returns what `write` returned and the file's size.
+///
+/// # Errors
+/// Where the disk is too small, the system refuses, `write` fails, or a file is there that is to be kept; what was there is then as it was.
+pub fn put<T>(
+    path: &Path,
+    mode: u32,
+    existing: Existing,
+    needed: u64,
+    write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
+) -> anyhow::Result<(T, u64)> {
+    let attempt = || format!("cannot write {}", path.display());
+    let folder = folder(path)?;
+    let mut file = Builder::new()
+        .prefix(".kpot-")
+        .suffix(".partial")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(&folder)
+        .with_context(attempt)?;
+    space::ensure(file.as_file(), needed)
+        .map_err(anyhow::Error::msg)
+        .with_context(attempt)?;
     let mut buffered = BufWriter::with_capacity(1 << 20, file.as_file_mut());
-    let identity = write_pot(&mut buffered, &parts).with_context(attempt)?;
+    let told = write(&mut buffered).with_context(attempt)?;
     buffered.flush().with_context(attempt)?;
     drop(buffered);
     file.as_file().sync_all().with_context(attempt)?;
     let size = file.as_file().metadata().with_context(attempt)?.len();
-    file.persist(output)
-        .map_err(|refused| refused.error)
-        .with_context(attempt)?;
+    match existing {
+        Existing::Replaced => file.persist(path),
+        Existing::Kept => file.persist_noclobber(path),
+    }
+    .map_err(|refused| refused.error)
+    .with_context(attempt)?;
     sync_folder(&folder).with_context(attempt)?;
-    Ok(Written { identity, size })
+    Ok((told, size))
 }
 
 /// Writes a small new file with its final mode; refuses where one is there.
@@ -121,6 +149,22 @@ pub fn make_private_folder(path: &Path) -> std::io::Result<()> {
         .create(path)
 }
 
+/// Makes a folder, and those above it, with the user's own permissions; one that is there is left as it is.
+///
+/// # Errors
+/// As the system says.
+pub fn make_folder(path: &Path) -> anyhow::Result<()> {
+    let attempt = || format!("cannot make the folder {}", path.display());
+    fs::DirBuilder::new()
+        .recursive(true)
+        .create(path)
+        .with_context(attempt)?;
+    match path.parent() {
+        Some(above) if !above.as_os_str().is_empty() => sync_folder(above).with_context(attempt),
+        _ => Ok(()),
+    }
+}
+
 /// Takes a small file away that this run has just made.
 ///
 /// # Errors
@@ -148,4 +192,52 @@ fn readme(manifest: &Manifest) -> String {
         arch = manifest.arch,
         kpot = manifest.built_by,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_that_appears_meanwhile_is_kept_or_replaced_as_was_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let write = |out: &mut dyn Write| {
+            fs::write(&path, "somebody else's")?;
+            out.write_all(b"ours").map_err(Into::into)
+        };
+        assert!(put(&path, 0o600, Existing::Kept, 0, write).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
+        assert_eq!(names(folder.path()), ["x"]);
+        assert_eq!(
+            put(&path, 0o600, Existing::Replaced, 0, write).unwrap(),
+            ((), 4)
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"ours");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(&path, "before").unwrap();
+        let write = |out: &mut dyn Write| {
+            out.write_all(b"half")?;
+            Err::<(), _>(anyhow::anyhow!("no more"))
+        };
+        let refused = put(&path, 0o644, Existing::Replaced, 0, write).unwrap_err();
+        assert!(format!("{refused:#}").ends_with("no more"), "{refused:#}");
+        assert_eq!(fs::read(&path).unwrap(), b"before");
+        assert_eq!(names(folder.path()), ["x"]);
+    }
 }
