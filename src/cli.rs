@@ -31,6 +31,8 @@ pub enum Command {
     Verify(Verify),
     /// Show what is in a pot, without checking it
     Inspect(Inspect),
+    /// Show what one pot brings that another has not, without checking them
+    Diff(Diff),
     /// Show the version of this kpot and of the installers inside it
     Version(ShowVersion),
     /// Show what belongs to each Kubernetes version, and from where kpot knows
@@ -123,6 +125,23 @@ pub struct Inspect {
     #[arg(value_name = "POT")]
     pub pot: PathBuf,
     /// Print the manifest and the signer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot diff`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Blobs are compared by their stored bytes. An item's new bytes are those of the blobs that A lacks; a blob of two items counts in both, and in the sums below the table once.
+Exit codes: 0 done, whether they differ or not, 1 failed, 2 usage, 4 one of them is no good pot.")]
+pub struct Diff {
+    /// The older pot: a .pot file, or the folder that one was unpacked to
+    #[arg(value_name = "A")]
+    pub older: PathBuf,
+    /// The newer pot
+    #[arg(value_name = "B")]
+    pub newer: PathBuf,
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }

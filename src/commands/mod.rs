@@ -1,6 +1,7 @@
 //! One module per command: it wires, and decides nothing.
 
 mod build;
+mod diff;
 mod inspect;
 mod keygen;
 mod plan;
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Keygen(keygen) => keygen::run(&keygen),
         Command::Verify(verify) => verify::run(&verify),
         Command::Inspect(inspect) => inspect::run(&inspect),
+        Command::Diff(diff) => diff::run(&diff),
         Command::Version(version) => version::run(&version),
         Command::Versions(versions) => versions::run(&versions),
     }

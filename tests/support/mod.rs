@@ -7,6 +7,7 @@
     reason = "each test binary uses its part; tests own their temporary files"
 )]
 
+pub mod pots;
 pub mod server;
 pub mod upstream;
 
