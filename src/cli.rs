@@ -33,6 +33,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Show what one pot brings that another has not, without checking them
     Diff(Diff),
+    /// Check a pot, and write programs and images out of it
+    Extract(Extract),
     /// Show the version of this kpot and of the installers inside it
     Version(ShowVersion),
     /// Show what belongs to each Kubernetes version, and from where kpot knows
@@ -141,6 +143,32 @@ pub struct Diff {
     /// The newer pot
     #[arg(value_name = "B")]
     pub newer: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot extract`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A program becomes DIR/kubelet or DIR/docker/dockerd, an image DIR/images/k8s.gcr.io_pause_3.2.tar, which `docker load -i` reads. Each file is written whole or not at all.
+Exit codes: 0 done, 1 failed, 2 usage, 4 the pot is not trusted.")]
+pub struct Extract {
+    /// A .pot file, or the folder that one was unpacked to
+    #[arg(value_name = "POT")]
+    pub pot: PathBuf,
+    /// What to write: kubelet, docker, docker/dockerd, k8s.gcr.io/pause:3.2 [default: everything]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Who is trusted: a file in the format of OpenSSH's allowed signers
+    #[arg(long, value_name = "FILE")]
+    pub signers: PathBuf,
+    /// The folder to write to; it is made where it is missing
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub to: PathBuf,
+    /// Replace files that are there already
+    #[arg(long)]
+    pub force: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -2,6 +2,7 @@
 
 mod build;
 mod diff;
+mod extract;
 mod inspect;
 mod keygen;
 mod plan;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(verify) => verify::run(&verify),
         Command::Inspect(inspect) => inspect::run(&inspect),
         Command::Diff(diff) => diff::run(&diff),
+        Command::Extract(extract) => extract::run(&extract),
         Command::Version(version) => version::run(&version),
         Command::Versions(versions) => versions::run(&versions),
     }
