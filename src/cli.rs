@@ -35,6 +35,8 @@ pub enum Command {
     Diff(Diff),
     /// Check a pot, and write programs and images out of it
     Extract(Extract),
+    /// Check a pot, and put another key's signature in the place of its own
+    Sign(Sign),
     /// Show the version of this kpot and of the installers inside it
     Version(ShowVersion),
     /// Show what belongs to each Kubernetes version, and from where kpot knows
@@ -169,6 +171,29 @@ pub struct Extract {
     /// Replace files that are there already
     #[arg(long)]
     pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot sign`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Nobody signs what was not checked: the pot must be signed by somebody in FILE. Every byte but the signature stays as it is, and so does the pot's digest.
+Exit codes: 0 done, 1 failed, 2 usage, 4 the pot is not trusted. A failure leaves the output file as it was.")]
+pub struct Sign {
+    /// A .pot file
+    #[arg(value_name = "POT")]
+    pub pot: PathBuf,
+    /// Who is trusted to have signed it: a file in the format of OpenSSH's allowed signers
+    #[arg(long, value_name = "FILE")]
+    pub signers: PathBuf,
+    /// The key that signs the pot, instead of the one that `kpot keygen` made
+    #[arg(long, value_name = "KEY")]
+    pub sign_key: Option<PathBuf>,
+    /// The file to write [default: POT itself]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -1,11 +1,12 @@
 //! `kpot`: makes pots, signed offline archives that bring a dead Kubernetes master back, on a machine that has a network.
 //!
 //! The way through: `cli` parses, `commands` wires, `plan` decides from `releases` what to fetch, `fetch` gets and checks it, `pack` compresses it and writes the
-//! pot through `bundle-spec`. A pot that is there is opened by `trust`, taken apart by `extract`, compared by `diff`. The library
+//! pot through `bundle-spec`. A pot that is there is opened by `trust`, taken apart by `extract`, compared by `diff` and signed anew by `countersign`. The library
 //! exists for the binary and its tests; it promises no stable interface.
 
 pub mod cli;
 pub mod commands;
+pub mod countersign;
 pub mod diff;
 pub mod docker_archive;
 pub mod exit;

@@ -10,7 +10,7 @@ fn help_is_as_agreed() {
     let help = |arguments: &[&str]| stdout(&desk.kpot(arguments));
     insta::assert_snapshot!("kpot", help(&["--help"]));
     for command in [
-        "build", "keygen", "verify", "inspect", "diff", "extract", "version", "versions",
+        "build", "keygen", "verify", "inspect", "diff", "extract", "sign", "version", "versions",
     ] {
         insta::assert_snapshot!(command, help(&[command, "--help"]));
     }

@@ -152,7 +152,8 @@ fn resolve(
     Ok((resolved.version, Some(resolved)))
 }
 
-fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {
+/// The key that signs: the given one, or the one that `kpot keygen` made.
+pub(super) fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {
     if let Some(path) = given {
         return keys::load(&path);
     }

@@ -6,6 +6,7 @@ mod extract;
 mod inspect;
 mod keygen;
 mod plan;
+mod sign;
 mod verify;
 mod version;
 mod versions;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Inspect(inspect) => inspect::run(&inspect),
         Command::Diff(diff) => diff::run(&diff),
         Command::Extract(extract) => extract::run(&extract),
+        Command::Sign(sign) => sign::run(&sign),
         Command::Version(version) => version::run(&version),
         Command::Versions(versions) => versions::run(&versions),
     }
