@@ -41,6 +41,10 @@ pub enum Command {
     Version(ShowVersion),
     /// Show what belongs to each Kubernetes version, and from where kpot knows
     Versions(ShowVersions),
+    /// Print the completions of the command line for a shell
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
 }
 
 /// `kpot build`
@@ -197,6 +201,24 @@ pub struct Sign {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `kpot completions`
+#[derive(Debug, Args)]
+#[command(after_help = "For example: kpot completions bash > /etc/bash_completion.d/kpot")]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `kpot man`
+#[derive(Debug, Args)]
+#[command(after_help = "For example: kpot man /usr/local/share/man/man1, and then: man kpot-build")]
+pub struct Man {
+    /// The folder to write to; it is made where it is missing. Pages that are there already are replaced
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// `kpot version`

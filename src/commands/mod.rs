@@ -1,10 +1,12 @@
 //! One module per command: it wires, and decides nothing.
 
 mod build;
+mod completions;
 mod diff;
 mod extract;
 mod inspect;
 mod keygen;
+mod man;
 mod plan;
 mod sign;
 mod verify;
@@ -34,6 +36,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sign(sign) => sign::run(&sign),
         Command::Version(version) => version::run(&version),
         Command::Versions(versions) => versions::run(&versions),
+        Command::Completions(completions) => completions::run(&completions),
+        Command::Man(man) => man::run(&man),
     }
 }
 
