@@ -1,0 +1,202 @@
+use super::super::command::Local;
+use super::super::scripted::Scripted;
+use super::*;
+
+#[test]
+fn quoting_survives_a_real_shell() {
+    for hostile in [
+        "",
+        "plain",
+        "two words",
+        "it's",
+        "$(id) `id` \\ \" ! *",
+        "a=b",
+        "-o=x",
+        "line\nfeed",
+        "~root",
+        "ünïcode",
+        ";rm -rf /",
+    ] {
+        let output = Local
+            .run(&Cmd::new(
+                "sh",
+                ["-c".to_owned(), format!("printf %s {}", quote(hostile))],
+            ))
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), hostile);
+    }
+    assert_eq!(
+        quote("X=1"),
+        "'X=1'",
+        "an assignment must not be taken for one"
+    );
+}
+
+#[test]
+fn sudo_gets_its_password_on_the_first_line_of_input_and_nowhere_else() {
+    let cmd = Cmd::new("kubectl", ["get", "nodes"])
+        .env("A", "b")
+        .stdin("body");
+    let (elevated, prefix) = elevate(&cmd, &Elevation::SudoWithPassword(Secret::new("pw")));
+    assert_eq!(
+        elevated.to_string(),
+        "sudo -k -S -p '' -- env 'A=b' kubectl get nodes"
+    );
+    assert_eq!(prefix.expose(), b"pw\n");
+    assert_eq!(
+        elevate(&cmd, &Elevation::Root),
+        (cmd.clone(), Secret::default())
+    );
+    assert_eq!(
+        elevate(&cmd, &Elevation::SudoWithoutPassword).0.to_string(),
+        "sudo -n -- env 'A=b' kubectl get nodes"
+    );
+}
+
+/// A connection whose local commands a script answers.
+fn connected(local: Scripted, elevation: Elevation) -> Ssh {
+    let target = Target {
+        role: Role::Healthy,
+        host: "m1".to_owned(),
+        user: "ops".to_owned(),
+        port: None,
+        identity: None,
+        host_key: None,
+        password: None,
+    };
+    Ssh {
+        local: Arc::new(local),
+        target,
+        folder: PathBuf::from("/nonexistent"),
+        options: Vec::new(),
+        elevation,
+    }
+}
+
+#[test]
+fn a_file_is_fetched_through_sudo_byte_for_byte() {
+    let bytes: Vec<u8> = (0..=255).collect();
+    let printed = bytes.clone();
+    let local = Scripted::new().with(move |cmd, input| {
+        let line = cmd.args.last()?;
+        (line.starts_with("sudo -k -S -p '' -- env 'PATH=")
+            && line.ends_with(" cat -- /f")
+            && input == b"pw\n")
+            .then(|| Output {
+                stdout: printed.clone(),
+                ..Output::default()
+            })
+    });
+    let ssh = connected(local, Elevation::SudoWithPassword(Secret::new("pw")));
+    let mut sink = Vec::new();
+    let output = ssh
+        .fetch(&Cmd::new("cat", ["--", "/f"]), &mut sink)
+        .unwrap();
+    assert!(output.ok() && output.stdout.is_empty());
+    assert_eq!(sink, bytes);
+}
+
+#[test]
+fn a_connection_that_breaks_while_a_file_is_fetched_is_told_from_a_failed_command() {
+    let broken = connected(Scripted::new().on("ssh ", 255, "closed"), Elevation::Root)
+        .fetch(&Cmd::new("cat", ["/f"]), &mut Vec::new())
+        .unwrap_err();
+    assert!(matches!(broken, CommandError::Remote { .. }), "{broken}");
+    let failed = connected(
+        Scripted::new().on("ssh ", 1, "no such file"),
+        Elevation::Root,
+    )
+    .fetch(&Cmd::new("cat", ["/f"]), &mut Vec::new())
+    .unwrap();
+    assert_eq!(failed.status, 1);
+}
+
+#[test]
+fn what_a_command_printed_before_the_connection_broke_is_not_told() {
+    let torn = |stderr: &str| {
+        let output = Output {
+            status: NO_CONNECTION,
+            stdout: b"abcdef.0123456789abcdef".to_vec(),
+            stderr: stderr.as_bytes().to_vec(),
+        };
+        let local = Scripted::new().with(move |_, _| Some(output.clone()));
+        let token = Cmd::new("kubeadm", ["token", "create"]);
+        let error = connected(local, Elevation::Root).run(&token).unwrap_err();
+        error.to_string()
+    };
+    assert_eq!(
+        torn(""),
+        "the connection to m1 broke while running kubeadm token create: it was closed, or nothing came over it any more"
+    );
+    assert!(torn("Connection reset").ends_with("kubeadm token create: Connection reset"));
+}
+
+#[test]
+fn a_connection_with_a_password_outlasts_the_work_on_this_machine() {
+    let persists = |password: Option<Secret>| {
+        let local = Arc::new(Scripted::new().with(|_, _| Some(Output::default())));
+        let mut ssh = connected(Scripted::new(), Elevation::Root);
+        let folder = tempfile::tempdir().unwrap();
+        ssh.folder = folder.path().to_owned();
+        ssh.local = local.clone();
+        ssh.target.password = password;
+        ssh.open().unwrap();
+        let opened = local.asked().remove(0);
+        let (_, seconds) = opened.split_once("ControlPersist=").unwrap();
+        let digits = seconds.split(|letter: char| !letter.is_ascii_digit());
+        digits.map(str::parse::<u32>).next().unwrap().unwrap()
+    };
+    assert_eq!(persists(None), 60);
+    assert!(persists(Some(Secret::new("pw"))) > 3600);
+}
+
+#[test]
+fn a_password_is_served_to_askpass_only_for_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let _server = serve_password(&socket, Secret::new("pw")).unwrap();
+    let mut answer = String::new();
+    UnixStream::connect(&socket)
+        .unwrap()
+        .read_to_string(&mut answer)
+        .unwrap();
+    assert_eq!(answer, "pw");
+    assert!(
+        answer_askpass(
+            &socket,
+            "Are you sure you want to continue connecting (yes/no)?"
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn folders_of_dead_programs_are_removed() {
+    let parent = tempfile::tempdir().unwrap();
+    let dead = ["4294967295", "4294967295-2"].map(|name| parent.path().join(name));
+    for folder in &dead {
+        fs::create_dir(folder).unwrap();
+    }
+    let own = private_folder(parent.path()).unwrap();
+    assert!(own.exists() && dead.iter().all(|folder| !folder.exists()));
+    assert_ne!(
+        private_folder(parent.path()).unwrap(),
+        own,
+        "a second connection leaves the first one's folder alone"
+    );
+    assert!(own.exists());
+}
+
+#[test]
+fn a_machine_that_is_down_costs_little_patience_and_has_an_option_of_its_own() {
+    let mut ssh = connected(Scripted::new(), Elevation::Root);
+    ssh.target.role = Role::Down;
+    assert!(ssh.options().unwrap().contains(&"ConnectTimeout=4".into()));
+    let unknown = Output {
+        status: 255,
+        stderr: b"Host key verification failed.".to_vec(),
+        ..Output::default()
+    };
+    let told = ssh.explain(&unknown).to_string();
+    assert!(told.contains("--down-host-key SHA256:"), "{told}");
+}
