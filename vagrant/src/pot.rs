@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::{Manifest, Sha256};
 use serde_json::Value;
 
@@ -169,6 +169,24 @@ pub fn install(node: &Node, arguments: &str, limit: Duration) -> Result<Outcome>
     node.sh(&format!("cd {POT_DIR} && ./kpot-install {arguments}"))?
         .timeout(limit)
         .outcome()
+}
+
+/// The installer ended with `status`, said all of `words`, and did not panic.
+pub fn ensure_ended(outcome: &Outcome, status: i32, words: &[&str]) -> Result<()> {
+    let said = format!("{}{}", outcome.stdout, outcome.stderr);
+    ensure!(
+        outcome.code == Some(status),
+        "exit status {:?}, not {status}; it said:\n{said}",
+        outcome.code
+    );
+    for word in words {
+        ensure!(said.contains(word), "it does not say {word:?}:\n{said}");
+    }
+    ensure!(
+        !said.contains("panicked") && !said.contains("stack backtrace"),
+        "it panicked:\n{said}"
+    );
+    Ok(())
 }
 
 /// [`install`] that must succeed.

@@ -163,36 +163,20 @@ impl Probe {
 
     /// This node's apiserver's health, asked with the administrator's own credentials on this machine. `server` is `https://ADDRESS:PORT`.
     pub fn apiserver_health(server: &str) -> Self {
-        let args = [
-            "--kubeconfig",
-            "/etc/kubernetes/admin.conf",
-            "--server",
-            server,
-            "--request-timeout",
-            "5s",
-            "get",
-            "--raw",
-            "/healthz",
-        ];
-        Self(Cmd::new("kubectl", args).timeout(Duration::from_secs(15)))
+        Self::health(&["--server", server])
     }
 
     /// The health of the apiserver on this machine itself, wherever its address leads to meanwhile. Its certificate is not valid for the loopback, so it is not looked at: what is sent
     /// proves who asks, and hands nothing out.
     pub fn apiserver_on_loopback(port: u16) -> Self {
         let server = format!("https://127.0.0.1:{port}");
-        let args = [
-            "--kubeconfig",
-            "/etc/kubernetes/admin.conf",
-            "--server",
-            &server,
-            "--insecure-skip-tls-verify",
-            "--request-timeout",
-            "5s",
-            "get",
-            "--raw",
-            "/healthz",
-        ];
+        Self::health(&["--server", &server, "--insecure-skip-tls-verify"])
+    }
+
+    fn health(which: &[&str]) -> Self {
+        let credentials = ["--kubeconfig", "/etc/kubernetes/admin.conf"];
+        let question = ["--request-timeout", "5s", "get", "--raw", "/healthz"];
+        let args = [&credentials[..], which, &question].concat();
         Self(Cmd::new("kubectl", args).timeout(Duration::from_secs(15)))
     }
 }

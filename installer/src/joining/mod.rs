@@ -157,29 +157,20 @@ pub fn kubeadm_log(state: &Path) -> PathBuf {
 /// Whether the journal says that a join of this machine under this name and address was begun and came to no end that it knows of. Clearing is no end: what it leaves
 /// behind (a pod network's files, say) is still ours.
 pub fn was_interrupted(journal: &[Entry], node: &str, address: &str) -> bool {
-    let mut begun = false;
-    for entry in journal {
-        match &entry.event {
-            Event::Intent {
-                change:
-                    Change::Join {
-                        node: name,
-                        address: place,
-                    },
-                ..
-            } => begun = name == node && place == address,
-            Event::Done { step } if step == join::ID => begun = false,
-            Event::End { outcome } if outcome == "done" => begun = false,
-            _ => {}
-        }
-    }
-    begun
+    is_open(journal, node, address, |event| {
+        is_end_of_run(event) || matches!(event, Event::Done { step } if step == join::ID)
+    })
 }
 
 /// Whether a join of this machine under this name and address was begun by a run that did not come to its end. Where kubeadm did, the new master may still be starting, and nobody
 /// has waited for it.
 pub fn is_settling(journal: &[Entry], node: &str, address: &str) -> bool {
-    let mut settling = false;
+    is_open(journal, node, address, is_end_of_run)
+}
+
+/// Whether the last join in the journal is that of this machine under this name and address, with no `end` behind it.
+fn is_open(journal: &[Entry], node: &str, address: &str, end: impl Fn(&Event) -> bool) -> bool {
+    let mut open = false;
     for entry in journal {
         match &entry.event {
             Event::Intent {
@@ -189,12 +180,16 @@ pub fn is_settling(journal: &[Entry], node: &str, address: &str) -> bool {
                         address: place,
                     },
                 ..
-            } => settling = name == node && place == address,
-            Event::End { outcome } if outcome == "done" => settling = false,
+            } => open = name == node && place == address,
+            event if end(event) => open = false,
             _ => {}
         }
     }
-    settling
+    open
+}
+
+fn is_end_of_run(event: &Event) -> bool {
+    matches!(event, Event::End { outcome } if outcome == "done")
 }
 
 /// When this machine began an upload of certificates that it has not revoked since.

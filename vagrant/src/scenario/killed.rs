@@ -113,20 +113,7 @@ impl Scenario for Killed {
 
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
         let outcome = self.outcome.as_ref().context("it was not run")?;
-        let said = format!("{}{}", outcome.stdout, outcome.stderr);
-        ensure!(
-            outcome.code == Some(self.status),
-            "exit status {:?}, not {}; it said:\n{said}",
-            outcome.code,
-            self.status
-        );
-        for words in self.says {
-            ensure!(
-                said.contains(words),
-                "its end does not say {words:?}:\n{said}"
-            );
-        }
-        ensure!(!said.contains("panicked"), "it panicked:\n{said}");
+        pot::ensure_ended(outcome, self.status, self.says)?;
         join::no_secret_folder(&bench.b1())?;
         revive(bench)?;
         let cluster = bench.cluster()?;

@@ -9,13 +9,13 @@ mod protected;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use super::{Bench, Scenario, join};
 use crate::cluster::ClusterSpec;
 use crate::eras::Version;
 use crate::lab::Bare;
-use crate::pot::POT_DIR;
+use crate::pot::{self, POT_DIR};
 use crate::sh::Outcome;
 use crate::snapshot::{Files, Snapshot};
 use crate::wait;
@@ -109,24 +109,7 @@ impl Scenario for Refusal {
         let Some(outcome) = &self.outcome else {
             bail!("it was not run")
         };
-        let said = format!("{}{}", outcome.stdout, outcome.stderr);
-        ensure!(
-            outcome.code == Some(self.status),
-            "exit status {:?}, not {}; it said:\n{said}",
-            outcome.code,
-            self.status
-        );
-        for words in self.says {
-            ensure!(
-                said.contains(words),
-                "the error does not say {words:?}:\n{said}"
-            );
-        }
-        ensure!(
-            !said.contains("panicked") && !said.contains("stack backtrace"),
-            "it panicked:\n{said}"
-        );
-        Ok(())
+        pot::ensure_ended(outcome, self.status, self.says)
     }
 
     fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
