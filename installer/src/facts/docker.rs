@@ -7,12 +7,15 @@ use anyhow::{Context, Result};
 use bundle_spec::Manifest;
 use serde::Deserialize;
 
-use super::packages;
+use super::{MARK, packages};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 
 /// Where the pot's dockerd goes.
 pub const DOCKERD: &str = "/usr/bin/dockerd";
+
+/// Docker's configuration.
+pub const CONFIG: &str = "/etc/docker/daemon.json";
 
 /// The oldest Docker that the kubelet's dockershim speaks with: API 1.26 (its `MinimumDockerAPIVersion`), which came with Docker 1.13.1.
 const OLDEST: [u32; 3] = [1, 13, 1];
@@ -110,7 +113,7 @@ pub struct Registry {
 pub enum Docker {
     /// Nobody's.
     Absent,
-    /// The pot's: dockerd is the same file. It need not run.
+    /// The pot's: dockerd is the same file, and nobody else's unit starts it. It need not run.
     Ours,
     /// Somebody else's, which runs, fits, and stays as it is.
     Adopted(Info),
@@ -161,17 +164,26 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
         .and_then(|docker| docker.files.iter().find(|file| file.name == "dockerd"))
         .and_then(|file| manifest.blob(&file.blob))
         .map(|blob| blob.unpacked_digest);
-    if path == DOCKERD && ours.is_some() && host.digest(DOCKERD)? == ours {
+    let same = path == DOCKERD && ours.is_some() && host.digest(DOCKERD)? == ours;
+    let unit = foreign_unit(host)?;
+    if same && unit.is_none() {
         return Ok(Docker::Ours);
     }
-    let owner = packages::owner(host, &path)?;
-    let whose = match &owner {
-        Some(package) => format!("{path} of package {package}"),
-        None => format!("{path}, which no package owns"),
-    };
-    let remove = match &owner {
-        Some(package) => format!("remove it ({package}), and run this again"),
-        None => format!("move it away (mv {path} /root/), and run this again"),
+    let (whose, remove) = match (packages::owner(host, &path)?, unit.filter(|_| same)) {
+        (_, Some(unit)) => (
+            format!("{path}, started by {unit}, which was not written by this program"),
+            format!(
+                "if nothing needs it, stop it and move its unit and its configuration away (mv {unit} {CONFIG} /root/), and run this again"
+            ),
+        ),
+        (Some(package), None) => (
+            format!("{path} of package {package}"),
+            format!("remove it ({package}), and run this again"),
+        ),
+        (None, None) => (
+            format!("{path}, which no package owns"),
+            format!("move it away (mv {path} /root/), and run this again"),
+        ),
     };
     let Some(info) = running(host)? else {
         return Ok(Docker::Unfit {
@@ -188,6 +200,21 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
             remedy: format!("{remedy}\nor {remove}"),
         },
     })
+}
+
+/// The unit that starts Docker, where it is not ours: the first of the places that systemd reads.
+fn foreign_unit(host: &HostView) -> Result<Option<String>> {
+    for dir in [
+        "/etc/systemd/system",
+        "/usr/lib/systemd/system",
+        "/lib/systemd/system",
+    ] {
+        let path = format!("{dir}/docker.service");
+        if let Some(text) = host.read(&path)? {
+            return Ok((!text.starts_with(MARK.as_bytes())).then_some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// Why a Docker cannot be used, and what would change that.
@@ -230,6 +257,8 @@ fn numbers(version: &str) -> [u32; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::scripted::Scripted;
+    use crate::steps::testing::{Machine, Pot};
 
     fn info(version: &str, cgroup: &str, storage: &str) -> Info {
         Info {
@@ -238,6 +267,44 @@ mod tests {
             storage_driver: storage.to_owned(),
             ..Info::default()
         }
+    }
+
+    #[test]
+    fn a_docker_is_its_unit_s_not_its_program_s() {
+        let pot = Pot::default()
+            .artifact("docker", &["docker", "dockerd"])
+            .verified();
+        let machine = Machine::new();
+        machine
+            .file_with_mode(DOCKERD, "this is dockerd", 0o755)
+            .program("docker");
+        let runs = r#"{"ServerVersion":"19.03.15","CgroupDriver":"cgroupfs","Driver":"overlay2"}"#;
+        let standing = |answer: &str| {
+            let status = i32::from(answer.is_empty());
+            let script = Scripted::new().on("docker info", status, answer);
+            super::standing(
+                &machine.view(script),
+                pot.manifest(),
+                CgroupDriver::Cgroupfs,
+            )
+            .unwrap()
+        };
+        assert_eq!(standing(""), Docker::Ours, "no unit yet");
+        let unit = "/etc/systemd/system/docker.service";
+        machine.file(unit, format!("{MARK}; …\n[Service]\n"));
+        assert_eq!(standing(runs), Docker::Ours);
+        machine.file(unit, "[Service]\nExecStart=/usr/bin/dockerd\n");
+        assert!(matches!(standing(runs), Docker::Adopted(_)));
+        let stopped = standing("");
+        assert!(
+            matches!(&stopped, Docker::Unfit { reason, remedy } if reason.contains(unit) && remedy.contains("systemctl enable --now docker")),
+            "{stopped:?}"
+        );
+        let other = standing(&runs.replace("cgroupfs", "systemd"));
+        assert!(
+            matches!(&other, Docker::Unfit { remedy, .. } if remedy.contains("native.cgroupdriver=cgroupfs")),
+            "{other:?}"
+        );
     }
 
     #[test]

@@ -19,6 +19,9 @@ use self::modules::Standing;
 pub use self::network::Interface;
 use crate::host::{HostView, Space};
 
+/// How the first line of our own files begins.
+pub(crate) const MARK: &str = "# Written by kpot-install";
+
 /// Programs of the host that kubeadm, the kubelet, kube-proxy or this program call.
 pub const TOOLS: [&str; 12] = [
     "conntrack",

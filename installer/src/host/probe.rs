@@ -41,6 +41,12 @@ impl Probe {
         ))
     }
 
+    /// How systemd starts a unit, with all of its drop-ins: `ExecStart`, `Environment` and `EnvironmentFiles`, as `key=value` lines.
+    pub fn unit_start(name: &str) -> Self {
+        let properties = "--property=ExecStart,Environment,EnvironmentFiles";
+        Self(Cmd::new("systemctl", ["show", properties, name]))
+    }
+
     /// The running Docker's `docker info` as JSON.
     pub fn docker_info() -> Self {
         Self(

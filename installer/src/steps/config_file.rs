@@ -5,11 +5,9 @@
 
 use anyhow::Result;
 
+use crate::facts::MARK;
 use crate::host::{Host, HostView, Kind};
 use crate::step::State;
-
-/// How the first line of our own files begins.
-pub(crate) const MARK: &str = "# Written by kpot-install";
 
 /// Permissions of configuration: nothing secret is in it.
 const MODE: u32 = 0o644;

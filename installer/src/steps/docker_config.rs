@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::facts::docker::{self, CgroupDriver, Docker};
 use crate::step::{State, Step, View, World};
 
-const PATH: &str = "/etc/docker/daemon.json";
+const PATH: &str = docker::CONFIG;
 
 /// See the module.
 pub struct DockerConfig {

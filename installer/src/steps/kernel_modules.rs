@@ -6,7 +6,8 @@
 use anyhow::Result;
 
 use super::combine;
-use super::config_file::{ConfigFile, MARK};
+use super::config_file::ConfigFile;
+use crate::facts::MARK;
 use crate::facts::modules::{self, Standing};
 use crate::host::HostView;
 use crate::host::command::Cmd;

@@ -1,11 +1,12 @@
 //! The kubelet's unit is in place, with kubeadm's drop-in, and enabled.
 //!
 //! It is not started here: kubeadm starts it when it has written the kubelet's configuration, and until then a kubelet could only fail and be restarted.
+//! Somebody else's unit stays as it is where it starts the kubelet with kubeadm's files, as that of a machine does which has been a node before.
 
 use anyhow::Result;
 
 use super::config_file::ConfigFile;
-use super::{combine, unit};
+use super::{combine, kubelet_start, unit};
 use crate::host::{Host, HostView};
 use crate::step::{State, Step, View, World};
 
@@ -39,10 +40,14 @@ impl Step for KubeletService {
         if state.load == "masked" {
             return Ok(unit::masked(NAME));
         }
-        let mut states = Vec::new();
-        for file in files(view.host)? {
-            states.push(file.state(view.host)?);
-        }
+        let mut states = match unit_files(view.host)? {
+            UnitFiles::Ours(files) => {
+                let states = files.iter().map(|file| file.state(view.host));
+                states.collect::<Result<Vec<_>>>()?
+            }
+            UnitFiles::Adopted => Vec::new(),
+            UnitFiles::Unfit { reason, remedy } => vec![State::Conflict { reason, remedy }],
+        };
         if !view.host.exists(DIR.0)? {
             states.push(State::Pending(format!("{} is missing", DIR.0)));
         }
@@ -58,8 +63,10 @@ impl Step for KubeletService {
     fn apply(&self, world: World<'_>) -> Result<()> {
         let host = world.host;
         host.make_dir(DIR.0, DIR.1)?;
-        for file in files(host.view())? {
-            file.write(host)?;
+        if let UnitFiles::Ours(files) = unit_files(host.view())? {
+            for file in files {
+                file.write(host)?;
+            }
         }
         unit::reload(host)?;
         unit::change(host, "enable", NAME)
@@ -77,6 +84,41 @@ pub(crate) fn stop(host: &Host<'_>) -> Result<()> {
         return Ok(());
     }
     unit::change(host, "stop", NAME)
+}
+
+/// Who says how the kubelet starts.
+enum UnitFiles {
+    /// We do, in these files.
+    Ours(Vec<ConfigFile>),
+    /// Somebody else, in the way that kubeadm expects.
+    Adopted,
+    /// Somebody else, in another way.
+    Unfit { reason: String, remedy: String },
+}
+
+fn unit_files(host: &HostView) -> Result<UnitFiles> {
+    let files = files(host)?;
+    let mut foreign = None;
+    for file in &files {
+        if let State::Conflict { reason, remedy } = file.state(host)? {
+            foreign.get_or_insert((reason, remedy));
+        }
+    }
+    let Some((reason, remedy)) = foreign else {
+        return Ok(UnitFiles::Ours(files));
+    };
+    let lacking = kubelet_start::lacking(host, NAME)?;
+    Ok(if lacking.is_empty() {
+        UnitFiles::Adopted
+    } else {
+        UnitFiles::Unfit {
+            reason: format!(
+                "{reason}; kubeadm could not start the kubelet with it, which lacks {}",
+                lacking.join(", ")
+            ),
+            remedy,
+        }
+    })
 }
 
 /// The files that are ours to write: none of them where a package brought its own, which kubeadm's packages do in another folder.
@@ -169,14 +211,36 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_that_starts_the_kubelet_as_kubeadm_expects_is_left_alone() {
+        let machine = Machine::new();
+        machine.file(UNIT, "[Service]\n");
+        let known = units(&[("kubelet.service", "active", "disabled")]);
+        let script = Scripted::new().on(
+            "systemctl show --property=ExecStart",
+            0,
+            kubelet_start::STOCK,
+        );
+        let (before, after) = machine
+            .ensure(&KubeletService, systemd(script, &known))
+            .unwrap();
+        assert!(matches!(before, State::Pending(why) if why.contains("not enabled")));
+        assert_eq!(after, State::Satisfied);
+        assert_eq!(
+            (machine.text(UNIT).as_deref(), machine.text(DROP_IN)),
+            (Some("[Service]\n"), None)
+        );
+    }
+
+    #[test]
     fn somebody_else_s_unit_and_a_mask_are_conflicts() {
         let machine = Machine::new();
         machine.file(UNIT, "[Service]\n");
         let script = systemd(Scripted::new(), &units(&[]));
-        assert!(matches!(
-            machine.check(&KubeletService, script),
-            State::Conflict { .. }
-        ));
+        let state = machine.check(&KubeletService, script);
+        assert!(
+            matches!(&state, State::Conflict { reason, .. } if reason.contains("lacks /usr/bin/kubelet")),
+            "{state:?}"
+        );
         let masked = units(&[("kubelet.service", "inactive", "masked")]);
         let state = Machine::new().check(&KubeletService, systemd(Scripted::new(), &masked));
         assert!(

@@ -11,6 +11,7 @@ mod hosts_entry;
 mod images;
 mod kernel_modules;
 mod kubelet_service;
+mod kubelet_start;
 mod pot_files;
 mod swap;
 mod sysctls;

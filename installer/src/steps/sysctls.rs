@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::combine;
-use super::config_file::{ConfigFile, MARK};
+use super::config_file::ConfigFile;
+use crate::facts::MARK;
 use crate::facts::modules;
 use crate::host::{Host, HostView};
 use crate::journal::Change;
