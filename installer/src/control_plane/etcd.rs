@@ -48,6 +48,15 @@ pub struct Member {
     pub healthy: bool,
 }
 
+/// The static pods of etcd.
+const PODS: [&str; 5] = [
+    "pods",
+    "--namespace",
+    "kube-system",
+    "--selector",
+    "component=etcd",
+];
+
 impl Member {
     /// Whether it listens for its peers at `address`.
     pub fn is_at(&self, address: &str) -> bool {
@@ -235,18 +244,17 @@ impl Etcd {
         })
     }
 
+    /// What finding it asks first.
+    pub(super) fn pods_question(view: &ClusterView) -> Cmd {
+        view.getting(&PODS)
+    }
+
     /// etcd's static pod on the node `node`. A kubelet that started before its API server lists the pods of that start only some time later: that is waited for.
     fn pod(view: &ClusterView, node: &str) -> Result<Pod> {
         let clock = view.clock();
         let deadline = clock.now() + LISTING;
         loop {
-            let pods: List<Pod> = view.get(&[
-                "pods",
-                "--namespace",
-                "kube-system",
-                "--selector",
-                "component=etcd",
-            ])?;
+            let pods: List<Pod> = view.get(&PODS)?;
             let found = pods
                 .items
                 .into_iter()
@@ -324,19 +332,27 @@ impl Etcd {
 
     /// Whether the healthy master's own etcd answers a read that needs the quorum.
     pub fn answers(&self, view: &ClusterView) -> bool {
-        let health = view.ask(&self.command(LOCAL, &["endpoint", "health"]));
+        let health = view.ask(&self.health(LOCAL));
         health.is_ok_and(|output| output.ok())
     }
 
     /// Every member, with its health.
     pub fn members(&self, view: &ClusterView) -> Result<Vec<Member>> {
         let mut members = self.listed(view)?;
+        let question = |member: &Member| Some(self.health(member.client_urls.first()?));
+        let questions: Vec<Cmd> = members.iter().filter_map(question).collect();
+        let view = view.ahead(&questions);
         for member in &mut members {
             if let Some(url) = member.client_urls.first() {
-                member.healthy = view.ask(&self.command(url, &["endpoint", "health"]))?.ok();
+                member.healthy = view.ask(&self.health(url))?.ok();
             }
         }
         Ok(members)
+    }
+
+    /// Asks the member at `url` for a read that needs the quorum.
+    fn health(&self, url: &str) -> Cmd {
+        self.command(url, &["endpoint", "health"])
     }
 
     /// Every member, without asking for its health.

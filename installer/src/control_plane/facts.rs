@@ -15,8 +15,9 @@ use super::kubeadm::{
     ClusterConfiguration, ClusterStatus, KubeletConfiguration, kubelet_config_map,
 };
 use super::objects::{DaemonSet, Data, List, Node, Pod};
-use super::{ADMIN_CONF, ClusterView, credentials};
+use super::{ADMIN_CONF, ClusterView, UPLOADED_CERTS, credentials};
 use crate::host::command::Cmd;
+use crate::host::remote::RemoteView;
 
 /// The address that kubeadm goes on with after discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,8 +125,9 @@ impl ClusterFacts {
             "{host} is not a master: it has no {ADMIN_CONF}. Give the address of a healthy master with --healthy"
         );
         let clock_skew = clock_skew(view)?;
+        let view = &view.ahead(&first_questions(view));
         let version = server_version(view)?;
-        let nodes: List<Node> = view.get(&["nodes"])?;
+        let nodes: List<Node> = view.get(&NODES)?;
         let healthy = asked_node(view, &nodes.items)?;
         ensure!(
             healthy.is_master(),
@@ -134,7 +136,7 @@ impl ClusterFacts {
         );
 
         let kubeadm_config: Data = view
-            .get(&["configmap", "kubeadm-config", "--namespace", "kube-system"])
+            .get(&KUBEADM_CONFIG)
             .context("this cluster was not made with kubeadm")?;
         let config_text = kubeadm_config
             .data
@@ -142,6 +144,7 @@ impl ClusterFacts {
             .context("the ConfigMap kubeadm-config has no ClusterConfiguration")?
             .clone();
         let config = ClusterConfiguration::parse(&config_text)?;
+        let view = &view.ahead(&second_questions(view, version, &config));
         let api_endpoints = ClusterStatus::masters(kubeadm_config.data.get("ClusterStatus"))?;
         let kubelet = kubelet_configuration(view, version)?;
         let runtime = healthy.status.node_info.container_runtime_version.clone();
@@ -155,23 +158,17 @@ impl ClusterFacts {
             .as_ref()
             .map_or_else(|| Ok(Vec::new()), |etcd| etcd.members(view))?;
 
-        let masters: List<Pod> = view.get(&[
-            "pods",
-            "--namespace",
-            "kube-system",
-            "--selector",
-            "tier=control-plane",
-        ])?;
+        let masters: List<Pod> = view.get(&CONTROL_PLANE)?;
         let own: Vec<&Pod> = masters
             .items
             .iter()
             .filter(|pod| pod.spec.node_name == healthy.metadata.name)
             .collect();
-        let daemon_sets: List<DaemonSet> = view.get(&["daemonsets", "--all-namespaces"])?;
+        let daemon_sets: List<DaemonSet> = view.get(&DAEMON_SETS)?;
 
         let (ca_certificate, ca_hash, server) = authority(view, &config)?;
         let endpoint = endpoint(view, &server)?;
-        let kubeadm = view.ask(&Cmd::new("kubeadm", ["version", "--output", "short"]))?;
+        let kubeadm = view.ask(&kubeadm_version())?;
         let missing_shared = missing_shared(view, &config)?;
         let mut missing_etcd_files = Vec::new();
         for path in config
@@ -189,12 +186,7 @@ impl ClusterFacts {
             apiserver_port: apiserver_port(&own),
             extra_paths: extra_paths(&own, &config.certificates_dir),
             daemon_sets: daemon_sets.items,
-            healthy_has_cni: view
-                .ask(&Cmd::new("ls", ["-A", "/etc/cni/net.d"]))?
-                .text()
-                .lines()
-                .count()
-                > 0,
+            healthy_has_cni: view.ask(&cni_files())?.text().lines().count() > 0,
             cgroup_driver: cgroup_driver(view, &runtime, &kubelet)?,
             kubeadm: kubeadm.ok().then(|| kubeadm.text()),
             healthy,
@@ -229,10 +221,98 @@ impl ClusterFacts {
     }
 }
 
+/// The node objects.
+const NODES: [&str; 1] = ["nodes"];
+
+/// kubeadm's own record of the cluster.
+const KUBEADM_CONFIG: [&str; 4] = ["configmap", "kubeadm-config", "--namespace", "kube-system"];
+
+/// What kubeadm's discovery is answered from.
+const CLUSTER_INFO: [&str; 4] = ["configmap", "cluster-info", "--namespace", "kube-public"];
+
+/// The masters' static pods.
+const CONTROL_PLANE: [&str; 5] = [
+    "pods",
+    "--namespace",
+    "kube-system",
+    "--selector",
+    "tier=control-plane",
+];
+
+/// The DaemonSets of everybody.
+const DAEMON_SETS: [&str; 2] = ["daemonsets", "--all-namespaces"];
+
+/// Where kubeadm writes the flags that it found out for the kubelet.
+const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
+
+fn versions(view: &ClusterView) -> Cmd {
+    view.kubectl(["version", "-o", "json"])
+}
+
+fn hostname() -> Cmd {
+    Cmd::new("hostname", [""; 0])
+}
+
+fn kubeadm_version() -> Cmd {
+    Cmd::new("kubeadm", ["version", "--output", "short"])
+}
+
+fn cni_files() -> Cmd {
+    Cmd::new("ls", ["-A", "/etc/cni/net.d"])
+}
+
+fn docker_driver() -> Cmd {
+    Cmd::new("docker", ["info", "--format", "{{.CgroupDriver}}"])
+}
+
+fn kubelet_configuration_object(name: &str) -> [&str; 4] {
+    ["configmap", name, "--namespace", "kube-system"]
+}
+
+fn ca_path(config: &ClusterConfiguration) -> String {
+    format!("{}/ca.crt", config.certificates_dir)
+}
+
+/// What is asked of every cluster.
+fn first_questions(view: &ClusterView) -> Vec<Cmd> {
+    let mut questions = vec![
+        versions(view),
+        view.getting(&NODES),
+        view.getting(&KUBEADM_CONFIG),
+        view.getting(&CLUSTER_INFO),
+        view.getting(&CONTROL_PLANE),
+        view.getting(&DAEMON_SETS),
+        view.finding(&UPLOADED_CERTS),
+        hostname(),
+        kubeadm_version(),
+        cni_files(),
+    ];
+    questions.extend(RemoteView::file_questions(KUBELET_FLAGS));
+    questions
+}
+
+/// What is asked once the version and kubeadm's configuration are known.
+fn second_questions(
+    view: &ClusterView,
+    version: KubeVersion,
+    config: &ClusterConfiguration,
+) -> Vec<Cmd> {
+    let mut questions = vec![
+        view.finding(&kubelet_configuration_object(&kubelet_config_map(version))),
+        RemoteView::tree_question(&config.certificates_dir),
+        docker_driver(),
+    ];
+    if config.etcd.external.is_none() {
+        questions.push(Etcd::pods_question(view));
+    }
+    questions.extend(RemoteView::file_questions(&ca_path(config)));
+    questions
+}
+
 /// The node of the machine that is asked.
 pub(crate) fn asked_node(view: &ClusterView, nodes: &[Node]) -> Result<Node> {
     let host = view.address();
-    let hostname = view.ask(&Cmd::new("hostname", [""; 0]))?.text();
+    let hostname = view.ask(&hostname())?.text();
     let name = kubelet_name(view)?.unwrap_or_else(|| hostname.to_lowercase());
     let named = nodes.iter().find(|node| node.metadata.name == name);
     named
@@ -295,7 +375,7 @@ pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     struct Version {
         git_version: String,
     }
-    let output = view.ask(&view.kubectl(["version", "-o", "json"]))?;
+    let output = view.ask(&versions(view))?;
     let versions: Option<Versions> = serde_json::from_slice(&output.stdout).ok();
     let Some(server) = versions.and_then(|versions| versions.server_version) else {
         bail!(
@@ -320,9 +400,7 @@ pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
 
 /// The name in the kubelet's own client certificate's file, as kubeadm wrote it into the flags.
 fn kubelet_name(view: &ClusterView) -> Result<Option<String>> {
-    let flags = view
-        .file("/var/lib/kubelet/kubeadm-flags.env")?
-        .unwrap_or_default();
+    let flags = view.file(KUBELET_FLAGS)?.unwrap_or_default();
     let flags = String::from_utf8_lossy(&flags);
     let name = flags
         .split([' ', '"', '\n'])
@@ -332,7 +410,7 @@ fn kubelet_name(view: &ClusterView) -> Result<Option<String>> {
 
 fn kubelet_configuration(view: &ClusterView, version: KubeVersion) -> Result<KubeletConfiguration> {
     let name = kubelet_config_map(version);
-    let map: Option<Data> = view.find(&["configmap", &name, "--namespace", "kube-system"])?;
+    let map: Option<Data> = view.find(&kubelet_configuration_object(&name))?;
     let Some(map) = map else {
         bail!("the cluster has no ConfigMap {name}, without which no kubelet can join")
     };
@@ -356,10 +434,7 @@ fn cgroup_driver(
         };
         return Ok(driver.to_owned());
     }
-    let output = view.ask(&Cmd::new(
-        "docker",
-        ["info", "--format", "{{.CgroupDriver}}"],
-    ))?;
+    let output = view.ask(&docker_driver())?;
     let driver = output.text();
     ensure!(
         matches!(driver.as_str(), "cgroupfs" | "systemd"),
@@ -387,7 +462,7 @@ fn announced(view: &ClusterView) -> Result<Announced> {
     struct Named {
         cluster: Announced,
     }
-    let info: Data = view.get(&["configmap", "cluster-info", "--namespace", "kube-public"])?;
+    let info: Data = view.get(&CLUSTER_INFO)?;
     let text = info
         .data
         .get("kubeconfig")
@@ -410,7 +485,7 @@ fn authority(
     view: &ClusterView,
     config: &ClusterConfiguration,
 ) -> Result<(Vec<u8>, String, String)> {
-    let path = format!("{}/ca.crt", config.certificates_dir);
+    let path = ca_path(config);
     let certificate = view
         .file(&path)?
         .with_context(|| format!("{} has no CA certificate at {path}", view.address()))?;

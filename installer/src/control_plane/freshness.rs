@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::objects::Metadata;
 use super::{ClusterView, lease};
+use crate::host::command::Cmd;
 
 /// How long a cache may lag behind; a healthy one does by milliseconds.
 const LAG: Duration = Duration::from_secs(15);
@@ -42,6 +43,9 @@ pub fn standing_still(
     let deadline = clock.now() + LAG;
     let mut behind: Vec<String> = servers.keys().cloned().collect();
     loop {
+        let question = |name: &String| asking(view, servers.get(name).map(String::as_str), &cached);
+        let questions: Vec<Cmd> = behind.iter().map(question).collect();
+        let view = &view.ahead(&questions);
         let mut still = Vec::new();
         for name in behind {
             match revision(view, servers.get(&name).map(String::as_str), &cached) {
@@ -58,14 +62,14 @@ pub fn standing_still(
     }
 }
 
+fn asking(view: &ClusterView, server: Option<&str>, path: &str) -> Cmd {
+    let server = server.into_iter().flat_map(|server| ["--server", server]);
+    view.kubectl(server.chain(["get", "--raw", path]))
+}
+
 /// The revision of an object as a server knows it; nothing where it knows none.
 fn revision(view: &ClusterView, server: Option<&str>, path: &str) -> Result<Option<u64>> {
-    let mut args = Vec::new();
-    if let Some(server) = server {
-        args.extend(["--server", server]);
-    }
-    args.extend(["get", "--raw", path]);
-    let output = view.ask(&view.kubectl(args))?;
+    let output = view.ask(&asking(view, server, path))?;
     if !output.ok() {
         if output.evidence().contains("NotFound") {
             return Ok(None);

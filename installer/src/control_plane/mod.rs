@@ -27,12 +27,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use self::objects::PodSpec;
+use crate::host::ahead::Ahead;
 use crate::host::clock::Clock;
 use crate::host::command::{Cmd, CommandError, Output, Runner};
 use crate::host::remote::{RemoteView, TreeEntry};
 
 /// The administrator's credentials on every kubeadm master.
 const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
+
+/// The Secret in which kubeadm hands certificates to a master that joins.
+const UPLOADED_CERTS: [&str; 4] = ["secret", "kubeadm-certs", "--namespace", "kube-system"];
 
 /// Where kubeadm writes what a master's own API server is told.
 const APISERVER: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
@@ -104,11 +108,31 @@ impl ClusterView {
         self.machine.address()
     }
 
+    /// The same cluster; `questions` are asked side by side now, and each answer is given once, to the same question.
+    #[must_use]
+    fn ahead(&self, questions: &[Cmd]) -> Self {
+        let runner = Ahead::ask(self.runner.clone(), questions);
+        Self {
+            machine: RemoteView::new(runner.clone(), self.address()),
+            runner,
+            server: self.server.clone(),
+        }
+    }
+
+    /// What [`Self::get`] asks.
+    fn getting(&self, what: &[&str]) -> Cmd {
+        self.kubectl(["get"].iter().chain(what).chain(&["-o", "json"]).copied())
+    }
+
+    /// What [`Self::find`] asks.
+    fn finding(&self, what: &[&str]) -> Cmd {
+        let options = ["--ignore-not-found", "-o", "json"];
+        self.kubectl(["get"].iter().chain(what).chain(&options).copied())
+    }
+
     /// Reads objects with `kubectl get … -o json`.
     pub fn get<T: DeserializeOwned>(&self, what: &[&str]) -> Result<T> {
-        let output = self
-            .runner
-            .expect(&self.kubectl(["get"].iter().chain(what).chain(&["-o", "json"]).copied()))?;
+        let output = self.runner.expect(&self.getting(what))?;
         serde_json::from_slice(&output.stdout).with_context(|| {
             format!(
                 "kubectl on {} gave JSON for {} that is not understood",
@@ -120,15 +144,7 @@ impl ClusterView {
 
     /// The same; nothing where there is no such object.
     pub fn find<T: DeserializeOwned>(&self, what: &[&str]) -> Result<Option<T>> {
-        let output = self.runner.expect(
-            &self.kubectl(
-                ["get"]
-                    .iter()
-                    .chain(what)
-                    .chain(&["--ignore-not-found", "-o", "json"])
-                    .copied(),
-            ),
-        )?;
+        let output = self.runner.expect(&self.finding(what))?;
         if output.stdout.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
@@ -160,8 +176,7 @@ impl ClusterView {
 
     /// When the Secret `kubeadm-certs` was made (RFC 3339), where it exists.
     pub fn uploaded_certs(&self) -> Result<Option<String>> {
-        let certs: Option<objects::Data> =
-            self.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
+        let certs: Option<objects::Data> = self.find(&UPLOADED_CERTS)?;
         Ok(certs.map(|secret| secret.metadata.creation_timestamp))
     }
 

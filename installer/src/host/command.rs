@@ -277,6 +277,11 @@ pub trait Runner: Send + Sync {
         &SystemClock
     }
 
+    /// How many commands that only look may run side by side. Where somebody counts their order, or the way there is narrow, one.
+    fn lanes(&self) -> usize {
+        1
+    }
+
     /// Runs `cmd`; an exit status other than 0 is an error that carries the end of what it printed.
     fn expect(&self, cmd: &Cmd) -> Result<Output, CommandError> {
         self.run(cmd)?.expect(cmd)

@@ -8,6 +8,7 @@
     reason = "this module owns the machine's files"
 )]
 
+pub(crate) mod ahead;
 pub mod clock;
 pub mod command;
 mod fetch;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use bundle_spec::Sha256;
 
 use super::Host;
+use super::ahead::Ahead;
 use super::command::{Cmd, CommandError, Output, Runner};
 use super::probe::Probe;
 use crate::journal::Change;
@@ -35,6 +36,15 @@ impl RemoteView {
         }
     }
 
+    /// The same machine; `questions`, made by the functions of this module and of those that ask it, are asked side by side now, and each answer is given once.
+    #[must_use]
+    pub(crate) fn ahead(&self, questions: &[Cmd]) -> Self {
+        Self {
+            runner: Ahead::ask(self.runner.clone(), questions),
+            address: self.address.clone(),
+        }
+    }
+
     /// Its address, as it was given.
     pub fn address(&self) -> &str {
         &self.address
@@ -47,12 +57,19 @@ impl RemoteView {
 
     /// The content of a small file; nothing where there is none.
     pub fn file(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        if !self.runner.run(&Cmd::new("test", ["-f", path]))?.ok() {
+        let [is_file, content] = Self::file_questions(path);
+        if !self.runner.run(&is_file)?.ok() {
             return Ok(None);
         }
-        Ok(Some(
-            self.runner.expect(&Cmd::new("cat", ["--", path]))?.stdout,
-        ))
+        Ok(Some(self.runner.expect(&content)?.stdout))
+    }
+
+    /// What [`Self::file`] asks.
+    pub(crate) fn file_questions(path: &str) -> [Cmd; 2] {
+        [
+            Cmd::new("test", ["-f", path]),
+            Cmd::new("cat", ["--", path]),
+        ]
     }
 
     /// Copies a file of any size into `sink`. What the sink got is whole only where this returns no error.
@@ -94,7 +111,7 @@ impl RemoteView {
             .iter()
             .chain(paths)
             .chain(&["-maxdepth", "0", "-printf", "%p\n"]);
-        let found = self.find(args.copied())?.text();
+        let found = self.found(&find(args.copied()))?.text();
         Ok(found.lines().map(str::to_owned).collect())
     }
 
@@ -104,13 +121,25 @@ impl RemoteView {
             .iter()
             .chain(paths)
             .chain(&["-type", "f", "-printf", "%T@ %s %p\n"]);
-        let found = self.find(args.copied())?.text();
+        let found = self.found(&find(args.copied()))?.text();
         Ok(found.lines().map(str::to_owned).collect())
     }
 
     /// A path and, where it is a folder, the files and folders in it; with their sizes. A link is followed where the path itself is one. Nothing where there is no such path.
     pub fn tree(&self, path: &str) -> Result<Vec<TreeEntry>> {
-        let args = [
+        self.found(&Self::tree_question(path))?
+            .text()
+            .lines()
+            .map(|line| {
+                TreeEntry::parse(line)
+                    .with_context(|| format!("find on {} printed {line:?}", self.address))
+            })
+            .collect()
+    }
+
+    /// What [`Self::tree`] asks.
+    pub(crate) fn tree_question(path: &str) -> Cmd {
+        find([
             "-H",
             path,
             "(",
@@ -122,21 +151,12 @@ impl RemoteView {
             ")",
             "-printf",
             "%y %m %s %p\n",
-        ];
-        self.find(args)?
-            .text()
-            .lines()
-            .map(|line| {
-                TreeEntry::parse(line)
-                    .with_context(|| format!("find on {} printed {line:?}", self.address))
-            })
-            .collect()
+        ])
     }
 
     /// Runs `find`. A path that is not there is an answer; anything else that it complains of is an error, so that nothing is taken for absent that could not be looked at.
-    fn find<'t>(&self, args: impl IntoIterator<Item = &'t str>) -> Result<Output, CommandError> {
-        let cmd = Cmd::new("find", args).env("LC_ALL", "C");
-        let output = self.runner.run(&cmd)?;
+    fn found(&self, cmd: &Cmd) -> Result<Output, CommandError> {
+        let output = self.runner.run(cmd)?;
         let complaints = String::from_utf8_lossy(&output.stderr);
         let only_absent = !complaints.trim().is_empty()
             && complaints
@@ -145,8 +165,12 @@ impl RemoteView {
         if output.status == 1 && only_absent {
             return Ok(output);
         }
-        output.expect(&cmd)
+        output.expect(cmd)
     }
+}
+
+fn find<'t>(args: impl IntoIterator<Item = &'t str>) -> Cmd {
+    Cmd::new("find", args).env("LC_ALL", "C")
 }
 
 /// A file or folder of another machine.

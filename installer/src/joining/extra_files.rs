@@ -161,6 +161,9 @@ impl ExtraFiles {
 
     fn wanted(&self, machine: &RemoteView) -> Result<Vec<Wanted>> {
         let mut wanted = BTreeMap::new();
+        let question = |extra: &ExtraPath| RemoteView::tree_question(&extra.path);
+        let questions: Vec<_> = self.paths.iter().map(question).collect();
+        let machine = &machine.ahead(&questions);
         for extra in &self.paths {
             for entry in machine.tree(&extra.path)? {
                 let named_by = extra.named_by.clone();

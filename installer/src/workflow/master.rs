@@ -131,15 +131,12 @@ pub(super) fn carry_out(
         host: &run.host,
         cluster: Some(&seen.view),
     };
-    let mut plan = Plan::default();
-    for steps in [
-        &work.environment,
-        &work.before,
-        &work.on_cluster,
-        &work.after,
-    ] {
-        plan.rows.extend(Plan::of(steps, look)?.rows);
-    }
+    let mut plan = Plan::of(&work.environment, look)?;
+    plan.rows.extend(Plan::of(&work.before, look)?.rows);
+    let on_the_cluster = Plan::of(&work.on_cluster, look)?;
+    let cluster_is_done = on_the_cluster.is_done();
+    plan.rows.extend(on_the_cluster.rows);
+    plan.rows.extend(Plan::of(&work.after, look)?.rows);
     if !joining.ignored_checks.is_empty() {
         run.console.say(&format!(
             "kubeadm's check {} only refuses kernels that it does not know ({} here); what it stands for was proved above, so kubeadm is told to pass over it",
@@ -170,7 +167,9 @@ pub(super) fn carry_out(
         engine::run(&work.environment, world, &session.journal, run.console)?;
         engine::run(&work.before, world, &session.journal, run.console)?;
         offered = offer(seen)?;
-        on_cluster(run, &session, world, &work.on_cluster, seen)?;
+        if !cluster_is_done {
+            on_cluster(run, &session, world, &work.on_cluster, seen)?;
+        }
         engine::run(&work.after, world, &session.journal, run.console)
     })();
     // Only Docker's etcd can be asked without an API server that tells of it.
@@ -316,9 +315,6 @@ fn on_cluster(
     seen: &Seen,
 ) -> Result<()> {
     let joining = &seen.joining;
-    if Plan::of(steps, world.view())?.is_done() {
-        return Ok(());
-    }
     let cluster = world.cluster.context("this workflow has no cluster")?;
     session.journal.record(Event::Step {
         step: "cluster-lock".to_owned(),
