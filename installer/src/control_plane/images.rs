@@ -216,12 +216,8 @@ fn runs_on(pod: &PodSpec, labels: &BTreeMap<String, String>) -> bool {
         .iter()
         .all(|(key, value)| labels.get(key).is_none_or(|own| own == value));
     let tolerated = pod.tolerations.iter().any(|toleration| {
-        let effect = toleration.effect.is_empty() || toleration.effect == "NoSchedule";
-        let any = toleration.key.is_empty() && toleration.operator == "Exists";
-        effect
-            && (any
-                || toleration.key == "node-role.kubernetes.io/master"
-                || toleration.key == "node-role.kubernetes.io/control-plane")
+        let role = |name| toleration.bears(&format!("node-role.kubernetes.io/{name}"));
+        role("master") || role("control-plane")
     });
     let allowed = pod
         .affinity

@@ -57,8 +57,18 @@ pub struct Data {
 pub struct Node {
     /// Name and so on.
     pub metadata: Metadata,
+    /// What people want of it.
+    pub spec: NodeSpec,
     /// What the kubelet reports.
     pub status: NodeStatus,
+}
+
+/// What people want of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// Whether it is cordoned: it gets no new pods but those that bear it.
+    pub unschedulable: bool,
 }
 
 /// What the kubelet reports.
@@ -263,6 +273,15 @@ pub struct Toleration {
     pub operator: String,
     /// `NoSchedule`, …; empty means every one.
     pub effect: String,
+}
+
+impl Toleration {
+    /// Whether it bears a taint with this key and `NoSchedule`. A taint's value is not looked at: those that are asked for here have none.
+    pub fn bears(&self, key: &str) -> bool {
+        let effect = self.effect.is_empty() || self.effect == "NoSchedule";
+        let any = self.key.is_empty() && self.operator == "Exists";
+        effect && (any || self.key == key)
+    }
 }
 
 /// Rules for a pod's node.

@@ -1,15 +1,20 @@
 //! Drains this machine where it is a worker of the cluster, before it becomes a master: its pods move to other nodes first.
+//!
+//! Pods that bear the taint of a cordoned node may be scheduled to it again as soon as they are evicted, for ever. They were asked to go once, and go with the node.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::control_plane::objects::{List, Pod};
+use crate::control_plane::objects::{List, Node, Pod};
 use crate::journal::Change;
 use crate::step::{Place, State, Step, View, World};
 
 /// How long pods may take to end, as the cluster's users set their own grace and disruption budgets.
 const PATIENCE: Duration = Duration::from_mins(5);
+
+/// The taint of a node that was cordoned.
+const CORDONED: &str = "node.kubernetes.io/unschedulable";
 
 /// See the module.
 pub struct Drain {
@@ -55,11 +60,23 @@ impl Step for Drain {
                     .annotations
                     .contains_key("kubernetes.io/config.mirror")
         };
-        let count = pods.items.iter().filter(|pod| !stay(pod)).count();
-        Ok(if count == 0 {
+        let moving: Vec<&Pod> = pods.items.iter().filter(|pod| !stay(pod)).collect();
+        let may_return = |pod: &&Pod| {
+            let tolerations = &pod.spec.tolerations;
+            tolerations.iter().any(|one| one.bears(CORDONED))
+        };
+        let drained = moving.is_empty()
+            || moving.iter().all(may_return)
+                && cluster
+                    .find::<Node>(&["node", &self.node])?
+                    .is_some_and(|node| node.spec.unschedulable);
+        Ok(if drained {
             State::Satisfied
         } else {
-            State::Pending(format!("{count} pods move to other nodes"))
+            State::Pending(match moving.len() {
+                1 => "1 pod moves to another node".to_owned(),
+                count => format!("{count} pods move to other nodes"),
+            })
         })
     }
 
@@ -88,5 +105,57 @@ impl Step for Drain {
         let drained = cluster.run(&cluster.view().kubectl(args).timeout(PATIENCE * 2))?;
         ensure!(drained.ok(), "cannot drain it: {}", drained.evidence());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::control_plane::ClusterView;
+    use crate::host::scripted::Scripted;
+    use crate::steps::testing::Machine;
+
+    fn state(pods: &str, cordoned: bool) -> State {
+        let node = format!(
+            r#"{{"metadata":{{"name":"b1"}},"spec":{{"unschedulable":{cordoned}}},"status":{{}}}}"#
+        );
+        let pods = format!(r#"{{"items":[{pods}]}}"#);
+        let script = Scripted::new().with(move |cmd, _| {
+            let text = cmd.to_string();
+            let stdout = match () {
+                () if text.contains(" get pods ") => &pods,
+                () if text.contains(" get node b1 ") => &node,
+                () => return None,
+            };
+            Some(crate::host::command::Output {
+                stdout: stdout.clone().into_bytes(),
+                ..Default::default()
+            })
+        });
+        let cluster = ClusterView::new(Arc::new(script), "10.0.0.11");
+        let host = Machine::new().view(Scripted::new());
+        let view = View {
+            host: &host,
+            cluster: Some(&cluster),
+        };
+        Drain::new("b1".to_owned(), 14).check(view).unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_may_always_come_back_is_asked_to_go_once() {
+        let daemon = r#"{"metadata":{"name":"d","ownerReferences":[{"kind":"DaemonSet","name":"d"}]},"spec":{"containers":[]}}"#;
+        let plain = r#"{"metadata":{"name":"p"},"spec":{"containers":[]}}"#;
+        let bold = r#"{"metadata":{"name":"b"},"spec":{"containers":[],"tolerations":[{"operator":"Exists","effect":"NoSchedule"}]}}"#;
+        assert_eq!(state(daemon, false), State::Satisfied);
+        assert!(matches!(state(plain, true), State::Pending(_)));
+        assert!(matches!(state(bold, false), State::Pending(_)));
+        assert_eq!(state(&format!("{daemon},{bold}"), true), State::Satisfied);
+        let both = state(&format!("{plain},{bold}"), true);
+        assert_eq!(
+            both,
+            State::Pending("2 pods move to other nodes".to_owned())
+        );
     }
 }
