@@ -2,6 +2,9 @@
 //!
 //! It is written before anything is removed, so that any run on any machine can finish what another one began, also where the first machine's disk is gone. It holds the
 //! node's name and address, and its labels, annotations and taints.
+//!
+//! A record may be there already. While the Node is still the one that it was made of, the Node is right. Another Node of that name was made since: by a run that was cut off and
+//! whose Node has nothing yet of what is kept, or by somebody who brought the master back in another way. What either has is kept then.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -46,6 +49,11 @@ pub fn all(view: &ClusterView) -> Result<Vec<Record>> {
 
 /// The Node as it was, where a record of it is kept.
 pub fn kept(view: &ClusterView, departed: &Departed) -> Result<Option<Value>> {
+    Ok(stored(view, departed)?.map(|(_, node)| node))
+}
+
+/// The record's revision, and the Node as it was.
+fn stored(view: &ClusterView, departed: &Departed) -> Result<Option<(String, Value)>> {
     let map: Option<Data> = view.find(&[
         "configmap",
         &object_name(departed),
@@ -56,9 +64,48 @@ pub fn kept(view: &ClusterView, departed: &Departed) -> Result<Option<Value>> {
         return Ok(None);
     };
     let node = map.data.get("node").map_or("null", String::as_str);
-    serde_json::from_str(node)
-        .map(Some)
-        .with_context(|| format!("the ConfigMap {} does not parse", object_name(departed)))
+    let node = serde_json::from_str(node)
+        .with_context(|| format!("the ConfigMap {} does not parse", object_name(departed)))?;
+    Ok(Some((map.metadata.resource_version, node)))
+}
+
+/// What is to be kept of a Node, given what is kept already.
+fn worth_keeping(kept: Option<&Value>, node: Option<&Value>) -> Value {
+    let Some(node) = node else {
+        return kept.cloned().unwrap_or(Value::Null);
+    };
+    let fresh = json!({
+        "uid": node["metadata"]["uid"],
+        "labels": node["metadata"]["labels"],
+        "annotations": node["metadata"]["annotations"],
+        "taints": node["spec"]["taints"],
+    });
+    let Some(kept) = kept.filter(|kept| kept.is_object() && kept["uid"] != fresh["uid"]) else {
+        return fresh;
+    };
+    let mut both = kept.clone();
+    for field in ["labels", "annotations"] {
+        for (key, value) in fresh[field].as_object().into_iter().flatten() {
+            both[field][key] = value.clone();
+        }
+    }
+    let same = |one: &Value, other: &Value| {
+        (&one["key"], &one["effect"]) == (&other["key"], &other["effect"])
+    };
+    let mut taints = kept["taints"].as_array().cloned().unwrap_or_default();
+    for taint in fresh["taints"].as_array().into_iter().flatten() {
+        // kubeadm gives every new master its role's; whether this one is to have it, the record knows.
+        let role = taint["key"]
+            .as_str()
+            .is_some_and(|key| key.starts_with("node-role.kubernetes.io/"));
+        if !role && !taints.iter().any(|known| same(known, taint)) {
+            taints.push(taint.clone());
+        }
+    }
+    if !taints.is_empty() {
+        both["taints"] = json!(taints);
+    }
+    both
 }
 
 /// Drops the record: the work is done.
@@ -106,24 +153,33 @@ impl Step for KeepRecord {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
-        Ok(match kept(cluster, &self.departed)? {
-            Some(_) => State::Satisfied,
-            None => State::Pending("before anything is removed; reversible".to_owned()),
+        let Some(kept) = kept(cluster, &self.departed)? else {
+            return Ok(State::Pending(
+                "before anything is removed; reversible".to_owned(),
+            ));
+        };
+        let node: Option<Value> = cluster.find(&["node", &self.departed.name])?;
+        let wanted = worth_keeping(Some(&kept), node.as_ref());
+        // Some controllers write their annotations all the time: they are kept, but are no reason to write again.
+        let same = ["labels", "taints"]
+            .iter()
+            .all(|field| kept[*field] == wanted[*field]);
+        Ok(if same {
+            State::Satisfied
+        } else {
+            State::Pending(
+                "one of an earlier time is there, and the node has changed since".to_owned(),
+            )
         })
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
         let cluster = world.cluster.context("this workflow has no cluster")?;
         let node: Option<Value> = cluster.view().find(&["node", &self.departed.name])?;
-        let kept = node.map(|node| {
-            json!({
-                "labels": node["metadata"]["labels"],
-                "annotations": node["metadata"]["annotations"],
-                "taints": node["spec"]["taints"],
-            })
-        });
+        let (revision, kept) = stored(cluster.view(), &self.departed)?.unzip();
+        let kept = worth_keeping(kept.as_ref(), node.as_ref());
         let (label, value) = LABEL.split_once('=').unwrap_or((LABEL, ""));
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {
@@ -134,14 +190,86 @@ impl Step for KeepRecord {
             "data": {
                 "name": self.departed.name,
                 "address": self.departed.address,
-                "node": json!(kept).to_string(),
+                "node": kept.to_string(),
             },
         });
         world.host.note(Change::Cluster {
             what: format!("make ConfigMap kube-system/{}", object_name(&self.departed)),
         })?;
-        let output = cluster.apply("create", &object)?;
+        let verb = match revision {
+            None => "create",
+            Some(revision) => {
+                object["metadata"]["resourceVersion"] = json!(revision);
+                "replace"
+            }
+        };
+        let output = cluster.apply(verb, &object)?;
         ensure!(output.ok(), "cannot keep the record: {}", output.evidence());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(uid: &str, labels: &Value, taints: &Value) -> Value {
+        json!({ "metadata": { "uid": uid, "labels": labels }, "spec": { "taints": taints } })
+    }
+
+    const ROLE: &str = "node-role.kubernetes.io/master";
+
+    fn taint(key: &str) -> Value {
+        json!({ "key": key, "effect": "NoSchedule" })
+    }
+
+    #[test]
+    fn while_the_node_is_the_same_it_is_right() {
+        let first = node("1", &json!({ "rack": "a", "old": "yes" }), &Value::Null);
+        let kept = worth_keeping(None, Some(&first));
+        assert_eq!(kept["labels"]["rack"], "a");
+        let now = node("1", &json!({ "rack": "b" }), &json!([taint("mine")]));
+        let kept = worth_keeping(Some(&kept), Some(&now));
+        assert_eq!(
+            (&kept["labels"], &kept["taints"]),
+            (&json!({ "rack": "b" }), &json!([taint("mine")]))
+        );
+        assert_eq!(worth_keeping(Some(&kept), None), kept, "the Node is gone");
+    }
+
+    #[test]
+    fn of_a_node_that_was_made_since_nothing_is_lost_either() {
+        let first = node("1", &json!({ "rack": "a", "disk": "ssd" }), &Value::Null);
+        let kept = worth_keeping(None, Some(&first));
+        let since = node(
+            "2",
+            &json!({ "rack": "b", "new": "yes" }),
+            &json!([taint(ROLE), taint("mine")]),
+        );
+        let both = worth_keeping(Some(&kept), Some(&since));
+        assert_eq!(
+            both["labels"],
+            json!({ "rack": "b", "disk": "ssd", "new": "yes" })
+        );
+        assert_eq!(
+            both["taints"],
+            json!([taint("mine")]),
+            "somebody let pods run on this master"
+        );
+        assert_eq!(
+            worth_keeping(Some(&both), Some(&since)),
+            both,
+            "once is enough"
+        );
+    }
+
+    #[test]
+    fn a_node_that_was_never_listed_leaves_nothing() {
+        assert_eq!(worth_keeping(None, None), Value::Null);
+        let since = node("2", &json!({ "rack": "b" }), &Value::Null);
+        assert_eq!(
+            worth_keeping(Some(&Value::Null), Some(&since))["labels"],
+            json!({ "rack": "b" })
+        );
     }
 }

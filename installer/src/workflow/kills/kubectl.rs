@@ -53,11 +53,18 @@ impl Objects {
             &text(&metadata["namespace"]),
             &text(&metadata["name"]),
         );
-        let created = match self.objects.get(&key) {
-            Some(old) => old["metadata"]["creationTimestamp"].clone(),
-            None => json!(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+        let (created, uid) = match self.objects.get(&key) {
+            Some(old) => {
+                let old = &old["metadata"];
+                (old["creationTimestamp"].clone(), old["uid"].clone())
+            }
+            None => (
+                json!(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+                json!(format!("uid-{}", self.revision)),
+            ),
         };
         metadata["creationTimestamp"] = created;
+        metadata["uid"] = uid;
         self.objects.insert(key, object);
     }
 
