@@ -3,6 +3,7 @@
 //! What is true of every run: no removal costs the quorum or takes a member that is well; a master's member goes after a snapshot that was checked in the same run, and before its
 //! Node; nothing goes that is not recorded; no command is run that nobody foresaw. What is true in the end, however often it was begun, is in `end.rs`.
 
+mod ahead;
 mod end;
 mod etcd;
 mod files;
