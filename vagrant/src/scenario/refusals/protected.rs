@@ -62,6 +62,8 @@ pub fn protected() -> Vec<Refusal> {
             "./kpot-install change-master --down m1 --healthy M1 --yes", nothing, nothing),
         row("still-answers", "the etcd of the master that is said to be down answers", &["m3", "kpot-install reset"], CHANGE,
             nothing, nothing),
+        row("still-answers-there", "the etcd of the master that is said to be down answers the other masters, and not this machine", &["m3", "kpot-install reset"], CHANGE,
+            |bench| hide_etcd(bench, "-I"), |bench| hide_etcd(bench, "-D")),
         row("learner-pending", "a learner waits for its vote", &["learner"], CHANGE,
             |bench| {
                 // First: etcd takes no new member while one is silent.
@@ -106,6 +108,15 @@ fn stop_m3(bench: &Bench) -> Result<()> {
 
 fn start_m3(bench: &Bench) -> Result<()> {
     damage::start_etcd(bench.cluster()?, &bench.m3())
+}
+
+/// m3 drops what b1 asks its etcd, from `-I` until `-D`.
+fn hide_etcd(bench: &Bench, verb: &str) -> Result<()> {
+    let b1 = bench.b1();
+    bench.m3().run(&format!(
+        "iptables -w {verb} INPUT -s {} -p tcp --dport 2379 -j DROP",
+        b1.address()
+    ))
 }
 
 /// Tells etcd that the member m3 is at another address.
