@@ -1,6 +1,7 @@
 //! `cargo lab test`: the tests of the code, checks of the programs as they are shipped, and scenarios on every era: wholly
 //! on the first, the main paths on the others.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::thread;
@@ -41,19 +42,47 @@ pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
 }
 
 fn play(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
-    let workbench = Workbench::prepare(cache, versions)?;
-    let mut counts = test_programs(cache, &workbench);
-    for index in 0..versions.len() {
-        let mut bench = workbench.bench(lab, index, WhatRuns::Stranger)?;
+    let mut counts = Counts::default();
+    for (index, version) in versions.iter().enumerate() {
+        let workbench = Workbench::prepare(cache, &[*version])?;
+        if index == 0 {
+            counts += test_vagrantfile();
+        }
+        counts += test_programs(cache, &workbench);
+        let mut bench = workbench.bench(lab, 0, WhatRuns::Stranger)?;
         let played = if index == 0 {
             Played::Wholly
         } else {
             Played::MainPaths
         };
-        counts += scenario::play(&mut bench, scenario::of(played));
+        // The next era's Kubernetes is built from what this one's scenarios leave of the processor.
+        counts += thread::scope(|scope| {
+            let next = versions.get(index + 1);
+            let next = next.map(|version| scope.spawn(|| build_ahead(*version)));
+            let counts = scenario::play(&mut bench, scenario::of(played));
+            match next.map(thread::ScopedJoinHandle::join) {
+                None | Some(Ok(Ok(()))) => Ok(counts),
+                Some(Ok(Err(failed))) => Err(failed),
+                Some(Err(_)) => Err(anyhow!("the build of the next era panicked")),
+            }
+        })?;
     }
     lab.raze()?;
     Ok(counts)
+}
+
+/// Builds what is missing of upstream in a process of its own that yields to everything else.
+fn build_ahead(version: Version) -> Result<()> {
+    let own = env::current_exe().context("cannot find this program's own path")?;
+    step(
+        &format!("upstream of {version}, beside the scenarios"),
+        || {
+            nicely(own.as_os_str())
+                .args(["upstream", "build", "--k8s", &version.to_string()])
+                .log("upstream.log")
+                .run()
+        },
+    )
 }
 
 fn test_code(cache: &Cache) -> Result<Counts> {
@@ -99,7 +128,7 @@ fn test_code(cache: &Cache) -> Result<Counts> {
 }
 
 fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// A program that yields to everything else.
@@ -114,8 +143,9 @@ fn deny(cache: &Cache) -> Result<()> {
         let root = cache.tools();
         step("building cargo-deny", || {
             nicely(&cargo())
-                .args(["install", "--quiet", "--locked", "cargo-deny", "--version"])
-                .args([CARGO_DENY, "--root"])
+                // Not optimised: it is used for two seconds, and optimising it takes minutes.
+                .args(["install", "--quiet", "--debug", "--locked", "cargo-deny"])
+                .args(["--version", CARGO_DENY, "--root"])
                 .arg(&root)
                 .log("cargo.log")
                 .run()
@@ -161,7 +191,7 @@ fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-fn test_programs(cache: &Cache, workbench: &Workbench) -> Counts {
+fn test_vagrantfile() -> Counts {
     let mut counts = Counts::default();
     for provider in ["docker", "libvirt"] {
         count(
@@ -177,6 +207,11 @@ fn test_programs(cache: &Cache, workbench: &Workbench) -> Counts {
         "vagrant validate with virtualbox's part",
         || validate(virtualbox),
     );
+    counts
+}
+
+fn test_programs(cache: &Cache, workbench: &Workbench) -> Counts {
+    let mut counts = Counts::default();
     for (version, pot) in workbench.pots() {
         count(
             &mut counts,

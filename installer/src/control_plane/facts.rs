@@ -125,9 +125,10 @@ impl ClusterFacts {
             "{host} is not a master: it has no {ADMIN_CONF}. Give the address of a healthy master with --healthy"
         );
         let clock_skew = clock_skew(view)?;
-        let view = &view.ahead(&first_questions(view));
+        // Where the API server or its etcd hang, these two wait for it, and not all of the others as well.
         let version = server_version(view)?;
-        let nodes: List<Node> = view.get(&NODES)?;
+        let nodes: List<Node> = view.get(&["nodes"])?;
+        let view = &view.ahead(&first_questions(view));
         let healthy = asked_node(view, &nodes.items)?;
         ensure!(
             healthy.is_master(),
@@ -221,9 +222,6 @@ impl ClusterFacts {
     }
 }
 
-/// The node objects.
-const NODES: [&str; 1] = ["nodes"];
-
 /// kubeadm's own record of the cluster.
 const KUBEADM_CONFIG: [&str; 4] = ["configmap", "kubeadm-config", "--namespace", "kube-system"];
 
@@ -244,10 +242,6 @@ const DAEMON_SETS: [&str; 2] = ["daemonsets", "--all-namespaces"];
 
 /// Where kubeadm writes the flags that it found out for the kubelet.
 const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
-
-fn versions(view: &ClusterView) -> Cmd {
-    view.kubectl(["version", "-o", "json"])
-}
 
 fn hostname() -> Cmd {
     Cmd::new("hostname", [""; 0])
@@ -276,8 +270,6 @@ fn ca_path(config: &ClusterConfiguration) -> String {
 /// What is asked of every cluster.
 fn first_questions(view: &ClusterView) -> Vec<Cmd> {
     let mut questions = vec![
-        versions(view),
-        view.getting(&NODES),
         view.getting(&KUBEADM_CONFIG),
         view.getting(&CLUSTER_INFO),
         view.getting(&CONTROL_PLANE),
@@ -375,7 +367,7 @@ pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     struct Version {
         git_version: String,
     }
-    let output = view.ask(&versions(view))?;
+    let output = view.ask(&view.kubectl(["version", "-o", "json"]))?;
     let versions: Option<Versions> = serde_json::from_slice(&output.stdout).ok();
     let Some(server) = versions.and_then(|versions| versions.server_version) else {
         bail!(
