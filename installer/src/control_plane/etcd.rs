@@ -168,9 +168,7 @@ enum Container {
 impl Etcd {
     /// The etcd container of the healthy master where no API server answers that could tell of it: as kubeadm makes it.
     pub fn without_api(view: &ClusterView) -> Result<Self> {
-        let label = "label=io.kubernetes.container.name=etcd";
-        let args = ["ps", "--quiet", "--no-trunc", "--filter", label];
-        let found = view.ask(&Cmd::new("docker", args))?.text();
+        let found = Self::in_docker(view, &[])?;
         let id = found
             .lines()
             .next()
@@ -185,6 +183,18 @@ impl Etcd {
             ],
             data: None,
         })
+    }
+
+    /// Whether Docker there has a container of etcd, running or not: one that waits for its quorum is started again and again.
+    pub fn is_in_docker(view: &ClusterView) -> bool {
+        Self::in_docker(view, &["--all"]).is_ok_and(|found| !found.is_empty())
+    }
+
+    fn in_docker(view: &ClusterView, which: &[&str]) -> Result<String, CommandError> {
+        let label = "label=io.kubernetes.container.name=etcd";
+        let fixed = ["ps", "--quiet", "--no-trunc", "--filter", label];
+        let args = fixed.iter().chain(which).copied();
+        Ok(view.ask(&Cmd::new("docker", args))?.text())
     }
 
     /// Finds the etcd container of the node `node`, whose runtime the cluster calls `runtime` (`docker://…`, `containerd://…`).

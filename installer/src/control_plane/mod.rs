@@ -83,9 +83,17 @@ impl ClusterView {
         Some(format!("https://{}", SocketAddr::new(address, port)))
     }
 
-    /// Whether an API server (`https://HOST:PORT`) answers the healthy master.
+    /// Whether an API server (`https://HOST:PORT`) answers the healthy master within 5 s; a well one needs some milliseconds.
     pub fn serves(&self, server: &str) -> bool {
-        let args = ["--server", server, "get", "--raw", "/healthz"];
+        let args = [
+            "--request-timeout",
+            "5s",
+            "--server",
+            server,
+            "get",
+            "--raw",
+            "/healthz",
+        ];
         let answer = self.ask(&self.kubectl(args));
         answer.is_ok_and(|answer| answer.text() == "ok")
     }
@@ -275,7 +283,9 @@ mod tests {
             .on(&format!("test -f {APISERVER}"), 0, "")
             .on(&format!("cat -- {APISERVER}"), 0, MANIFEST)
             .on(
-                &format!("{KUBECTL} --server https://10.0.0.11:7443 get --raw /healthz"),
+                &format!(
+                    "{KUBECTL} --request-timeout 5s --server https://10.0.0.11:7443 get --raw /healthz"
+                ),
                 answer.0,
                 answer.1,
             )

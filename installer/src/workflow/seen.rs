@@ -63,15 +63,12 @@ pub(super) fn look(
 
     run.console
         .say("asking the cluster and looking at this machine …");
-    let cluster = ClusterFacts::gather(&view).map_err(|cause| match &options.way {
-        Way::Join => not_eligible(cause),
-        Way::Rebirth { .. } | Way::Change { .. } => match quorum_is_lost(&view) {
-            None => not_eligible(cause),
-            Some(how) => {
-                tell_of_lost_quorum(run, &how);
-                not_eligible(cause.context(format!("etcd has no quorum: {how}")))
-            }
-        },
+    let cluster = ClusterFacts::gather(&view).map_err(|cause| match quorum_is_lost(&view) {
+        None => not_eligible(cause),
+        Some(how) => {
+            tell_of_lost_quorum(run, &how);
+            not_eligible(cause.context(format!("etcd has no quorum: {how}")))
+        }
     })?;
     let cluster = Rc::new(cluster);
     let healthy = endpoint::healthy_address(&cluster)?;
@@ -215,6 +212,9 @@ const LOOKS: (u32, Duration) = (3, Duration::from_secs(5));
 
 /// Where no API server answers, or something failed: whether that is because etcd has no quorum, and how that shows.
 pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
+    if !Etcd::is_in_docker(view) {
+        return None;
+    }
     for look in 1..=LOOKS.0 {
         if let Ok(etcd) = Etcd::without_api(view) {
             if etcd.answers(view) {

@@ -149,7 +149,7 @@ pub fn joins() -> Vec<Refusal> {
                 bench.cluster()?.etcdctl(&["member", "add", "b1", &format!("--peer-urls={peer}")]).map(drop)
             },
             remove_stale_member),
-        row("no-quorum", "etcd has no quorum", 3, &["no answer from its apiserver", "journalctl"], JOIN,
+        row("no-quorum", "etcd has no quorum", 3, &["etcd has no quorum", "etcd has lost its quorum"], JOIN,
             |bench| pause_m2(bench), |bench| unpause_m2(bench)),
         row("small-disk", "a disk too small for what the pot holds", 3, &["available", "are needed", "make room"], JOIN,
             |bench| bench.b1().run("mkdir -p /var/lib/docker; mount -t tmpfs -o size=64m lab-small-disk /var/lib/docker"),
