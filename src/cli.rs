@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::image_name::ImageName;
 use crate::mirrors::Mirror;
+use crate::pack::effort::Effort;
 use crate::plan::{Pin, Version};
 use crate::wanted::Wanted;
 
@@ -51,6 +52,10 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 usage. A failed build leaves the output file as it was.")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line, and none depends on another"
+)]
 pub struct Build {
     /// The Kubernetes version: v1.14.0, or 1.14 (or stable-1.14) for its latest patch, or stable
     /// for the latest of all, as the release server tells
@@ -83,7 +88,21 @@ pub struct Build {
     /// A pot of the same name with a larger serial replaces this one
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub serial: u64,
-    /// How many cores to compress on; each takes some 45 MB of memory [default: all, at most 8]
+    /// How hard to compress: fast, balanced, or max, which takes minutes, and up to 160 MiB of memory
+    /// instead of 64 MiB where the pot is installed
+    #[arg(
+        long,
+        value_name = "EFFORT",
+        default_value = "balanced",
+        hide_possible_values = true
+    )]
+    pub compression: Effort,
+    /// Keep the layers of images as their registry has them, and the manifests that name them, so
+    /// that they can be pushed again with the same digests
+    #[arg(long)]
+    pub verbatim: bool,
+    /// How many cores to compress on, as far as the memory allows: kpot keeps within 128 MiB, at
+    /// --compression max within 768 MiB. The pot is the same with any number [default: all]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// The file to write [default: kpot-VERSION-ARCH.pot]

@@ -75,11 +75,6 @@ impl ArtifactName {
             Self::Kubelet => "kubelet",
         }
     }
-
-    /// Whether its programs are so much alike that all but one are packed as what differs from that one.
-    pub const fn programs_are_alike(self) -> bool {
-        matches!(self, Self::CniPlugins)
-    }
 }
 
 impl fmt::Display for ArtifactName {

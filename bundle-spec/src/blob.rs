@@ -7,12 +7,12 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 
+use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
 use crate::digest::Hasher;
 use crate::error::Error;
-use crate::limits;
-use crate::manifest::{Blob, Encoding};
+use crate::manifest::{Blob, Encoding, Windows};
 use crate::path::Member;
 use crate::store::Part;
 
@@ -22,8 +22,8 @@ const READ_SIZE: usize = 1 << 17;
 /// Streams the unpacked bytes of a blob.
 ///
 /// Every failed check is an [`io::Error`] of the kind [`io::ErrorKind::InvalidData`] with an [`Error::Content`] in it that names the blob; after one, the reader
-/// stays failed. It never yields more than the signed size, and ends only after all of it. A zstd window needs up to 32 MiB of memory
-/// ([`limits::ZSTD_WINDOW_LOG`]).
+/// stays failed. It never yields more than the signed size, and ends only after all of it. A zstd window needs up to 32 MiB of memory,
+/// or 64 MiB in a pot that says so ([`Windows`]).
 pub struct BlobReader<'a> {
     blob: Blob,
     bytes: Bytes<'a>,
@@ -33,6 +33,7 @@ pub struct BlobReader<'a> {
 
 enum Bytes<'a> {
     Stored(Stored),
+    Gzip(Box<MultiGzDecoder<BufReader<Stored>>>),
     Zstd(Box<Decoder<'a, BufReader<Stored>>>),
 }
 
@@ -52,7 +53,12 @@ struct Stored {
 
 impl<'a> BlobReader<'a> {
     /// A reader of `blob`, stored in `part`. `reference` is what the blob's reference unpacks to, whole and checked; of a blob without one it is empty.
-    pub(crate) fn new(part: Part, blob: Blob, reference: &'a [u8]) -> io::Result<Self> {
+    pub(crate) fn new(
+        part: Part,
+        blob: Blob,
+        reference: &'a [u8],
+        windows: Windows,
+    ) -> io::Result<Self> {
         let stored = Stored {
             part,
             position: 0,
@@ -60,11 +66,18 @@ impl<'a> BlobReader<'a> {
         };
         let bytes = match blob.encoding {
             Encoding::Identity => Bytes::Stored(stored),
-            // An empty prefix is none.
-            Encoding::Zstd | Encoding::ZstdReference { .. } => {
+            Encoding::Gzip => {
                 let buffered = BufReader::with_capacity(READ_SIZE, stored);
-                let mut decoder = Decoder::with_ref_prefix(buffered, reference)?.single_frame();
-                decoder.window_log_max(limits::ZSTD_WINDOW_LOG)?;
+                Bytes::Gzip(Box::new(MultiGzDecoder::new(buffered)))
+            }
+            // An empty prefix is none.
+            Encoding::Zstd | Encoding::ZstdFrames | Encoding::ZstdReference { .. } => {
+                let buffered = BufReader::with_capacity(READ_SIZE, stored);
+                let mut decoder = Decoder::with_ref_prefix(buffered, reference)?;
+                if blob.encoding != Encoding::ZstdFrames {
+                    decoder = decoder.single_frame();
+                }
+                decoder.window_log_max(windows.log())?;
                 Bytes::Zstd(Box::new(decoder))
             }
         };
@@ -102,6 +115,7 @@ impl<'a> BlobReader<'a> {
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = match &mut self.bytes {
             Bytes::Stored(stored) => return stored.read(buffer),
+            Bytes::Gzip(decoder) => decoder.read(buffer),
             Bytes::Zstd(decoder) => decoder.read(buffer),
         };
         count.map_err(|cause| match cause.raw_os_error() {
@@ -117,6 +131,8 @@ impl<'a> BlobReader<'a> {
         }
         let stored = match &mut self.bytes {
             Bytes::Stored(stored) => stored,
+            // Its end is the end of what is stored: behind a member there is another one, or nothing.
+            Bytes::Gzip(decoder) => decoder.get_mut().get_mut(),
             Bytes::Zstd(decoder) => {
                 if !decoder.get_mut().fill_buf()?.is_empty() {
                     return Err(self.wrong("it has bytes behind its zstd frame"));

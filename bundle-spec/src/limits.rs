@@ -24,3 +24,9 @@ pub const ZSTD_WINDOW_LOG: u32 = 25;
 /// What the reference blobs of a pot may unpack to, all of them together, in bytes. A reader keeps them in memory, beside one zstd window: with both limits reached
 /// it still stays below 64 MiB. The references that `kpot build` makes have some 4 MB.
 pub const REFERENCES: u64 = 16 << 20;
+
+/// The largest zstd window of a pot whose manifest says that it has large ones, as a power of two: 64 MiB.
+pub const LARGE_ZSTD_WINDOW_LOG: u32 = 26;
+
+/// What the reference blobs of such a pot may unpack to, all of them together, in bytes. With both limits reached a reader stays below 160 MiB.
+pub const LARGE_REFERENCES: u64 = 84 << 20;

@@ -36,12 +36,50 @@ pub struct Manifest {
     pub cni: String,
     /// The version of the `kpot` that built this pot.
     pub built_by: String,
+    /// How much memory a reader needs; stands in the file where it is more than usual.
+    #[serde(default, skip_serializing_if = "Windows::are_usual")]
+    pub windows: Windows,
     /// Downloads, unpacked to files; sorted by name.
     pub artifacts: Vec<Artifact>,
     /// Container images; sorted by their first name.
     pub images: Vec<Image>,
     /// Every blob of the pot; sorted by digest.
     pub blobs: Vec<Blob>,
+}
+
+/// How large the zstd windows and the references of a pot may be, and so what a reader needs to unpack it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Windows {
+    /// A reader stays below 64 MiB.
+    #[default]
+    Usual,
+    /// A reader stays below 160 MiB.
+    Large,
+}
+
+impl Windows {
+    /// The largest window, as a power of two.
+    pub const fn log(self) -> u32 {
+        match self {
+            Self::Usual => limits::ZSTD_WINDOW_LOG,
+            Self::Large => limits::LARGE_ZSTD_WINDOW_LOG,
+        }
+    }
+
+    /// What all references may unpack to, in bytes.
+    pub const fn references(self) -> u64 {
+        match self {
+            Self::Usual => limits::REFERENCES,
+            Self::Large => limits::LARGE_REFERENCES,
+        }
+    }
+
+    /// serde hands out a reference.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn are_usual(&self) -> bool {
+        *self == Self::Usual
+    }
 }
 
 /// A container runtime.
@@ -118,6 +156,9 @@ pub struct Image {
     pub config: Sha256,
     /// The blobs with the layers, lowest first; each unpacks to an uncompressed tar whose digest is the config's `diff_id` at the same place.
     pub layers: Vec<Sha256>,
+    /// The blob with the image's manifest for this architecture, as its registry has it; only where the layers are the registry's own bytes, which it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Sha256>,
 }
 
 /// A member `blobs/sha256/<hex>`.
@@ -144,8 +185,12 @@ pub struct Blob {
 pub enum Encoding {
     /// As it is.
     Identity,
-    /// One zstd frame with a window of at most [`limits::ZSTD_WINDOW_LOG`].
+    /// One zstd frame with a window of at most [`Windows::log`].
     Zstd,
+    /// One or more gzip members, as a registry has them.
+    Gzip,
+    /// One or more zstd frames with such windows, and skippable frames among them, as a registry has them.
+    ZstdFrames,
     /// Such a frame, which goes on from the unpacked bytes of another blob: zstd's prefix, also known as `--patch-from`.
     ZstdReference {
         /// The other blob, by the digest of its stored bytes. It refers to none itself.
@@ -157,7 +202,7 @@ impl Encoding {
     /// The blob without which this one cannot be unpacked.
     pub const fn reference(self) -> Option<Sha256> {
         match self {
-            Self::Identity | Self::Zstd => None,
+            Self::Identity | Self::Zstd | Self::Gzip | Self::ZstdFrames => None,
             Self::ZstdReference { reference } => Some(reference),
         }
     }
@@ -183,7 +228,7 @@ impl Manifest {
         if format != FORMAT {
             return Err(Error::Format(format));
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|cause| broken(&cause))?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|cause| unknown(&cause))?;
         if manifest.encode()? != bytes {
             return Err(Error::manifest(
                 "is not in the canonical encoding".to_owned(),
@@ -314,6 +359,16 @@ impl Manifest {
             for layer in &image.layers {
                 take(owner, layer)?;
             }
+            if let Some(manifest) = &image.manifest {
+                let blob = take(owner, manifest)?;
+                let plain = blob.encoding == Encoding::Identity && blob.size <= limits::MANIFEST;
+                ensure(plain, &|| {
+                    format!(
+                        "gives {owner} a manifest that is packed, or larger than {} bytes",
+                        limits::MANIFEST
+                    )
+                })?;
+            }
         }
         match self.blobs.iter().find(|blob| !used.contains(&blob.digest)) {
             Some(blob) => Err(Error::manifest(format!(
@@ -353,10 +408,10 @@ impl Manifest {
             // Each size is within its own limit, so no sum of them overflows.
             unpacked += known.get(&reference).map_or(0, |blob| blob.unpacked_size);
         }
-        if unpacked > limits::REFERENCES {
+        let limit = self.windows.references();
+        if unpacked > limit {
             return Err(Error::manifest(format!(
-                "has references that unpack to {unpacked} bytes, more than {}",
-                limits::REFERENCES
+                "has references that unpack to {unpacked} bytes, more than {limit}"
             )));
         }
         Ok(())
@@ -376,6 +431,17 @@ pub(crate) fn format_number(bytes: &[u8]) -> Result<u32, Error> {
 
 fn broken(cause: &serde_json::Error) -> Error {
     Error::manifest(format!("does not parse: {cause}"))
+}
+
+/// Format 1 gained fields and encodings: what is JSON and not understood may be of a newer kpot.
+fn unknown(cause: &serde_json::Error) -> Error {
+    if cause.is_data() {
+        Error::manifest(format!(
+            "is not what this program knows: {cause}. If a newer kpot made the pot, use that one, or the installer that came with the pot"
+        ))
+    } else {
+        broken(cause)
+    }
 }
 
 fn ascending<T: Ord>(what: &str, items: impl Iterator<Item = T>) -> Result<(), Error> {

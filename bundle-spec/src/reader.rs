@@ -276,7 +276,7 @@ impl VerifiedPot {
         if part.size() != blob.size {
             return Err(changed(&member));
         }
-        BlobReader::new(part, blob.clone(), reference)
+        BlobReader::new(part, blob.clone(), reference, self.manifest.windows)
             .map_err(|cause| unpacking(&blob.digest, cause))
     }
 }

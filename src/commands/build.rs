@@ -3,6 +3,7 @@
 //! Everything that can be refused is refused before the first byte is fetched: the installer, the plan, the key, the place for the output. Only where `--k8s` names no
 //! whole version, the release server is asked for it before there is a plan.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::fetch::{Client, Policy, Stop};
 use crate::mirrors::Mirrors;
 use crate::pack::output::{self, Written};
 use crate::pack::spool::Spool;
-use crate::pack::{Contents, Workshop, gather};
+use crate::pack::{Contents, Layers, Workshop, gather, memory};
 use crate::plan::{Check, Plan, Request, plan};
 use crate::progress::{Progress, bytes};
 use crate::releases::{Algorithm, Releases};
@@ -34,9 +35,6 @@ const PLANNING: Policy = Policy {
     retries: 1,
     pause: Duration::from_millis(500),
 };
-
-/// More cores than this are used only on request: each takes memory.
-const DEFAULT_JOBS: usize = 8;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -93,12 +91,19 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
     let output = command
         .output
         .unwrap_or_else(|| PathBuf::from(format!("{}.pot", plan.name())));
+    let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let jobs = command
+        .compression
+        .threads(command.jobs, cores, memory::available())
+        .map_err(anyhow::Error::msg)?;
+    if command.jobs.is_some_and(|asked| asked.get() > jobs) {
+        progress.line(&format!(
+            "compressing on {jobs} cores: there is no memory for more"
+        ));
+    }
     let spool = Spool::new(&output::folder(&output)?);
     announce(&plan, &progress);
 
-    let jobs = command
-        .jobs
-        .map_or_else(default_jobs, std::num::NonZero::get);
     let contents = gather(&Workshop {
         plan: &plan,
         client: &client,
@@ -106,6 +111,12 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
         spool: &spool,
         progress: &progress,
         jobs,
+        effort: command.compression,
+        layers: if command.verbatim {
+            Layers::Verbatim
+        } else {
+            Layers::Repacked
+        },
     })
     .with_context(|| format!("no pot was made of {}", plan.name()))?;
     let manifest = contents.manifest(&plan, command.serial)?;
@@ -165,10 +176,6 @@ pub(super) fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> 
         )));
     }
     keys::load(&path)
-}
-
-fn default_jobs() -> usize {
-    thread::available_parallelism().map_or(1, |cores| cores.get().min(DEFAULT_JOBS))
 }
 
 fn announce(plan: &Plan, progress: &Progress) {

@@ -1,8 +1,9 @@
 //! `kpot inspect`: what a pot says about itself. Nothing of it is checked, and the output says so.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
-use bundle_spec::manifest::Blob;
+use bundle_spec::manifest::{Blob, Windows};
 use bundle_spec::{Manifest, Sha256};
 use serde::Serialize;
 
@@ -42,7 +43,7 @@ fn text(report: &Report<'_>) -> String {
     let mut text = format!(
         "{} (format {}, serial {}, built by kpot {})\n{signed}\npot digest: {}\n\
          Kubernetes {}, {}, CNI plugins {}, for linux/{}\n\
-         {} blobs, {} stored, {} unpacked\n{}\n",
+         {} blobs, {} stored, {} unpacked\n{}{}\n",
         manifest.name,
         manifest.format,
         manifest.serial,
@@ -55,7 +56,8 @@ fn text(report: &Report<'_>) -> String {
         manifest.blobs.len(),
         bytes(stored),
         bytes(unpacked),
-        referring(manifest)
+        referring(manifest),
+        peculiar(manifest)
     );
     // A column that is empty all the way down, its head included, is not seen.
     let against = if manifest.references().is_empty() {
@@ -115,6 +117,23 @@ fn referring(manifest: &Manifest) -> String {
         bytes(stored),
         bytes(unpacked)
     )
+}
+
+/// Lines about what not every pot has: large windows, and layers that nobody compressed anew.
+fn peculiar(manifest: &Manifest) -> String {
+    let mut text = String::new();
+    if manifest.windows == Windows::Large {
+        text.push_str("large windows: reading takes up to 160 MiB of memory instead of 64 MiB\n");
+    }
+    let kept = manifest.images.iter().filter(|it| it.manifest.is_some());
+    let kept = kept.count();
+    if kept > 0 {
+        let _ = writeln!(
+            text,
+            "layers of {kept} images are as their registries have them"
+        );
+    }
+    text
 }
 
 /// The names of what the blobs refer to: files of artifacts, or digests where the reference is none.

@@ -1,7 +1,7 @@
 //! Manifests made by hand, compared.
 
 use super::*;
-use bundle_spec::manifest::{ArtifactFile, Checked, Encoding, FORMAT, RuntimeName};
+use bundle_spec::manifest::{ArtifactFile, Checked, Encoding, FORMAT, RuntimeName, Windows};
 
 /// A pot of images, by name and content, and of one artifact's files, by name, content and the bytes as which the content is stored.
 fn pot(images: &[(&str, &str)], files: &[(&str, &str, &str)]) -> Manifest {
@@ -34,6 +34,7 @@ fn pot(images: &[(&str, &str)], files: &[(&str, &str, &str)]) -> Manifest {
             id: config,
             config,
             layers: Vec::new(),
+            manifest: None,
         }
     };
     let images = images.iter().map(image).collect();
@@ -63,6 +64,7 @@ fn pot(images: &[(&str, &str)], files: &[(&str, &str, &str)]) -> Manifest {
         },
         cni: "v1".to_owned(),
         built_by: "0".to_owned(),
+        windows: Windows::Usual,
         artifacts: artifacts
             .filter(|artifact| !artifact.files.is_empty())
             .collect(),

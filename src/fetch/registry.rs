@@ -41,6 +41,8 @@ pub struct RemoteImage {
     pub id: Sha256,
     /// The config's bytes.
     pub config: Vec<u8>,
+    /// The manifest's bytes, which name the config and the layers.
+    pub manifest: Vec<u8>,
     /// The layers, lowest first.
     pub layers: Vec<RemoteLayer>,
 }
@@ -313,6 +315,7 @@ impl<'a> Registries<'a> {
             from: reply.from.clone(),
             id,
             config: config.body,
+            manifest: reply.body.clone(),
             layers,
         })
     }

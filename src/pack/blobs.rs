@@ -18,6 +18,23 @@ pub enum Packing {
     Zstd,
     /// As a zstd frame behind the content with this unpacked digest.
     Against(Sha256),
+    /// As gzip members that somebody else made.
+    Gzip,
+    /// As zstd frames that somebody else made.
+    ZstdFrames,
+}
+
+/// In which way a content is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// On its own.
+    Alone,
+    /// Against the content with this digest.
+    Against(Sha256),
+    /// Against the one reference of all that has none of its own.
+    Common,
+    /// With these stored bytes, as its registry has it.
+    AsStored(Sha256),
 }
 
 /// A content that was packed.
@@ -38,15 +55,22 @@ pub struct Packed {
 /// The blobs of a pot that is being made.
 #[derive(Default)]
 pub struct Blobs {
-    /// Unpacked digests, and those of their references, that are packed or on their way.
-    taken: HashSet<(Sha256, Option<Sha256>)>,
+    /// Unpacked digests that are packed or on their way, and in which way.
+    taken: HashSet<(Sha256, Way)>,
     packed: HashMap<Sha256, Packed>,
+    /// What stays as it was stored elsewhere, by its stored digest: one content may be stored in several ways.
+    kept: HashMap<Sha256, Packed>,
 }
 
 impl Blobs {
     /// Whether the caller is the first who wants to pack this content in this way, and so the one who does it.
-    pub fn take(&mut self, unpacked: Sha256, reference: Option<Sha256>) -> bool {
-        self.taken.insert((unpacked, reference))
+    pub fn take(&mut self, unpacked: Sha256, way: Way) -> bool {
+        self.taken.insert((unpacked, way))
+    }
+
+    /// Adds a content that stays as it was stored elsewhere.
+    pub fn keep(&mut self, packed: Packed) {
+        self.kept.insert(packed.digest, packed);
     }
 
     /// Adds a content; the better way stays of one that is there already.
@@ -68,13 +92,27 @@ impl Blobs {
     /// # Errors
     /// Where it, or its reference, was not packed.
     pub fn describe(&self, unpacked: &Sha256) -> anyhow::Result<Blob> {
-        let packed = self.find(unpacked)?;
+        self.blob(self.find(unpacked)?)
+    }
+
+    /// What the manifest says of a content that stays as it was stored elsewhere.
+    ///
+    /// # Errors
+    /// Where there is none with these stored bytes.
+    pub fn describe_kept(&self, stored: &Sha256) -> anyhow::Result<Blob> {
+        let kept = self.kept.get(stored);
+        self.blob(kept.ok_or_else(|| anyhow!("the blob {stored} was not kept"))?)
+    }
+
+    fn blob(&self, packed: &Packed) -> anyhow::Result<Blob> {
         Ok(Blob {
             digest: packed.digest,
             size: packed.size,
             encoding: match packed.packing {
                 Packing::Identity => Encoding::Identity,
                 Packing::Zstd => Encoding::Zstd,
+                Packing::Gzip => Encoding::Gzip,
+                Packing::ZstdFrames => Encoding::ZstdFrames,
                 Packing::Against(reference) => Encoding::ZstdReference {
                     reference: self.find(&reference)?.digest,
                 },
@@ -156,10 +194,36 @@ mod tests {
     }
 
     #[test]
+    fn a_content_that_stays_as_it_was_stored_does_so_in_each_way_that_it_has() {
+        let content = b"a layer";
+        let id = Sha256::of(content);
+        let mut blobs = Blobs::default();
+        let ways = [
+            packed(content, Packing::Gzip, b"gzip"),
+            packed(content, Packing::Gzip, b"gzip, otherwise"),
+            packed(content, Packing::ZstdFrames, b"zstd"),
+        ];
+        blobs.add(packed(content, Packing::Zstd, b"our own"));
+        for way in ways {
+            blobs.keep(way);
+        }
+        for way in ways {
+            assert_eq!(blobs.describe_kept(&way.digest).unwrap().digest, way.digest);
+        }
+        assert_eq!(blobs.describe(&id).unwrap().encoding, Encoding::Zstd);
+        assert!(blobs.describe_kept(&id).is_err());
+    }
+
+    #[test]
     fn each_way_to_pack_a_content_is_taken_once() {
         let mut blobs = Blobs::default();
         let (content, reference) = (Sha256::of(b"content"), Sha256::of(b"reference"));
-        for way in [None, Some(reference)] {
+        for way in [
+            Way::Alone,
+            Way::Against(reference),
+            Way::Common,
+            Way::AsStored(reference),
+        ] {
             assert!(blobs.take(content, way));
             assert!(!blobs.take(content, way));
         }

@@ -1,4 +1,4 @@
-//! One file or layer becomes one blob: a single zstd frame, the same bytes on every machine and with any number of threads.
+//! One file or layer becomes one blob: a single zstd frame, the same bytes on every machine and with any number of threads; or a layer stays as its registry has it.
 //!
 //! Each blob is compressed by one thread; the cores are kept busy with several blobs at once. That costs a few percent of speed against zstd's own threads where one
 //! blob is much larger than all others, and gives frames that depend on nothing but their content and their reference, and memory that is known in advance.
@@ -7,21 +7,16 @@ use std::fs::File;
 use std::io::{self, BufWriter, Cursor, Read, Write};
 use std::sync::Arc;
 
+use bundle_spec::manifest::Windows;
 use bundle_spec::{Hasher, Sha256, limits};
 use flate2::bufread::MultiGzDecoder;
-use zstd::stream::raw::CParameter;
 
 use crate::fetch::registry::Compression;
 use crate::pack::blobs::{Packed, Packing};
+use crate::pack::effort::Effort;
 use crate::pack::relatives::Reference;
 use crate::pack::spool::FromStart;
 use crate::progress::Task;
-
-/// zstd's level; docs/decisions/compression.md has the figures it was chosen by.
-pub const LEVEL: i32 = 11;
-
-/// zstd's window, as a power of two: what a reader must keep in memory.
-pub const WINDOW_LOG: u32 = 23;
 
 /// The largest window that is accepted in a registry's zstd layer, as a power of two. Eight MiB are usual, 128 MiB is what zstd itself reads without being asked.
 const FOREIGN_WINDOW_LOG: u32 = 27;
@@ -30,6 +25,7 @@ const FOREIGN_WINDOW_LOG: u32 = 27;
 const SMALL: usize = 1 << 20;
 
 /// What is to be packed.
+#[derive(Debug)]
 pub struct Source {
     /// The bytes as they came.
     pub file: File,
@@ -67,10 +63,16 @@ pub enum PackError {
 ///
 /// # Errors
 /// [`PackError`]; `to` then holds nothing that is good for anything.
-pub fn compress(source: Source, to: File, task: &Task) -> Result<(Packed, File), PackError> {
+pub fn compress(
+    source: Source,
+    effort: Effort,
+    to: File,
+    task: &Task,
+) -> Result<(Packed, File), PackError> {
     let reference = source.reference.as_deref();
     let prefix = reference.map(Reference::bytes).transpose()?;
-    let mut input = unpacking(source.file, source.compression).map_err(PackError::Unpack)?;
+    let mut input = unpacking(source.file, source.compression, FOREIGN_WINDOW_LOG)
+        .map_err(PackError::Unpack)?;
     let mut head = Vec::new();
     (&mut input)
         .take(SMALL as u64 + 1)
@@ -84,7 +86,60 @@ pub fn compress(source: Source, to: File, task: &Task) -> Result<(Packed, File),
         hasher: Hasher::new(),
     };
     let prefix = prefix.as_deref().map_or(&[][..], Vec::as_slice);
-    let mut encoder = encoder(sink, known, prefix).map_err(PackError::Write)?;
+    let mut encoder = encoder(sink, effort, known, prefix).map_err(PackError::Write)?;
+    let unpacked_size = copy(&mut input, &mut encoder, source.unpacked, task)?;
+    let mut sink = encoder.finish().map_err(PackError::Write)?;
+    sink.flush().map_err(PackError::Write)?;
+    let file = sink
+        .inner
+        .into_inner()
+        .map_err(|cause| PackError::Write(cause.into_error()))?;
+    let packed = Packed {
+        size: sink.hasher.length(),
+        digest: sink.hasher.finish(),
+        packing: reference.map_or(Packing::Zstd, |it| Packing::Against(it.digest())),
+        unpacked_digest: source.unpacked,
+        unpacked_size,
+    };
+    Ok((packed, file))
+}
+
+/// Keeps `source`, which has these stored bytes, as it came, if a reader with these windows gets out of it what was promised.
+///
+/// # Errors
+/// [`PackError`].
+pub fn keep(
+    source: Source,
+    stored: Sha256,
+    windows: Windows,
+    task: &Task,
+) -> Result<(Packed, File), PackError> {
+    let size = source.file.metadata().map_err(PackError::Unpack)?.len();
+    let file = source.file.try_clone().map_err(PackError::Unpack)?;
+    let mut input =
+        unpacking(source.file, source.compression, windows.log()).map_err(PackError::Unpack)?;
+    let unpacked_size = copy(&mut input, &mut io::sink(), source.unpacked, task)?;
+    let packed = Packed {
+        digest: stored,
+        size,
+        packing: match source.compression {
+            Compression::None => Packing::Identity,
+            Compression::Gzip => Packing::Gzip,
+            Compression::Zstd => Packing::ZstdFrames,
+        },
+        unpacked_digest: source.unpacked,
+        unpacked_size,
+    };
+    Ok((packed, file))
+}
+
+/// Copies all of `input`, which must have this digest, and says how much it was.
+fn copy(
+    input: &mut dyn Read,
+    to: &mut dyn Write,
+    expected: Sha256,
+    task: &Task,
+) -> Result<u64, PackError> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 128 << 10];
     loop {
@@ -98,33 +153,16 @@ pub fn compress(source: Source, to: File, task: &Task) -> Result<(Packed, File),
         if hasher.length() > limits::BLOB_SIZE {
             return Err(PackError::Size);
         }
-        encoder
-            .write_all(&buffer[..count])
-            .map_err(PackError::Write)?;
+        to.write_all(&buffer[..count]).map_err(PackError::Write)?;
         task.advance(count as u64);
     }
-    let unpacked_size = hasher.length();
+    let size = hasher.length();
     let seen = hasher.finish();
-    if seen != source.unpacked {
-        return Err(PackError::Content {
-            expected: source.unpacked,
-            seen,
-        });
+    if seen == expected {
+        Ok(size)
+    } else {
+        Err(PackError::Content { expected, seen })
     }
-    let mut sink = encoder.finish().map_err(PackError::Write)?;
-    sink.flush().map_err(PackError::Write)?;
-    let file = sink
-        .inner
-        .into_inner()
-        .map_err(|cause| PackError::Write(cause.into_error()))?;
-    let packed = Packed {
-        size: sink.hasher.length(),
-        digest: sink.hasher.finish(),
-        packing: reference.map_or(Packing::Zstd, |it| Packing::Against(it.digest())),
-        unpacked_digest: seen,
-        unpacked_size,
-    };
-    Ok((packed, file))
 }
 
 /// An encoder that goes on from `prefix`; an empty one is none.
@@ -132,18 +170,19 @@ pub fn compress(source: Source, to: File, task: &Task) -> Result<(Packed, File),
 /// zstd gives other bytes where the prefix lies directly before the input in memory. It never does here: a stream's input goes through a buffer inside zstd's own workspace.
 fn encoder<W: Write>(
     sink: W,
+    effort: Effort,
     known: Option<u64>,
     prefix: &[u8],
 ) -> io::Result<zstd::Encoder<'_, W>> {
-    let mut encoder = zstd::Encoder::with_ref_prefix(sink, LEVEL, prefix)?;
-    encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+    let mut encoder = zstd::Encoder::with_ref_prefix(sink, effort.level(), prefix)?;
+    effort.tune(&mut encoder)?;
     if known.is_some() {
         encoder.set_pledged_src_size(known)?;
     }
     Ok(encoder)
 }
 
-fn unpacking(file: File, compression: Compression) -> io::Result<Box<dyn Read>> {
+fn unpacking(file: File, compression: Compression, window_log: u32) -> io::Result<Box<dyn Read>> {
     let bytes = FromStart::new(file);
     Ok(match compression {
         Compression::None => Box::new(bytes),
@@ -154,7 +193,7 @@ fn unpacking(file: File, compression: Compression) -> io::Result<Box<dyn Read>> 
         ))),
         Compression::Zstd => {
             let mut decoder = zstd::Decoder::new(bytes)?;
-            decoder.window_log_max(FOREIGN_WINDOW_LOG)?;
+            decoder.window_log_max(window_log)?;
             Box::new(decoder)
         }
     })
@@ -205,7 +244,7 @@ mod tests {
 
     fn packed(source: Source) -> Result<(Packed, Vec<u8>), PackError> {
         let task = Progress::new().task("test", None);
-        let (packed, file) = compress(source, file(b""), &task)?;
+        let (packed, file) = compress(source, Effort::Balanced, file(b""), &task)?;
         let mut stored = Vec::new();
         FromStart::new(file).read_to_end(&mut stored).unwrap();
         Ok((packed, stored))

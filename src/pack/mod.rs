@@ -6,7 +6,9 @@
 pub mod archive;
 pub mod blobs;
 pub mod compress;
+pub mod effort;
 pub mod lanes;
+pub mod memory;
 pub mod output;
 pub mod relatives;
 pub mod space;
@@ -18,7 +20,9 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow};
-use bundle_spec::manifest::{Artifact, ArtifactFile, Checked, FORMAT, Image, Manifest};
+use bundle_spec::manifest::{
+    Artifact, ArtifactFile, Blob, Checked, FORMAT, Image, Manifest, Windows,
+};
 use bundle_spec::{Sha256, limits};
 use reqwest::Url;
 
@@ -29,9 +33,10 @@ use crate::image_name::ImageName;
 use crate::plan::{ArtifactName, Check, Download, Layout, Plan};
 use crate::progress::{Progress, bytes};
 use crate::releases::Algorithm;
-use blobs::{Blobs, Packed, Packing};
+use blobs::{Blobs, Packed, Packing, Way};
+use effort::Effort;
 use lanes::{Next, Outcome, Threads};
-use relatives::Reference;
+use relatives::{Common, Reference, Waiting};
 use spool::Spool;
 
 /// Fetches at once: enough to hide the latency of a far server, few enough for any server's limits.
@@ -54,6 +59,19 @@ pub struct Workshop<'a> {
     pub progress: &'a Progress,
     /// How many cores to keep busy.
     pub jobs: usize,
+    /// How hard to compress.
+    pub effort: Effort,
+    /// What becomes of layers.
+    pub layers: Layers,
+}
+
+/// What becomes of the layers of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layers {
+    /// They are unpacked and compressed like everything else.
+    Repacked,
+    /// They stay the bytes of their registry, and the manifest that names these is kept.
+    Verbatim,
 }
 
 /// What was fetched and packed, ready for a manifest.
@@ -63,6 +81,8 @@ pub struct Contents {
     /// Images, sorted by name.
     pub images: Vec<RemoteImage>,
     blobs: Blobs,
+    layers: Layers,
+    windows: Windows,
 }
 
 /// A download that was fetched, checked and taken apart.
@@ -93,13 +113,15 @@ enum Fetch {
 enum Pack {
     Archive(usize, File),
     Content(String, compress::Source),
+    /// With its stored digest.
+    Kept(String, compress::Source, Sha256),
 }
 
-#[derive(Default)]
 struct Gathered {
     downloads: BTreeMap<usize, FetchedDownload>,
     images: Vec<RemoteImage>,
     blobs: Blobs,
+    common: Common,
 }
 
 struct Run<'a> {
@@ -116,7 +138,12 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
     let run = Run {
         shop,
         registries: Registries::new(shop.client),
-        gathered: Mutex::default(),
+        gathered: Mutex::new(Gathered {
+            downloads: BTreeMap::new(),
+            images: Vec::new(),
+            blobs: Blobs::default(),
+            common: Common::at(shop.effort),
+        }),
     };
     let images = shop.plan.images.iter().cloned().map(Fetch::Image);
     let start = images
@@ -143,6 +170,8 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         downloads: gathered.downloads.into_values().collect(),
         images,
         blobs: gathered.blobs,
+        layers: shop.layers,
+        windows: shop.effort.windows(),
     })
 }
 
@@ -159,6 +188,7 @@ impl Run<'_> {
         match piece {
             Pack::Archive(index, file) => self.unpack(index, file),
             Pack::Content(label, source) => self.compress(&label, source),
+            Pack::Kept(label, source, stored) => self.keep(&label, source, stored),
         }
     }
 
@@ -206,12 +236,20 @@ impl Run<'_> {
             },
         );
         Ok(match download.layout {
-            Layout::Program => gathered
-                .blobs
-                .take(saved.sha256, None)
-                .then(|| content(label, saved.file, saved.size, saved.sha256, None))
-                .into_iter()
-                .collect(),
+            Layout::Program if name == relatives::COMMON => {
+                let common = &mut gathered.common;
+                let freed = common.arrived(&saved.file, saved.size, saved.sha256);
+                let mut following: Vec<_> = freed.context(BESIDE)?.into_iter().map(ready).collect();
+                // It stands on its own, whoever refers to it.
+                if gathered.blobs.take(saved.sha256, Way::Alone) {
+                    following.push(ready(piece(label, saved.file, saved.size, saved.sha256)));
+                }
+                following
+            }
+            Layout::Program => {
+                let piece = piece(label, saved.file, saved.size, saved.sha256);
+                gathered.pack(self.way(), piece).into_iter().collect()
+            }
             // Taken apart before anything is compressed: it leads to more work.
             Layout::Archive | Layout::ArchiveWithFolder(_) => {
                 vec![Next::Pack(u64::MAX, Pack::Archive(index, saved.file))]
@@ -246,28 +284,25 @@ impl Run<'_> {
         let download = &self.shop.plan.downloads[index];
         let programs = archive::unpack(file, download.layout.folder(), self.shop.spool)
             .map_err(|problem| anyhow!("the archive {} {problem}", download.url))?;
-        let reference = relatives::reference(download.name, &programs).context(BESIDE)?;
-        let reference = reference.map(Arc::new);
+        let reference = relatives::reference(download.name, &programs, self.shop.effort);
+        let reference = reference.context(BESIDE)?.map(Arc::new);
         let mut gathered = self.lock();
         let mut following = Vec::new();
         let mut files = Vec::new();
         for program in programs {
             let label = format!("{} of {}", program.name, download.name);
             files.push((program.name, program.digest));
+            let mut piece = piece(label, program.file, program.size, program.digest);
             // The reference itself, under whatever names, stands on its own.
-            let against = reference
-                .clone()
-                .filter(|reference| reference.digest() != program.digest);
-            let wanted = against.as_deref().map(Reference::digest);
-            if gathered.blobs.take(program.digest, wanted) {
-                following.push(content(
-                    label,
-                    program.file,
-                    program.size,
-                    program.digest,
-                    against,
-                ));
-            }
+            let way = match reference.as_deref().map(Reference::digest) {
+                None => self.way(),
+                Some(own) if own == program.digest => Way::Alone,
+                Some(own) => {
+                    piece.2.reference.clone_from(&reference);
+                    Way::Against(own)
+                }
+            };
+            following.extend(gathered.pack(way, piece));
         }
         if let Some(fetched) = gathered.downloads.get_mut(&index) {
             fetched.files = files;
@@ -287,24 +322,26 @@ impl Run<'_> {
             bytes(size),
             image.layers.len()
         ));
-        let mut config = self.shop.spool.file().context(BESIDE)?;
-        config.write_all(&image.config).context(BESIDE)?;
-        self.shop.spool.keep(image.id, config);
+        // Small, and looked at by people: stored as they are.
+        let mut papers = vec![&image.config];
+        if self.shop.layers == Layers::Verbatim {
+            papers.push(&image.manifest);
+        }
+        for paper in papers {
+            self.store(paper)?;
+        }
 
         let mut gathered = self.lock();
-        let size = image.config.len() as u64;
-        // Small, and looked at by people: stored as it is.
-        gathered.blobs.add(Packed {
-            digest: image.id,
-            size,
-            packing: Packing::Identity,
-            unpacked_digest: image.id,
-            unpacked_size: size,
-        });
         let following = image
             .layers
             .iter()
-            .filter(|layer| gathered.blobs.take(layer.diff_id, None))
+            .filter(|layer| {
+                let way = match self.shop.layers {
+                    Layers::Repacked => self.way(),
+                    Layers::Verbatim => Way::AsStored(layer.digest),
+                };
+                gathered.blobs.take(layer.diff_id, way)
+            })
             .map(|layer| Next::Fetch(Fetch::Layer(name.clone(), layer.clone())))
             .collect();
         gathered.images.push(image);
@@ -331,13 +368,57 @@ impl Run<'_> {
             unpacked: layer.diff_id,
             reference: None,
         };
-        Ok(vec![Next::Pack(weight, Pack::Content(label, source))])
+        Ok(match self.shop.layers {
+            Layers::Verbatim => {
+                vec![Next::Pack(weight, Pack::Kept(label, source, layer.digest))]
+            }
+            Layers::Repacked => {
+                let piece = (weight, label, source);
+                let piece = self.lock().common.behind(piece);
+                piece.map(ready).into_iter().collect()
+            }
+        })
+    }
+
+    /// In which way content is wanted that has no reference of its own.
+    const fn way(&self) -> Way {
+        match self.shop.effort {
+            Effort::Fast | Effort::Balanced => Way::Alone,
+            Effort::Max => Way::Common,
+        }
+    }
+
+    /// Keeps a small content as it is.
+    fn store(&self, content: &[u8]) -> anyhow::Result<()> {
+        let digest = Sha256::of(content);
+        let mut file = self.shop.spool.file().context(BESIDE)?;
+        file.write_all(content).context(BESIDE)?;
+        self.shop.spool.keep(digest, file);
+        let size = content.len() as u64;
+        self.lock().blobs.add(Packed {
+            digest,
+            size,
+            packing: Packing::Identity,
+            unpacked_digest: digest,
+            unpacked_size: size,
+        });
+        Ok(())
+    }
+
+    fn keep(&self, label: &str, source: compress::Source, stored: Sha256) -> Outcome<Fetch, Pack> {
+        let task = self.shop.progress.task(&format!("checking {label}"), None);
+        let windows = self.shop.effort.windows();
+        let (packed, file) = compress::keep(source, stored, windows, &task)
+            .with_context(|| format!("cannot keep {label} as its registry has it; without --verbatim it is compressed anew"))?;
+        self.shop.spool.keep(packed.digest, file);
+        self.lock().blobs.keep(packed);
+        Ok(Vec::new())
     }
 
     fn compress(&self, label: &str, source: compress::Source) -> Outcome<Fetch, Pack> {
         let task = self.shop.progress.task(&format!("packing {label}"), None);
         let to = self.shop.spool.file().context(BESIDE)?;
-        let (packed, file) = compress::compress(source, to, &task)
+        let (packed, file) = compress::compress(source, self.shop.effort, to, &task)
             .with_context(|| format!("cannot pack {label}"))?;
         self.shop.spool.keep(packed.digest, file);
         self.lock().blobs.add(packed);
@@ -351,20 +432,31 @@ impl Run<'_> {
 
 const BESIDE: &str = "cannot keep files beside the output file";
 
-fn content(
-    label: String,
-    file: File,
-    size: u64,
-    unpacked: Sha256,
-    reference: Option<Arc<Reference>>,
-) -> Next<Fetch, Pack> {
+impl Gathered {
+    /// What there is to do now that `piece` is wanted in this way: once for all who want it.
+    fn pack(&mut self, way: Way, piece: Waiting) -> Option<Next<Fetch, Pack>> {
+        if !self.blobs.take(piece.2.unpacked, way) {
+            return None;
+        }
+        match way {
+            Way::Common => self.common.behind(piece).map(ready),
+            Way::Alone | Way::Against(_) | Way::AsStored(_) => Some(ready(piece)),
+        }
+    }
+}
+
+fn piece(label: String, file: File, size: u64, unpacked: Sha256) -> Waiting {
     let source = compress::Source {
         file,
         compression: Compression::None,
         unpacked,
-        reference,
+        reference: None,
     };
-    Next::Pack(size, Pack::Content(label, source))
+    (size, label, source)
+}
+
+fn ready((weight, label, source): Waiting) -> Next<Fetch, Pack> {
+    Next::Pack(weight, Pack::Content(label, source))
 }
 
 /// What a download must be.
@@ -416,8 +508,7 @@ impl Contents {
     /// Where something is missing that the contents refer to, which `gather` does not leave behind.
     pub fn manifest(&self, plan: &Plan, serial: u64) -> anyhow::Result<Manifest> {
         let mut used = BTreeMap::new();
-        let mut take = |unpacked: &Sha256| {
-            let blob = self.blobs.describe(unpacked)?;
+        let mut take = |blob: Blob| {
             let digest = blob.digest;
             // Behind two references the same bytes can be two contents.
             if used
@@ -434,7 +525,7 @@ impl Contents {
             for (name, unpacked) in &download.files {
                 files.push(ArtifactFile {
                     name: name.clone(),
-                    blob: take(unpacked)?,
+                    blob: take(self.blobs.describe(unpacked)?)?,
                 });
             }
             files.sort_by(|one, other| one.name.cmp(&other.name));
@@ -460,13 +551,26 @@ impl Contents {
         }
         let mut images = Vec::new();
         for (names, image) in by_id.into_values() {
-            let layers = image.layers.iter().map(|layer| take(&layer.diff_id));
+            let layers = image.layers.iter().map(|layer| {
+                take(match self.layers {
+                    Layers::Repacked => self.blobs.describe(&layer.diff_id)?,
+                    Layers::Verbatim => self.blobs.describe_kept(&layer.digest)?,
+                })
+            });
             let layers = layers.collect::<anyhow::Result<_>>()?;
+            let manifest = match self.layers {
+                Layers::Repacked => None,
+                Layers::Verbatim => {
+                    let digest = Sha256::of(&image.manifest);
+                    Some(take(self.blobs.describe(&digest)?)?)
+                }
+            };
             images.push(Image {
                 names: names.into_iter().collect(),
                 id: image.id,
-                config: take(&image.id)?,
+                config: take(self.blobs.describe(&image.id)?)?,
                 layers,
+                manifest,
             });
         }
         images.sort_by(|one, other| one.names.cmp(&other.names));
@@ -486,6 +590,7 @@ impl Contents {
             runtime: plan.runtime.clone(),
             cni: plan.cni.clone(),
             built_by: env!("CARGO_PKG_VERSION").to_owned(),
+            windows: self.windows,
             artifacts,
             images,
             blobs: used.into_values().collect(),

@@ -1,7 +1,8 @@
-//! Programs of one archive that are nearly the same program: one of them is the reference, and the others are packed as what differs from it.
+//! Programs that are nearly the same program: one of them is the reference, and the others are packed as what differs from it.
 //!
 //! Which one depends on names and sizes alone, so it is the same whatever the order of downloads and the number of threads. The reference is packed like any other
-//! content and at any time: the others need its unpacked bytes, which lie in the spool from the beginning, so no piece of work waits for another one.
+//! content and at any time: the others need its unpacked bytes, which lie in the spool. Those of one archive are there together, so no piece of work waits for another
+//! one; only at the most effort all that has no reference of its own waits for one download ([`Common`]).
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,12 +11,22 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bundle_spec::Sha256;
 
 use crate::pack::archive::Program;
-use crate::pack::compress::PackError;
+use crate::pack::compress::{PackError, Source};
+use crate::pack::effort::Effort;
 use crate::pack::spool::FromStart;
 use crate::plan::ArtifactName;
 
-/// The largest reference, in bytes. Every thread that packs, and later the installer, has it in memory beside its window.
+/// The largest reference of related programs, in bytes. Every thread that packs, and later the installer, has it in memory beside its window.
 const LIMIT: u64 = 8 << 20;
+
+/// The largest reference of Docker's programs, in bytes.
+const DOCKER_LIMIT: u64 = 28 << 20;
+
+/// The largest reference of all the rest, in bytes. With the two above it comes to what a pot with large windows may have.
+const COMMON_LIMIT: u64 = 48 << 20;
+
+/// The program that all the rest is packed against at the most effort: Kubernetes' programs and images share the most with it, and it is small.
+pub const COMMON: ArtifactName = ArtifactName::Kubeadm;
 
 /// What related programs are packed against.
 #[derive(Debug)]
@@ -27,15 +38,83 @@ pub struct Reference {
     shared: Mutex<Weak<Vec<u8>>>,
 }
 
-/// The reference for the programs of an archive; `None` where they are no relatives or none is small enough.
+/// The one reference of all that has none of its own, and what waits until it is known.
+#[derive(Debug)]
+pub enum Common {
+    /// There is none.
+    None,
+    /// It is on its way.
+    Awaited(Vec<Waiting>),
+    /// It is there.
+    There(Arc<Reference>),
+}
+
+/// A piece of work that waits: its weight, its name, and what is to be packed.
+pub type Waiting = (u64, String, Source);
+
+impl Common {
+    /// What there is to wait for at this effort.
+    pub const fn at(effort: Effort) -> Self {
+        match effort {
+            Effort::Fast | Effort::Balanced => Self::None,
+            Effort::Max => Self::Awaited(Vec::new()),
+        }
+    }
+
+    /// What is to be packed now that `piece` is there: it, behind the reference where there is one, or nothing yet.
+    pub fn behind(&mut self, mut piece: Waiting) -> Option<Waiting> {
+        match self {
+            Self::None => Some(piece),
+            Self::Awaited(waiting) => {
+                waiting.push(piece);
+                None
+            }
+            Self::There(reference) => {
+                if reference.digest() != piece.2.unpacked {
+                    piece.2.reference = Some(Arc::clone(reference));
+                }
+                Some(piece)
+            }
+        }
+    }
+
+    /// The download that may be the reference has come: all that waited for it. One that is too large is none.
+    ///
+    /// # Errors
+    /// Where the system gives out no second handle on the file.
+    pub fn arrived(&mut self, file: &File, size: u64, digest: Sha256) -> io::Result<Vec<Waiting>> {
+        let Self::Awaited(waiting) = self else {
+            return Ok(Vec::new());
+        };
+        let waiting = std::mem::take(waiting);
+        *self = if size <= COMMON_LIMIT {
+            let file = file.try_clone()?;
+            Self::There(Arc::new(Reference::new(file, size, digest)))
+        } else {
+            Self::None
+        };
+        Ok(waiting
+            .into_iter()
+            .filter_map(|piece| self.behind(piece))
+            .collect())
+    }
+}
+
+/// The reference for the programs of an archive; `None` where they are no relatives, or none is small enough.
 ///
 /// # Errors
 /// Where the system gives out no second handle on the file.
-pub fn reference(name: ArtifactName, programs: &[Program]) -> io::Result<Option<Reference>> {
-    if !name.programs_are_alike() {
-        return Ok(None);
-    }
-    let Some(program) = choose(programs) else {
+pub fn reference(
+    name: ArtifactName,
+    programs: &[Program],
+    effort: Effort,
+) -> io::Result<Option<Reference>> {
+    let chosen = match (name, effort) {
+        (ArtifactName::CniPlugins, _) => choose(programs),
+        (ArtifactName::Docker, Effort::Max) => largest(programs, DOCKER_LIMIT),
+        _ => None,
+    };
+    let Some(program) = chosen else {
         return Ok(None);
     };
     let file = program.file.try_clone()?;
@@ -50,6 +129,14 @@ fn choose(programs: &[Program]) -> Option<&Program> {
         .collect();
     small.sort_by_key(|program| (program.size, &program.name));
     small.get(small.len() / 2).copied()
+}
+
+/// The largest program within the limit: of a few that differ much in size, it has the most that others may share.
+fn largest(programs: &[Program], limit: u64) -> Option<&Program> {
+    programs
+        .iter()
+        .filter(|program| program.size <= limit)
+        .max_by_key(|program| (program.size, &program.name))
 }
 
 impl Reference {
@@ -99,6 +186,7 @@ impl Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fetch::registry::Compression;
     use std::io::Write as _;
 
     fn program(name: &str, content: &[u8]) -> Program {
@@ -140,11 +228,59 @@ mod tests {
     #[test]
     fn only_programs_that_are_alike_have_a_reference() {
         let programs = [program("one", b"1"), program("other", b"22")];
-        for name in ArtifactName::ALL {
-            let reference = reference(name, &programs).unwrap();
-            let expected = (name == ArtifactName::CniPlugins).then_some(programs[1].digest);
-            assert_eq!(reference.map(|it| it.digest()), expected, "{name}");
+        for effort in [Effort::Fast, Effort::Balanced, Effort::Max] {
+            for name in ArtifactName::ALL {
+                let reference = reference(name, &programs, effort).unwrap();
+                let alike = name == ArtifactName::CniPlugins
+                    || (name == ArtifactName::Docker && effort == Effort::Max);
+                let expected = alike.then_some(programs[1].digest);
+                let seen = reference.map(|it| it.digest());
+                assert_eq!(seen, expected, "{name} at {effort:?}");
+            }
         }
+    }
+
+    #[test]
+    fn all_references_of_a_pot_are_within_what_it_may_have() {
+        assert!(LIMIT <= Effort::Balanced.windows().references());
+        let all = LIMIT + DOCKER_LIMIT + COMMON_LIMIT;
+        assert!(all <= Effort::Max.windows().references());
+    }
+
+    fn piece(content: &[u8]) -> Waiting {
+        let program = program("x", content);
+        let source = Source {
+            file: program.file,
+            compression: Compression::None,
+            unpacked: program.digest,
+            reference: None,
+        };
+        (program.size, program.name, source)
+    }
+
+    #[test]
+    fn the_rest_waits_for_the_common_reference_and_is_packed_behind_it() {
+        let behind = |piece: &Waiting| piece.2.reference.as_ref().map(|it| it.digest());
+        let kubeadm = program("kubeadm", b"kubeadm");
+        let mut common = Common::at(Effort::Max);
+        assert!(common.behind(piece(b"kubelet")).is_none());
+        assert!(common.behind(piece(b"kubeadm")).is_none());
+        let freed = common
+            .arrived(&kubeadm.file, kubeadm.size, kubeadm.digest)
+            .unwrap();
+        let freed: Vec<_> = freed.iter().map(behind).collect();
+        // Never behind itself.
+        assert_eq!(freed, [Some(kubeadm.digest), None]);
+        let later = common.behind(piece(b"a layer")).unwrap();
+        assert_eq!(behind(&later), Some(kubeadm.digest));
+        // One that is too large frees what waited all the same.
+        let mut common = Common::at(Effort::Max);
+        assert!(common.behind(piece(b"kubelet")).is_none());
+        let freed = common
+            .arrived(&kubeadm.file, COMMON_LIMIT + 1, kubeadm.digest)
+            .unwrap();
+        assert_eq!(freed.iter().map(behind).collect::<Vec<_>>(), [None]);
+        assert!(matches!(common, Common::None));
     }
 
     #[test]

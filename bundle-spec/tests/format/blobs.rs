@@ -14,7 +14,7 @@ use crate::pots::{
 };
 
 /// A verified pot with this one blob.
-fn pot_with(stored: &[u8], described: Blob) -> (tempfile::TempDir, VerifiedPot) {
+pub fn pot_with(stored: &[u8], described: Blob) -> (tempfile::TempDir, VerifiedPot) {
     let blobs = Stored([(described.digest, stored.to_vec())].into());
     let manifest = manifest_of_files(vec![described]);
     let (folder, path) = on_disk(&pack(&manifest, &blobs, Some(&key())).unwrap());
@@ -36,7 +36,7 @@ pub fn drain(reader: &mut BlobReader<'_>, piece: usize) -> (Vec<u8>, io::Result<
 }
 
 /// Asserts that the blob is refused with `why`, that fewer than all of its bytes came, and that it stays refused.
-fn refused(stored: &[u8], described: &Blob, why: &str) {
+pub fn refused(stored: &[u8], described: &Blob, why: &str) {
     let (_folder, pot) = pot_with(stored, described.clone());
     for piece in [1, 7, 1 << 16] {
         let mut reader = pot.open_blob(&described.digest).unwrap();
@@ -69,7 +69,7 @@ fn bomb(blocks: u32) -> Vec<u8> {
 }
 
 /// A raw frame with a window descriptor instead of a content size.
-fn frame_with_window(descriptor: u8, content: &[u8]) -> Vec<u8> {
+pub fn frame_with_window(descriptor: u8, content: &[u8]) -> Vec<u8> {
     let mut frame = raw_frame(content);
     frame[4] = 0;
     frame[5] = descriptor;

@@ -9,7 +9,7 @@ use bundle_spec::{Error, Progress, Sha256, UnverifiedPot, VerifiedPot};
 
 use crate::pots::{
     INSTALLER, REFERENCE, REFERRING, check, key, on_disk, pack, reference_pot, small, small_pot,
-    trust, unpack, with_reference,
+    trust, unpack, verbatim, with_reference,
 };
 
 /// A pot that was written when format 1 was made.
@@ -30,6 +30,16 @@ const REFERENCE_POT: &str = concat!(
 /// `sha256sum tests/fixtures/format-1-reference.pot`.
 const REFERENCE_POT_DIGEST: &str =
     "b42e4730aec05738f4f32ebd46564c42fb29ccaeb480963f623487364fcc5d57";
+
+/// A pot of format 1 with what a registry had, and with large windows.
+const VERBATIM_POT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/fixtures/format-1-verbatim.pot"
+);
+
+/// `sha256sum tests/fixtures/format-1-verbatim.pot`.
+const VERBATIM_POT_DIGEST: &str =
+    "70cca8b5ccf9121af2f3817f1ee36c4b3fd13f669f1e01bba211edb432007452";
 
 fn contents(pot: &VerifiedPot) -> Vec<(Sha256, Vec<u8>)> {
     let read = |digest: &Sha256| {
@@ -70,6 +80,27 @@ fn an_old_pot_opens_verifies_and_unpacks() {
     }
     let file = pot.manifest().artifact("files").unwrap().files[0].blob;
     assert!(contents.contains(&(file, b"the content of a file".to_vec())));
+}
+
+#[test]
+fn a_pot_with_what_a_registry_had_is_frozen_too() {
+    let (manifest, stored) = verbatim();
+    let packed = pack(&manifest, &stored, Some(&key())).unwrap();
+    assert_eq!(Sha256::of(&packed).hex(), VERBATIM_POT_DIGEST);
+    assert!(fs::read(VERBATIM_POT).unwrap() == packed);
+    let pot = check(Path::new(VERBATIM_POT)).unwrap();
+    assert_eq!(pot.manifest(), &manifest);
+    let contents = contents(&pot);
+    let image = &manifest.images[0];
+    let layers = [
+        b"stands for a layer".to_vec(),
+        b"stands for another layer".to_vec(),
+    ];
+    for (digest, content) in image.layers.iter().zip(layers) {
+        assert!(contents.contains(&(*digest, content)));
+    }
+    let paper = image.manifest.unwrap();
+    assert!(contents.contains(&(paper, b"stands for the manifest".to_vec())));
 }
 
 #[test]

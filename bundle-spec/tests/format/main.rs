@@ -13,3 +13,4 @@ mod pots;
 mod references;
 mod stock_tools;
 mod trust;
+mod verbatim;

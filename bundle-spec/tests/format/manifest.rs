@@ -1,7 +1,7 @@
 //! The manifest has one encoding, and one that decodes is consistent.
 
 use bundle_spec::manifest::{
-    Artifact, ArtifactFile, Blob, Checked, Encoding, Image, Runtime, RuntimeName,
+    Artifact, ArtifactFile, Blob, Checked, Encoding, Image, Runtime, RuntimeName, Windows,
 };
 use bundle_spec::{Arch, Error, KubeVersion, Manifest, Sha256};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -74,12 +74,18 @@ fn manifests() -> impl Strategy<Value = Manifest> {
         names,
         any::<u64>(),
         any::<(u16, u16, u16)>(),
-        any::<bool>(),
+        any::<(bool, bool)>(),
         texts,
         texts,
     );
     (blobs(), head, artifacts, images, image_names).prop_map(
-        |(blobs, (name, serial, version, arm, text, cni), artifacts, images, image_names)| {
+        |(
+            blobs,
+            (name, serial, version, (arm, large), text, cni),
+            artifacts,
+            images,
+            image_names,
+        )| {
             let pick = |index: &Index| index.get(&blobs).digest;
             let mut artifacts: Vec<Artifact> = artifacts
                 .into_iter()
@@ -124,6 +130,7 @@ fn manifests() -> impl Strategy<Value = Manifest> {
                     id: config.get(&blobs).unpacked_digest,
                     config: pick(config),
                     layers: layers.iter().map(pick).collect(),
+                    manifest: None,
                 })
                 .collect();
             Manifest {
@@ -142,6 +149,11 @@ fn manifests() -> impl Strategy<Value = Manifest> {
                 },
                 cni,
                 built_by: text,
+                windows: if large {
+                    Windows::Large
+                } else {
+                    Windows::Usual
+                },
                 artifacts,
                 images,
                 blobs,
@@ -236,6 +248,12 @@ fn inconsistent_manifests_are_neither_written_nor_read() {
     });
     reject("a config of no listed blob", &|it| {
         it.images[0].config = stray;
+    });
+    reject("a manifest of an image of no listed blob", &|it| {
+        it.images[0].manifest = Some(stray);
+    });
+    reject("a manifest of an image that is packed", &|it| {
+        it.images[0].manifest = Some(it.images[0].layers[0]);
     });
     reject("a blob that nothing refers to", &|it| {
         it.images[0].layers.clear();

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use bundle_spec::manifest::{
-    Artifact, ArtifactFile, Blob, Checked, Encoding, FORMAT, Image, Runtime, RuntimeName,
+    Artifact, ArtifactFile, Blob, Checked, Encoding, FORMAT, Image, Runtime, RuntimeName, Windows,
 };
 use bundle_spec::{
     Arch, BlobSource, Error, KubeVersion, Manifest, PotParts, Sha256, SigningKey, Trust,
@@ -111,6 +111,7 @@ pub fn manifest_of_files(mut blobs: Vec<Blob>) -> Manifest {
         },
         cni: "v0.7.5".to_owned(),
         built_by: "0.1.0".to_owned(),
+        windows: Windows::Usual,
         artifacts: vec![Artifact {
             name: "files".to_owned(),
             version: "1".to_owned(),
@@ -138,6 +139,7 @@ pub fn small() -> (Manifest, Stored) {
         id: Sha256::of(config),
         config: Sha256::of(config),
         layers: vec![Sha256::of(&layer)],
+        manifest: None,
     });
     manifest.blobs.extend([
         blob(config, Encoding::Identity, config),
@@ -172,6 +174,59 @@ pub fn with_reference() -> (Manifest, Stored) {
 pub fn reference_pot() -> Vec<u8> {
     let (manifest, stored) = with_reference();
     pack(&manifest, &stored, Some(&key())).unwrap()
+}
+
+/// A gzip member (RFC 1952) with `content` in one stored block.
+pub fn gzip_member(content: &[u8]) -> Vec<u8> {
+    let size = u16::try_from(content.len()).expect("small content");
+    let mut sum = flate2::Crc::new();
+    sum.update(content);
+    let mut member = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 1];
+    member.extend(size.to_le_bytes());
+    member.extend((!size).to_le_bytes());
+    member.extend(content);
+    member.extend(sum.sum().to_le_bytes());
+    member.extend(u32::from(size).to_le_bytes());
+    member
+}
+
+/// A zstd frame that holds nothing and is skipped (RFC 8878, section 3.1.2).
+pub fn skippable_frame(content: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(content.len()).expect("small content");
+    [&[0x50, 0x2a, 0x4d, 0x18][..], &size.to_le_bytes(), content].concat()
+}
+
+/// A small pot's content with an image as its registry has it: a gzip layer, a zstd one, and the manifest; and with large windows.
+pub fn verbatim() -> (Manifest, Stored) {
+    let file = raw_frame(b"the content of a file");
+    let gzip = [gzip_member(b"stands for "), gzip_member(b"a layer")].concat();
+    let frames = [
+        raw_frame(b"stands for "),
+        raw_frame(b"another layer"),
+        skippable_frame(b"a table of contents"),
+    ]
+    .concat();
+    let (config, paper) = (b"{}", b"stands for the manifest");
+    let mut manifest =
+        manifest_of_files(vec![blob(&file, Encoding::Zstd, b"the content of a file")]);
+    manifest.windows = Windows::Large;
+    manifest.images.push(Image {
+        names: vec!["k8s.gcr.io/pause:3.1".to_owned()],
+        id: Sha256::of(config),
+        config: Sha256::of(config),
+        layers: vec![Sha256::of(&gzip), Sha256::of(&frames)],
+        manifest: Some(Sha256::of(paper)),
+    });
+    manifest.blobs.extend([
+        blob(config, Encoding::Identity, config),
+        blob(paper, Encoding::Identity, paper),
+        blob(&gzip, Encoding::Gzip, b"stands for a layer"),
+        blob(&frames, Encoding::ZstdFrames, b"stands for another layer"),
+    ]);
+    manifest.blobs.sort_by_key(|blob| blob.digest);
+    let stored = [file, gzip, frames, config.to_vec(), paper.to_vec()];
+    let stored = stored.map(|bytes| (Sha256::of(&bytes), bytes));
+    (manifest, Stored(stored.into()))
 }
 
 /// The bytes of a pot.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use bundle_spec::manifest::{Runtime, RuntimeName};
+use bundle_spec::manifest::{Runtime, RuntimeName, Windows};
 use bundle_spec::{Arch, KubeVersion, Manifest};
 
 use super::Joining;
@@ -94,6 +94,7 @@ pub fn manifest(names: &[&str]) -> Manifest {
                 id,
                 config: id,
                 layers: vec![],
+                manifest: None,
             }
         })
         .collect();
@@ -116,6 +117,7 @@ pub fn manifest(names: &[&str]) -> Manifest {
         },
         cni: "v0.7.5".to_owned(),
         built_by: "0".to_owned(),
+        windows: Windows::Usual,
         artifacts: vec![],
         blobs: images.iter().map(blob).collect(),
         images,

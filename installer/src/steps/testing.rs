@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bundle_spec::manifest::{
-    Artifact, ArtifactFile, Blob, Checked, Encoding, Image, Runtime, RuntimeName,
+    Artifact, ArtifactFile, Blob, Checked, Encoding, Image, Runtime, RuntimeName, Windows,
 };
 use bundle_spec::{
     Arch, BlobSource, KubeVersion, Manifest, PotParts, Sha256, SigningKey, Trust, UnverifiedPot,
@@ -256,6 +256,7 @@ impl Pot {
             id: config,
             config,
             layers,
+            manifest: None,
         });
         self
     }
@@ -283,6 +284,7 @@ impl Pot {
             },
             cni: "v0.7.5".to_owned(),
             built_by: "0.1.0".to_owned(),
+            windows: Windows::Usual,
             artifacts: self.artifacts.clone(),
             images: self.images.clone(),
             blobs: self.blobs.iter().map(blob).collect(),
