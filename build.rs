@@ -1,8 +1,10 @@
-//! Builds the static installer that `kpot` carries inside itself, and tells `src/installers.rs` where it lies.
+//! Builds the static installers that `kpot` carries inside itself, and tells `src/installers.rs` where they lie.
 //!
-//! The installer is built by a cargo of its own, in a target directory of its own (the outer one is locked while this runs), with none of the outer build's
-//! flags: the same sources give the same installer whether `kpot` itself is built for debugging, for release or by clippy. `KPOT_INSTALLER_AMD64=FILE` embeds an
-//! installer that is already there, for packagers who build it elsewhere.
+//! Each is built by a cargo of its own, in a target directory of its own (the outer one is locked while this runs), with none of the outer build's flags: the same
+//! sources give the same installer whether `kpot` itself is built for debugging, for release or by clippy. `KPOT_INSTALLER_AMD64=FILE` and `KPOT_INSTALLER_ARM64=FILE`
+//! embed installers that are already there, for packagers who build them elsewhere.
+//!
+//! The one for amd64 is always there. The one for arm64 is left out, with a warning, where this machine has no compiler for it; `kpot version` tells.
 #![allow(
     clippy::disallowed_methods,
     reason = "a build script runs cargo and reads what it built"
@@ -13,10 +15,45 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TARGET: &str = "x86_64-unknown-linux-musl";
-const GIVEN: &str = "KPOT_INSTALLER_AMD64";
+/// A machine that an installer runs on, and what it takes to build one.
+struct Machine {
+    /// The name of the embedded file.
+    arch: &'static str,
+    /// The variable that names an installer which is already there.
+    given: &'static str,
+    /// Rust's target.
+    target: &'static str,
+    /// The target in the names of variables.
+    variable: &'static str,
+    /// The compiler for zstd's C code.
+    compiler: &'static str,
+    /// Where Debian has it.
+    packages: &'static str,
+    /// Rust's own linker, where the compiler would link with another C library than musl.
+    linker: Option<&'static str>,
+}
 
-/// Variables of the outer build that would change the installer, or where it lands.
+const AMD64: Machine = Machine {
+    arch: "amd64",
+    given: "KPOT_INSTALLER_AMD64",
+    target: "x86_64-unknown-linux-musl",
+    variable: "x86_64_unknown_linux_musl",
+    compiler: "musl-gcc",
+    packages: "musl-tools",
+    linker: None,
+};
+
+const ARM64: Machine = Machine {
+    arch: "arm64",
+    given: "KPOT_INSTALLER_ARM64",
+    target: "aarch64-unknown-linux-musl",
+    variable: "aarch64_unknown_linux_musl",
+    compiler: "aarch64-linux-gnu-gcc",
+    packages: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    linker: Some("rust-lld"),
+};
+
+/// Variables of the outer build that would change the installers, or where they land.
 const OUTER: [&str; 9] = [
     "CARGO_TARGET_DIR",
     "CARGO_BUILD_TARGET_DIR",
@@ -30,7 +67,6 @@ const OUTER: [&str; 9] = [
 ];
 
 fn main() {
-    println!("cargo::rerun-if-env-changed={GIVEN}");
     for path in [
         "build.rs",
         "installer",
@@ -40,28 +76,56 @@ fn main() {
     ] {
         println!("cargo::rerun-if-changed={path}");
     }
-    let installer = match env::var_os(GIVEN) {
-        Some(given) => {
-            let given = PathBuf::from(given);
-            println!("cargo::rerun-if-changed={}", given.display());
-            given.canonicalize().map_err(|cause| {
-                format!(
-                    "{GIVEN} names {}, which cannot be read: {cause}",
-                    given.display()
-                )
-            })
-        }
-        None => build(),
-    };
-    if let Err(message) = installer.and_then(|path| embed(&path)) {
+    for name in ["PATH", AMD64.given, ARM64.given] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    if let Err(message) =
+        embed(&AMD64, Lacking::Refused).and_then(|()| embed(&ARM64, Lacking::LeftOut))
+    {
         println!("cargo::error={message}");
     }
 }
 
-/// Puts the installer where `src/installers.rs` looks for it: by name below `OUT_DIR`, so that a target directory may be moved or copied.
-fn embed(installer: &Path) -> Result<(), String> {
-    let place = Path::new(&variable("OUT_DIR")?).join("installer-amd64");
-    fs::copy(installer, &place).map(drop).map_err(|cause| {
+/// What becomes of an installer that this machine has no tools for.
+#[derive(Clone, Copy)]
+enum Lacking {
+    Refused,
+    LeftOut,
+}
+
+/// Puts the installer where `src/installers.rs` looks for it: by name below `OUT_DIR`, so that a target directory may be moved or copied. An empty file is none.
+fn embed(machine: &Machine, lacking: Lacking) -> Result<(), String> {
+    let place = Path::new(&variable("OUT_DIR")?).join(format!("installer-{}", machine.arch));
+    let installer = match (env::var_os(machine.given), tools(machine), lacking) {
+        (Some(given), ..) => {
+            let given = PathBuf::from(given);
+            println!("cargo::rerun-if-changed={}", given.display());
+            given.canonicalize().map_err(|cause| {
+                format!(
+                    "{} names {}, which cannot be read: {cause}",
+                    machine.given,
+                    given.display()
+                )
+            })?
+        }
+        (None, Ok(compiler), _) => build(machine, &compiler)?,
+        (None, Err(missing), Lacking::Refused) => {
+            return Err(format!(
+                "{missing}, and the static installer needs it. {}",
+                advice(machine)
+            ));
+        }
+        (None, Err(missing), Lacking::LeftOut) => {
+            println!(
+                "cargo::warning=this kpot will carry no installer for {}, and build no pots for it: {missing}. {}",
+                machine.arch,
+                advice(machine)
+            );
+            return fs::write(&place, b"")
+                .map_err(|cause| format!("cannot write {}: {cause}", place.display()));
+        }
+    };
+    fs::copy(&installer, &place).map(drop).map_err(|cause| {
         format!(
             "cannot copy {} to {}: {cause}",
             installer.display(),
@@ -70,12 +134,40 @@ fn embed(installer: &Path) -> Result<(), String> {
     })
 }
 
-fn build() -> Result<PathBuf, String> {
-    let target_dir = Path::new(&variable("OUT_DIR")?).join("installer");
-    let compiler = match env::var("CC_x86_64_unknown_linux_musl") {
+fn advice(machine: &Machine) -> String {
+    format!(
+        "On Debian type: apt-get install {}; with rustup: rustup target add {}",
+        machine.packages, machine.target
+    )
+}
+
+/// The C compiler, if that and Rust's library for the target are here; otherwise what is missing.
+fn tools(machine: &Machine) -> Result<String, String> {
+    let compiler = match env::var(format!("CC_{}", machine.variable)) {
         Ok(compiler) => compiler,
-        Err(_) => find_musl_gcc()?,
+        Err(_) if on_path(machine.compiler) => machine.compiler.to_owned(),
+        Err(_) => return Err(format!("{} is not on PATH", machine.compiler)),
     };
+    let output = Command::new(variable("RUSTC")?)
+        .args(["--print", "target-libdir", "--target", machine.target])
+        .output()
+        .map_err(|cause| format!("cannot run rustc: {cause}"))?;
+    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() && Path::new(&folder).is_dir() {
+        Ok(compiler)
+    } else {
+        Err(format!("Rust's library for {} is not here", machine.target))
+    }
+}
+
+fn on_path(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+fn build(machine: &Machine, compiler: &str) -> Result<PathBuf, String> {
+    // The folder of amd64 keeps the name that it always had.
+    let target_dir = Path::new(&variable("OUT_DIR")?).join("installer");
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
         .args([
@@ -86,10 +178,9 @@ fn build() -> Result<PathBuf, String> {
             "--package",
             "installer",
         ])
-        .args(["--target", TARGET, "--target-dir"])
+        .args(["--target", machine.target, "--target-dir"])
         .arg(&target_dir)
-        .current_dir(variable("CARGO_MANIFEST_DIR")?)
-        .env("CC_x86_64_unknown_linux_musl", compiler);
+        .current_dir(variable("CARGO_MANIFEST_DIR")?);
     for name in OUTER {
         cargo.env_remove(name);
     }
@@ -99,6 +190,16 @@ fn build() -> Result<PathBuf, String> {
     for name in profile_overrides {
         cargo.env_remove(name);
     }
+    cargo.env(format!("CC_{}", machine.variable), compiler);
+    if let Some(linker) = machine.linker {
+        let name = machine.variable.to_ascii_uppercase();
+        cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
+        // What is linked is Rust's own musl; the compiler only compiled.
+        cargo.env(
+            format!("CARGO_TARGET_{name}_RUSTFLAGS"),
+            "-Clink-self-contained=yes",
+        );
+    }
     let output = cargo
         .output()
         .map_err(|cause| format!("cannot run cargo for the installer: {cause}"))?;
@@ -107,26 +208,14 @@ fn build() -> Result<PathBuf, String> {
             println!("cargo::warning={line}");
         }
         return Err(format!(
-            "the installer does not build for {TARGET} (its own messages stand above). If the target is missing, type: rustup target add {TARGET}"
+            "the installer does not build for {} (its own messages stand above)",
+            machine.target
         ));
     }
     Ok(target_dir
-        .join(TARGET)
+        .join(machine.target)
         .join("installer")
         .join("kpot-install"))
-}
-
-/// zstd's C code needs a compiler that knows musl's headers.
-fn find_musl_gcc() -> Result<String, String> {
-    let name = "musl-gcc";
-    let path = env::var_os("PATH").unwrap_or_default();
-    if env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
-        Ok(name.to_owned())
-    } else {
-        Err(format!(
-            "{name} is not on PATH, and the static installer needs it. On Debian type: apt-get install musl-tools"
-        ))
-    }
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -45,8 +45,18 @@ pub(super) fn run(command: &ShowVersion) -> anyhow::Result<()> {
         })
         .collect::<Vec<_>>()
         .concat();
+    let missing = Arch::ALL
+        .into_iter()
+        .filter(|arch| installers::for_arch(*arch).is_none())
+        .map(|arch| {
+            format!(
+                "installer for {arch}: none, so no pots for {arch}. To have one, build kpot again after: {}\n",
+                installers::advice(arch)
+            )
+        })
+        .collect::<String>();
     print(&format!(
-        "kpot {}, pots of format {}\n{installers}",
+        "kpot {}, pots of format {}\n{installers}{missing}",
         report.kpot, report.format
     ))
 }

@@ -84,6 +84,46 @@ impl Upstream {
         upstream
     }
 
+    /// Serves everything for arm64 as well, every image behind an index of both, and gives the IDs of the images for arm64.
+    pub fn add_arm64(&self) -> Vec<Sha256> {
+        for program in ["kubeadm", "kubectl", "kubelet"] {
+            let path = self.program(program).replace("/amd64/", "/arm64/");
+            let body = content(&format!("{program} for arm64"), 300_000);
+            let digest = Sha256::of(&body).hex();
+            self.put(&format!("{path}.sha256"), digest.into_bytes());
+            self.put(&path, body);
+        }
+        self.put(
+            "/download.docker.com/linux/static/stable/aarch64/docker-20.10.24.tgz",
+            archive("docker/", &["containerd", "docker", "dockerd", "runc"]),
+        );
+        let plugins = archive("./", &["bridge", "host-local", "loopback", "portmap"]);
+        let path = Self::plugins().replace("-amd64-", "-arm64-");
+        let digest = Sha256::of(&plugins).hex();
+        self.put(&format!("{path}.sha256"), digest.into_bytes());
+        self.put(&path, plugins);
+
+        let tags = [("etcd", "3.4.13-0"), ("coredns", "1.7.0"), ("pause", "3.2")];
+        let programs = [
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+        ];
+        let images = programs.map(|program| (program, self.version));
+        let push = |(name, tag): (&str, &str)| {
+            let mut other = FakeImage::new(&format!("{name}-arm64"));
+            other.config["architecture"] = json!("arm64");
+            other.config["variant"] = json!("v8");
+            other.describe();
+            self.push(name, "only-arm64", &other);
+            let index = FakeImage::new(name).index_with(&other);
+            self.put_manifest(name, tag, &serde_json::to_vec(&index).unwrap());
+            Sha256::of(&serde_json::to_vec(&other.config).unwrap())
+        };
+        images.into_iter().chain(tags).map(push).collect()
+    }
+
     /// The path of a Kubernetes program.
     pub fn program(&self, name: &str) -> String {
         format!("/dl.k8s.io/release/{}/bin/linux/amd64/{name}", self.version)
@@ -194,6 +234,17 @@ impl FakeImage {
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": descriptor(CONFIG, &config), "layers": layers,
         });
+    }
+
+    /// An index with this image for amd64, and `other` for arm64.
+    fn index_with(&self, other: &Self) -> Value {
+        let mut index = self.index(&json!({ "os": "linux", "architecture": "amd64" }));
+        let bytes = serde_json::to_vec(&other.manifest).unwrap();
+        let platform = json!({ "os": "linux", "architecture": "arm64", "variant": "v8" });
+        index["manifests"].as_array_mut().unwrap().push(json!({
+            "mediaType": MANIFEST, "size": bytes.len(), "digest": Sha256::of(&bytes), "platform": platform,
+        }));
+        index
     }
 
     /// An index with this image's manifest for `platform`, and one for another machine.
