@@ -14,15 +14,17 @@ use bundle_spec::{KubeVersion, Manifest, Sha256, SigningKey};
 use serde::Serialize;
 
 use super::{print, print_json};
+use crate::asked::{self, Asked};
 use crate::cli::Build;
 use crate::exit::usage;
 use crate::fetch::marker::Resolved;
 use crate::fetch::{Client, Policy, Stop};
+use crate::image_name::ImageName;
 use crate::mirrors::Mirrors;
 use crate::pack::output::{self, Written};
 use crate::pack::spool::Spool;
 use crate::pack::{Contents, Layers, Workshop, gather, memory};
-use crate::plan::{Check, Plan, Request, plan};
+use crate::plan::{ArtifactName, Check, Plan, Request, plan};
 use crate::progress::{Progress, bytes};
 use crate::releases::{Algorithm, Releases};
 use crate::wanted::Wanted;
@@ -42,14 +44,17 @@ struct Report<'a> {
     size: u64,
     identity: Sha256,
     signer: Option<&'a str>,
+    /// What the downloaded kubeadm says of the images.
+    kubeadm: &'a Asked,
     manifest: &'a Manifest,
 }
 
 pub(super) fn run(command: Build) -> anyhow::Result<()> {
     let installer = installers::for_arch(command.arch).ok_or_else(|| {
         usage(format!(
-            "this kpot carries no installer for {}",
-            command.arch
+            "this kpot carries no installer for {arch}: the machine that it was built on had no compiler for it. Build kpot again after: {}",
+            installers::advice(command.arch),
+            arch = command.arch
         ))
     })?;
     let mirrors = Mirrors::new(&command.mirrors).map_err(usage)?;
@@ -119,6 +124,10 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
         },
     })
     .with_context(|| format!("no pot was made of {}", plan.name()))?;
+    let asked = ask(&plan, &request.images, &contents, &spool)?;
+    for line in asked.lines(plan.kubernetes, plan.arch) {
+        progress.line(&line);
+    }
     let manifest = contents.manifest(&plan, command.serial)?;
     let written = output::write(&output, installer, &manifest, &spool, signer.as_ref())?;
     progress.line(&format!("wrote {}", output.display()));
@@ -130,6 +139,7 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
             size: written.size,
             identity: written.identity,
             signer: fingerprint.as_deref(),
+            kubeadm: &asked,
             manifest: &manifest,
         });
     }
@@ -138,8 +148,24 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
         &contents,
         &manifest,
         &written,
+        &asked.lines(plan.kubernetes, plan.arch).join("\n"),
         fingerprint.as_deref(),
     ))
+}
+
+/// Asks the kubeadm that was packed which images it wants.
+fn ask(
+    plan: &Plan,
+    extra: &[ImageName],
+    contents: &Contents,
+    spool: &Spool,
+) -> anyhow::Result<Asked> {
+    Ok(match contents.program(ArtifactName::Kubeadm, spool)? {
+        Some(mut program) => asked::ask(plan, extra, &mut program),
+        None => Asked::None {
+            why: "it is not packed as a program of its own".to_owned(),
+        },
+    })
 }
 
 /// The version that is wanted, and what the release server said where it was asked for it.
@@ -216,6 +242,7 @@ fn summary(
     contents: &Contents,
     manifest: &Manifest,
     written: &Written,
+    asked: &str,
     signer: Option<&str>,
 ) -> String {
     let mut rows = Vec::new();
@@ -247,7 +274,7 @@ fn summary(
         None => "NOT SIGNED: it can be inspected, and never installed".to_owned(),
     };
     format!(
-        "{table}\n{}: {}, {} blobs, pot digest {}\n{trust}\n",
+        "{table}\n{asked}\n{}: {}, {} blobs, pot digest {}\n{trust}\n",
         output.display(),
         bytes(written.size),
         manifest.blobs.len(),

@@ -16,14 +16,14 @@ pub mod spool;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use bundle_spec::manifest::{
-    Artifact, ArtifactFile, Blob, Checked, FORMAT, Image, Manifest, Windows,
+    Artifact, ArtifactFile, Blob, Checked, Encoding, FORMAT, Image, Manifest, Windows,
 };
-use bundle_spec::{Sha256, limits};
+use bundle_spec::{BlobSource as _, Sha256, limits};
 use reqwest::Url;
 
 use crate::fetch::http::{Ask, Client, FetchError, Saved, Size};
@@ -502,6 +502,34 @@ impl Promised {
 }
 
 impl Contents {
+    /// The bytes of a download that is one program, as they were checked; `None` where they are not packed on their own.
+    ///
+    /// # Errors
+    /// Where what was packed cannot be read again.
+    pub fn program(
+        &self,
+        name: ArtifactName,
+        spool: &Spool,
+    ) -> anyhow::Result<Option<Box<dyn Read>>> {
+        let mut downloads = self.downloads.iter();
+        let Some(download) = downloads.find(|download| download.name == name) else {
+            return Ok(None);
+        };
+        let [(_, unpacked)] = &download.files[..] else {
+            return Ok(None);
+        };
+        let blob = self.blobs.describe(unpacked)?;
+        let stored = spool.open(&blob.digest).context(BESIDE)?;
+        Ok(match blob.encoding {
+            Encoding::Zstd => {
+                let mut decoder = zstd::Decoder::new(stored)?;
+                decoder.window_log_max(self.windows.log())?;
+                Some(Box::new(decoder))
+            }
+            _ => None,
+        })
+    }
+
     /// The manifest of a pot with these contents.
     ///
     /// # Errors
