@@ -54,7 +54,8 @@ pub(super) fn run(command: &ShowVersion) -> anyhow::Result<()> {
                 installers::advice(arch)
             )
         })
-        .collect::<String>();
+        .collect::<Vec<_>>()
+        .concat();
     print(&format!(
         "kpot {}, pots of format {}\n{installers}{missing}",
         report.kpot, report.format
