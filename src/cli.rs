@@ -1,5 +1,7 @@
 //! The command line, parsed into types at the edge.
 
+mod network;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -70,6 +72,9 @@ pub struct Build {
     /// Fetch everything on HOST from URL instead: downloads and images alike; may be repeated
     #[arg(long = "mirror", value_name = "HOST=URL")]
     pub mirrors: Vec<Mirror>,
+    /// How the network is reached.
+    #[command(flatten)]
+    pub network: network::Flags,
     /// The digest that a download must have, before any published one; may be repeated
     #[arg(long = "pin", value_name = "NAME=sha256:HEX")]
     pub pins: Vec<Pin>,

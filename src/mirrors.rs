@@ -96,7 +96,7 @@ pub fn registry_root(registry: &str) -> Result<Url, String> {
 }
 
 /// The one name of a service that has several.
-fn service(host: &str) -> &str {
+pub(crate) fn service(host: &str) -> &str {
     match host {
         "k8s.gcr.io" => "registry.k8s.io",
         "docker.io" | "index.docker.io" => "registry-1.docker.io",
@@ -105,7 +105,7 @@ fn service(host: &str) -> &str {
 }
 
 /// `HOST` or `HOST:PORT`, as it is written in a URL.
-fn authority(url: &Url) -> Option<String> {
+pub(crate) fn authority(url: &Url) -> Option<String> {
     let host = url.host_str()?;
     Some(match url.port() {
         Some(port) => format!("{host}:{port}"),

@@ -15,7 +15,6 @@ use crate::fetch::http::Ask;
 use crate::fetch::registry::{Described, Registries};
 use crate::fetch::{Client, FetchError, Stop};
 use crate::image_name::ImageName;
-use crate::pack::FETCHERS;
 use crate::pack::lanes::{self, Threads};
 use crate::plan::{Download, Plan};
 use crate::progress::Progress;
@@ -105,7 +104,7 @@ pub fn survey(
         .chain(images.map(|(index, name)| Piece::Image(index, name)))
         .collect();
     let threads = Threads {
-        fetch: FETCHERS,
+        fetch: client.connections(),
         pack: 1,
     };
     let ask = |piece: Piece<'_>| {

@@ -21,6 +21,7 @@ const POLICY: Policy = Policy {
     stall: Duration::from_millis(800),
     retries: 3,
     pause: Duration::from_millis(10),
+    ..Policy::DEFAULT
 };
 
 fn save(server: &Server, size: Size) -> Result<Saved, FetchError> {

@@ -32,10 +32,10 @@ use crate::{installers, keys, table};
 
 /// A plan is for a person who waits: a server that does not answer is asked once more and no longer.
 const PLANNING: Policy = Policy {
-    connect: Duration::from_secs(10),
     stall: Duration::from_secs(15),
     retries: 1,
-    pause: Duration::from_millis(500),
+    patience: Duration::from_secs(5),
+    ..Policy::DEFAULT
 };
 
 #[derive(Serialize)]
@@ -70,9 +70,9 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
     let policy = if command.plan {
         PLANNING
     } else {
-        Policy::default()
+        Policy::DEFAULT
     };
-    let client = Client::new(mirrors, policy, stop.clone())?;
+    let client = Client::with(command.network.network(mirrors, policy)?, stop.clone())?;
     let (kubernetes, resolved) = resolve(command.kubernetes, &client, &progress)?;
     let request = Request {
         kubernetes,

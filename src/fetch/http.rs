@@ -1,141 +1,76 @@
-//! HTTP with limits: on time, on size, on redirects; with retries, and resumption of half-read bodies.
+//! HTTP with limits: on time, on size, on redirects, on transfers at once; with retries, and resumption of half-read bodies.
 //!
-//! What is guaranteed: no body is longer than its limit; nothing waits longer than the policy says without a byte arriving; a redirect never leads from https to
-//! http; a resumed body continues the same file (`If-Range`) or starts again; 4xx answers are final, 5xx, 429 and broken connections are tried again. Every error
-//! names the address that was asked. What is not: that the bytes are the right ones; the caller compares the digests.
+//! What is guaranteed: no body is longer than its limit; nothing waits longer than the policy says, without a byte or for one byte at a time; a redirect never leads from
+//! https to http, and what identifies us goes to no other host; a resumed body continues the same file (`partial`) or starts again; 4xx answers are final, 5xx, 429 and
+//! broken connections are tried again (`retry`). Every error names the address that was asked. What is not: that the bytes are the right ones; the caller compares the digests.
+
+use std::env;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::io::{self, Read as _};
+use std::time::{Instant, SystemTime};
 
-use backon::{BlockingRetryable as _, ExponentialBuilder};
-use bundle_spec::{Hasher, Sha256};
+use base64ct::{Base64, Encoding as _};
 use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED,
-    RANGE, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, RANGE,
+    WWW_AUTHENTICATE,
 };
-use reqwest::redirect;
 use reqwest::{Method, StatusCode, Url};
-use sha2::Digest as _;
+use zeroize::Zeroizing;
 
-use crate::mirrors::Mirrors;
+use super::error::{PROXY_LOGIN, causes, unanswered};
+use super::hosts::{Hosts, Leave};
+use super::logins::Logins;
+use super::network::{Network, Redirects};
+use super::pace::Pace;
+use super::partial::Partial;
+use super::proxies;
+use super::retry::{Policy, Retries, Stop, retry_after};
+use crate::mirrors::{Mirrors, authority};
 use crate::pack::space;
 use crate::progress::Task;
 use crate::releases::Algorithm;
 
-/// How many redirects are followed: a download page, a content network and a region, with room to spare.
-const REDIRECTS: usize = 8;
+pub use super::error::FetchError;
+pub use super::partial::Saved;
 
-/// How long and how often things are tried.
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// The longest wait for a connection.
-    pub connect: Duration,
-    /// The longest wait for the next byte.
-    pub stall: Duration,
-    /// How often a failed request is tried again.
-    pub retries: usize,
-    /// The pause before the first retry; it doubles each time, up to 16 times this.
-    pub pause: Duration,
+/// Who asks.
+#[derive(Clone)]
+pub enum Authorization {
+    /// Somebody with this token.
+    Bearer(Zeroizing<String>),
+    /// A user with a password.
+    Basic {
+        /// The user.
+        user: String,
+        /// The password.
+        secret: Zeroizing<String>,
+    },
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            stall: Duration::from_secs(30),
-            retries: 4,
-            pause: Duration::from_millis(500),
-        }
-    }
-}
-
-/// Tells every transfer of a run to give up, because another one has failed for good.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Asks for the stop.
-    pub fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was asked for.
-    pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Sleeps, but not past a stop.
-    fn sleep(&self, time: Duration) {
-        let slice = Duration::from_millis(50);
-        let mut left = time;
-        while !left.is_zero() && !self.requested() {
-            let nap = left.min(slice);
-            thread::sleep(nap);
-            left -= nap;
-        }
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bearer(_) => "Bearer(…)",
+            Self::Basic { .. } => "Basic(…)",
+        })
     }
 }
 
-/// Why something was not fetched.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot fetch {url}: {problem}{}", .advice.map_or(String::new(), |advice| format!(" ({advice})")))]
-pub struct FetchError {
-    url: String,
-    problem: String,
-    advice: Option<&'static str>,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
-    /// Another try may help.
-    Transient,
-    /// Another try gives the same.
-    Final,
-    /// The server wants to know who asks; its challenge.
-    Unauthorized(String),
-}
-
-impl FetchError {
-    /// A problem with what was fetched from `url`, which another try will not cure.
-    pub fn refused(url: impl fmt::Display, problem: impl Into<String>) -> Self {
-        Self {
-            url: url.to_string(),
-            problem: problem.into(),
-            advice: None,
-            kind: Kind::Final,
-        }
-    }
-
-    /// The same with a word on what to try.
-    #[must_use]
-    pub fn advise(mut self, advice: &'static str) -> Self {
-        self.advice = Some(advice);
-        self
-    }
-
-    /// The server's challenge, where it refused because it does not know who asks.
-    pub fn challenge(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::Unauthorized(challenge) => Some(challenge),
-            Kind::Transient | Kind::Final => None,
-        }
-    }
-
-    fn transient(url: &Url, problem: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::Transient,
-            ..Self::refused(url, problem)
-        }
-    }
-
-    fn is_transient(&self) -> bool {
-        self.kind == Kind::Transient
+impl Authorization {
+    /// The header; `None` where a token holds what no header may.
+    fn header(&self) -> Option<HeaderValue> {
+        let text = Zeroizing::new(match self {
+            Self::Bearer(token) => format!("Bearer {}", **token),
+            Self::Basic { user, secret } => {
+                let both = Zeroizing::new(format!("{user}:{}", **secret));
+                format!("Basic {}", Base64::encode_string(both.as_bytes()))
+            }
+        });
+        let mut value = HeaderValue::from_str(&text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 }
 
@@ -146,8 +81,8 @@ pub struct Ask<'a> {
     pub url: &'a Url,
     /// The `Accept` header.
     pub accept: Option<&'a str>,
-    /// A bearer token.
-    pub token: Option<&'a str>,
+    /// Who asks, where the server wants to know.
+    pub authorization: Option<&'a Authorization>,
 }
 
 impl<'a> Ask<'a> {
@@ -156,7 +91,7 @@ impl<'a> Ask<'a> {
         Self {
             url,
             accept: None,
-            token: None,
+            authorization: None,
         }
     }
 }
@@ -202,59 +137,71 @@ pub struct Reply {
     pub from: Url,
 }
 
-/// A file that was fetched.
-#[derive(Debug)]
-pub struct Saved {
-    /// The file, at its end.
-    pub file: File,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Its SHA-256.
-    pub sha256: Sha256,
-    /// Its SHA-512 in hex, where it was asked for.
-    pub sha512: Option<String>,
-}
-
 /// The HTTP client of a run.
 pub struct Client {
     http: Http,
-    mirrors: Mirrors,
-    policy: Policy,
+    network: Network,
     stop: Stop,
+    hosts: Hosts,
+}
+
+/// What is sent.
+struct Request<'a> {
+    method: Method,
+    headers: HeaderMap,
+    /// A form; it is for this one host, and no redirect is followed with it.
+    form: Option<&'a str>,
+}
+
+impl Request<'_> {
+    fn new(method: Method) -> Self {
+        Self {
+            method,
+            headers: HeaderMap::new(),
+            form: None,
+        }
+    }
 }
 
 impl Client {
-    /// A client that fetches through `mirrors`.
+    /// A client that fetches through `mirrors`, and is nobody in particular.
     ///
     /// # Errors
-    /// Where TLS cannot be set up, for want of trusted roots say.
+    /// As for [`Self::with`].
     pub fn new(mirrors: Mirrors, policy: Policy, stop: Stop) -> anyhow::Result<Self> {
-        // Fails where a provider is installed already, by an earlier client of this process: the same one.
-        let _installed = rustls::crypto::ring::default_provider().install_default();
-        let http = Http::builder()
-            .user_agent(concat!("kpot/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(policy.connect)
-            // Of a blocking client this is the limit of each single wait, for the headers and for each piece of a body.
-            .timeout(policy.stall)
-            .redirect(redirect::Policy::custom(follow))
-            .build()
-            .map_err(|cause| {
-                anyhow::anyhow!(
-                    "cannot set up TLS: {} (is the package ca-certificates installed?)",
-                    causes(&cause)
-                )
-            })?;
-        Ok(Self {
-            http,
+        let network = Network {
             mirrors,
             policy,
+            ..Network::default()
+        };
+        Self::with(network, stop)
+    }
+
+    /// A client for this network.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up, for want of trusted roots say, or a proxy's variable names none.
+    pub fn with(network: Network, stop: Stop) -> anyhow::Result<Self> {
+        Ok(Self {
+            http: network.client(Redirects::Followed)?,
+            hosts: Hosts::new(network.policy.per_host),
+            network,
             stop,
         })
     }
 
     /// Where `url` is really fetched from.
     pub fn route(&self, url: &Url) -> Url {
-        self.mirrors.route(url)
+        self.network.mirrors.route(url)
+    }
+
+    /// How many transfers there may be at once.
+    pub fn connections(&self) -> usize {
+        self.network.policy.connections
+    }
+
+    pub(super) fn logins(&self) -> &Logins {
+        &self.network.logins
     }
 
     /// Fetches something small.
@@ -262,18 +209,40 @@ impl Client {
     /// # Errors
     /// [`FetchError`] with the address really asked.
     pub fn get(&self, ask: Ask<'_>, limit: u64, task: &Task) -> Result<Reply, FetchError> {
-        let from = self.mirrors.route(ask.url);
+        self.small(ask, &|| Request::new(Method::GET), limit, task)
+    }
+
+    /// Sends a form, and fetches the small answer. What is in the form goes to this host alone.
+    ///
+    /// # Errors
+    /// [`FetchError`] with the address really asked.
+    pub(super) fn post(
+        &self,
+        ask: Ask<'_>,
+        form: &str,
+        limit: u64,
+        task: &Task,
+    ) -> Result<Reply, FetchError> {
+        let request = || Request {
+            form: Some(form),
+            ..Request::new(Method::POST)
+        };
+        self.small(ask, &request, limit, task)
+    }
+
+    fn small<'a>(
+        &self,
+        ask: Ask<'_>,
+        request: &dyn Fn() -> Request<'a>,
+        limit: u64,
+        task: &Task,
+    ) -> Result<Reply, FetchError> {
+        let from = self.route(ask.url);
         self.retry(task, || {
-            let response = self.send(Method::GET, &from, ask, HeaderMap::new())?;
+            let _leave = self.enter(&from)?;
+            let response = self.send(request(), &from, ask)?;
             let headers = response.headers().clone();
-            let mut body = Vec::new();
-            response
-                .take(limit + 1)
-                .read_to_end(&mut body)
-                .map_err(|cause| self.broken(&from, &cause))?;
-            Size::AtMost(limit)
-                .check(body.len() as u64)
-                .map_err(|problem| FetchError::refused(&from, problem))?;
+            let body = self.read(response, &from, limit)?;
             Ok(Reply {
                 headers,
                 body,
@@ -287,9 +256,10 @@ impl Client {
     /// # Errors
     /// [`FetchError`] with the address really asked.
     pub fn length(&self, ask: Ask<'_>, task: &Task) -> Result<Option<u64>, FetchError> {
-        let from = self.mirrors.route(ask.url);
+        let from = self.route(ask.url);
         self.retry(task, || {
-            let response = self.send(Method::HEAD, &from, ask, HeaderMap::new())?;
+            let _leave = self.enter(&from)?;
+            let response = self.send(Request::new(Method::HEAD), &from, ask)?;
             // The header itself: what the client knows of the body is that a HEAD has none. Nothing worth fetching is empty; 0 is a server's way not to say.
             let length = response.headers().get(CONTENT_LENGTH);
             Ok(length
@@ -310,15 +280,28 @@ impl Client {
         hash: Algorithm,
         task: &Task,
     ) -> Result<Saved, FetchError> {
-        let from = self.mirrors.route(ask.url);
         let mut partial = Partial::new(to, hash);
-        self.retry(task, || {
-            self.continue_saving(&from, ask, size, task, &mut partial)
-        })?;
+        self.fill(ask, size, task, &mut partial)?;
         Ok(partial.finish())
     }
 
-    fn continue_saving(
+    /// Goes on fetching a file until it is whole. After a failure `partial` keeps what can be continued.
+    pub(super) fn fill(
+        &self,
+        ask: Ask<'_>,
+        size: Size,
+        task: &Task,
+        partial: &mut Partial,
+    ) -> Result<(), FetchError> {
+        let from = self.route(ask.url);
+        let mut retries = Retries::new(&self.network.policy, &self.stop, task);
+        while let Err(error) = self.continue_filling(&from, ask, size, task, partial) {
+            retries.wait(error, partial.length())?;
+        }
+        Ok(())
+    }
+
+    fn continue_filling(
         &self,
         from: &Url,
         ask: Ask<'_>,
@@ -326,56 +309,64 @@ impl Client {
         task: &Task,
         partial: &mut Partial,
     ) -> Result<(), FetchError> {
-        let mut headers = HeaderMap::new();
-        if let Some(validator) = partial.resumable() {
-            headers.insert(IF_RANGE, validator);
-            let range = format!("bytes={}-", partial.length());
-            headers.insert(
-                RANGE,
-                range
-                    .parse()
-                    .map_err(|_| FetchError::refused(from, "no range"))?,
-            );
+        if matches!(size, Size::Exactly(size) if size > 0 && size == partial.length()) {
+            // Only the end of the last answer was missing.
+            return Ok(());
         }
-        let mut response = self.send(Method::GET, from, ask, headers)?;
-        let continues = response.status() == StatusCode::PARTIAL_CONTENT
-            && response
-                .headers()
-                .get(CONTENT_RANGE)
-                .and_then(|range| range.to_str().ok())
-                .is_some_and(|range| range.starts_with(&format!("bytes {}-", partial.length())));
-        if !continues {
+        let _leave = self.enter(from)?;
+        let mut request = Request::new(Method::GET);
+        if let Some(validator) = partial.resumable() {
+            let range = format!("bytes={}-", partial.length());
+            let range = range
+                .parse()
+                .map_err(|_| FetchError::refused(from, "no range"))?;
+            request.headers.insert(RANGE, range);
+            request.headers.insert(IF_RANGE, validator);
+        }
+        let mut response = self.send(request, from, ask)?;
+        let begin_again = |partial: &mut Partial| {
             task.restart();
             partial
                 .restart()
-                .map_err(|cause| cannot_write(from, &cause))?;
-            if response.status() == StatusCode::PARTIAL_CONTENT {
+                .map_err(|cause| cannot_write(from, &cause))
+        };
+        let refused = |problem| FetchError::refused(from, problem);
+        // Where this answer must end, and how long the whole is.
+        let (end, total) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => match partial.continues_with(response.headers()) {
+                Ok(range) => (Some(range.end), range.total),
+                Err(problem) => {
+                    begin_again(partial)?;
+                    return Err(FetchError::transient(from, problem));
+                }
+            },
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                begin_again(partial)?;
                 return Err(FetchError::transient(
                     from,
-                    "the server sent another range than was asked for",
+                    "the file became shorter on the server while it was fetched",
                 ));
             }
-        }
-        partial.validator = validator(response.headers());
-        if let Some(length) = response.content_length() {
-            let total = partial.length() + length;
-            size.check(total)
-                .map_err(|problem| FetchError::refused(from, problem))?;
-            space::ensure(&partial.file, length)
-                .map_err(|problem| FetchError::refused(from, problem))?;
+            _ => {
+                if partial.length() > 0 {
+                    begin_again(partial)?;
+                }
+                partial.begins_with(response.headers());
+                (response.content_length(), response.content_length())
+            }
+        };
+        if let Some(total) = total {
+            size.check(total).map_err(refused)?;
+            space::ensure(&partial.file, total - partial.length()).map_err(refused)?;
             task.expect(total);
         }
         let mut buffer = vec![0; 128 << 10];
+        let mut pace = Pace::new(&self.network.policy);
         loop {
-            if self.stop.requested() {
-                return Err(FetchError::refused(from, "given up"));
+            let count = self.piece(&mut response, &mut buffer, &mut pace, from)?;
+            if count == 0 {
+                break;
             }
-            let count = match response.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
-                Err(cause) => return Err(self.broken(from, &cause)),
-            };
             if partial.length() + count as u64 > size.limit() {
                 return Err(FetchError::refused(
                     from,
@@ -387,91 +378,132 @@ impl Client {
                 .map_err(|cause| cannot_write(from, &cause))?;
             task.advance(count as u64);
         }
+        let length = partial.length();
+        if end.is_some_and(|end| length != end) {
+            begin_again(partial)?;
+            let problem = "the server sent another part than it said";
+            return Err(FetchError::transient(from, problem));
+        }
+        if total.is_some_and(|total| length < total) {
+            return Err(FetchError::transient(from, "the server sent only a part"));
+        }
         // A body without a stated length that ends early ends like any other.
-        size.check(partial.length())
+        size.check(length)
             .map_err(|problem| FetchError::transient(from, problem))
     }
 
-    fn send(
-        &self,
-        method: Method,
-        from: &Url,
-        ask: Ask<'_>,
-        headers: HeaderMap,
-    ) -> Result<Response, FetchError> {
-        let mut request = self.http.request(method, from.clone()).headers(headers);
-        if let Some(accept) = ask.accept {
-            request = request.header(ACCEPT, accept);
+    fn send(&self, request: Request<'_>, from: &Url, ask: Ask<'_>) -> Result<Response, FetchError> {
+        let ranged = request.headers.contains_key(RANGE);
+        let mut headers = request.headers;
+        if let Some(accept) = ask.accept.and_then(|accept| accept.parse().ok()) {
+            headers.insert(ACCEPT, accept);
         }
-        if let Some(token) = ask.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(authorization) = ask.authorization {
+            let header = authorization.header().ok_or_else(|| {
+                FetchError::refused(from, "the token for it holds what no header may")
+            })?;
+            headers.insert(AUTHORIZATION, header);
         }
-        let response = request.send().map_err(|cause| {
-            if cause.is_redirect() || cause.is_builder() {
-                FetchError::refused(from, causes(&cause))
-            } else if cause.is_timeout() {
-                FetchError::transient(from, self.silence())
+        let answer = match request.form {
+            None => self
+                .http
+                .request(request.method, from.clone())
+                .headers(headers)
+                .send(),
+            Some(form) => {
+                let once = self.network.client(Redirects::Refused);
+                let once = once.map_err(|cause| FetchError::refused(from, format!("{cause:#}")))?;
+                once.request(request.method, from.clone())
+                    .headers(headers)
+                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(form.to_owned())
+                    .send()
+            }
+        };
+        let response = answer.map_err(|cause| {
+            let error = unanswered(from, &cause, self.silence());
+            if cause.is_connect() {
+                through_proxies(error)
             } else {
-                FetchError::transient(from, causes(&cause))
+                error
             }
         })?;
-        let status = response.status();
-        if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return Ok(response);
-        }
-        let answer = format!("the server answered {status}");
-        Err(match status {
-            StatusCode::UNAUTHORIZED => FetchError {
-                kind: Kind::Unauthorized(
-                    response
-                        .headers()
-                        .get(WWW_AUTHENTICATE)
-                        .and_then(|value| value.to_str().ok())
-                        .unwrap_or_default()
-                        .to_owned(),
-                ),
-                ..FetchError::refused(from, answer)
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if ranged => {
+                Ok(response)
             }
-            .advise("kpot fetches without a login; use --mirror with a server that needs none"),
-            StatusCode::FORBIDDEN => FetchError::refused(from, answer).advise(
-                "it may exist and not be for everybody; use --mirror with a server that has it",
-            ),
-            StatusCode::NOT_FOUND | StatusCode::GONE => FetchError::refused(from, answer).advise(
-                "check the version or the name, and that a mirror has the publisher's layout",
-            ),
-            // The file has become shorter than what we have of it: start again.
-            StatusCode::RANGE_NOT_SATISFIABLE
-            | StatusCode::REQUEST_TIMEOUT
-            | StatusCode::TOO_MANY_REQUESTS => FetchError::transient(from, answer),
-            status if status.is_server_error() => FetchError::transient(from, answer)
-                .advise("the server's own trouble; try again later or use --mirror"),
-            _ => FetchError::refused(from, answer),
-        })
+            _ => Err(refusal(from, &response)),
+        }
+    }
+
+    /// A whole body of `limit` bytes at most.
+    fn read(&self, mut response: Response, from: &Url, limit: u64) -> Result<Vec<u8>, FetchError> {
+        let beyond = |problem| FetchError::refused(from, problem);
+        if let Some(length) = response.content_length() {
+            Size::AtMost(limit).check(length).map_err(beyond)?;
+        }
+        let mut pace = Pace::new(&self.network.policy);
+        let (mut body, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
+        loop {
+            let count = self.piece(&mut response, &mut buffer, &mut pace, from)?;
+            if count == 0 {
+                return Ok(body);
+            }
+            if (body.len() + count) as u64 > limit {
+                return Err(beyond(format!(
+                    "it has more than the limit of {limit} bytes"
+                )));
+            }
+            body.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    /// The next piece of a body; 0 bytes are its end.
+    fn piece(
+        &self,
+        response: &mut Response,
+        buffer: &mut [u8],
+        pace: &mut Pace,
+        from: &Url,
+    ) -> Result<usize, FetchError> {
+        loop {
+            if self.stop.requested() {
+                return Err(given_up(from));
+            }
+            let started = Instant::now();
+            match response.read(buffer) {
+                Ok(0) => return Ok(0),
+                Ok(count) => {
+                    pace.took(started.elapsed(), count as u64)
+                        .map_err(|problem| FetchError::transient(from, problem))?;
+                    return Ok(count);
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(self.broken(from, &cause)),
+            }
+        }
     }
 
     fn retry<T>(
         &self,
         task: &Task,
-        attempt: impl FnMut() -> Result<T, FetchError>,
+        attempt: impl Fn() -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
-        let stop = self.stop.clone();
-        attempt
-            .retry(
-                ExponentialBuilder::default()
-                    .with_min_delay(self.policy.pause)
-                    .with_max_delay(self.policy.pause * 16)
-                    .with_max_times(self.policy.retries)
-                    .with_jitter(),
-            )
-            .sleep(move |time| stop.sleep(time))
-            .when(|error| error.is_transient() && !self.stop.requested())
-            .notify(|error, pause| {
-                task.note(&format!(
-                    "{error}; trying again in {:.1} s",
-                    pause.as_secs_f32()
-                ));
-            })
-            .call()
+        let mut retries = Retries::new(&self.network.policy, &self.stop, task);
+        loop {
+            match attempt() {
+                Ok(done) => return Ok(done),
+                Err(error) => retries.wait(error, 0)?,
+            }
+        }
+    }
+
+    /// Leave to speak with the host of `from`.
+    fn enter(&self, from: &Url) -> Result<Leave<'_>, FetchError> {
+        self.hosts
+            .enter(from, &self.stop)
+            .ok_or_else(|| given_up(from))
     }
 
     fn broken(&self, from: &Url, cause: &io::Error) -> FetchError {
@@ -488,149 +520,60 @@ impl Client {
     }
 
     fn silence(&self) -> String {
-        format!("nothing came for {:.0?}", self.policy.stall)
+        format!("nothing came for {:.0?}", self.network.policy.stall)
     }
 }
 
-/// A file that is being fetched, with the digests of what is there.
-struct Partial {
-    file: File,
-    sha256: Hasher,
-    sha512: Option<sha2::Sha512>,
-    /// What `If-Range` compares, from the answer that the bytes so far came with.
-    validator: Option<reqwest::header::HeaderValue>,
-}
-
-impl Partial {
-    fn new(file: File, hash: Algorithm) -> Self {
-        Self {
-            file,
-            sha256: Hasher::new(),
-            sha512: (hash == Algorithm::Sha512).then(sha2::Sha512::new),
-            validator: None,
+/// What an answer means that is not the thing itself.
+fn refusal(from: &Url, response: &Response) -> FetchError {
+    let (status, headers) = (response.status(), response.headers());
+    // Where it redirects may be another host, whose name helps; the rest of that address may be a secret for a while.
+    let elsewhere = authority(response.url()).filter(|host| authority(from).as_ref() != Some(host));
+    let answer = match &elsewhere {
+        Some(host) => format!("{host}, where it redirects, answered {status}"),
+        None => format!("the server answered {status}"),
+    };
+    let refused = FetchError::refused(from, answer);
+    match status {
+        // What another host wants to know is no business of ours.
+        StatusCode::UNAUTHORIZED if elsewhere.is_none() => {
+            let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
+            let challenges: Vec<&str> = challenges.filter_map(|it| it.to_str().ok()).collect();
+            refused.unauthorized(challenges.join(", ")).advise(
+                "if it is not for everybody: docker login, for images; or use --mirror with a server that has it",
+            )
         }
-    }
-
-    fn length(&self) -> u64 {
-        self.sha256.length()
-    }
-
-    fn resumable(&self) -> Option<reqwest::header::HeaderValue> {
-        self.validator.clone().filter(|_| self.length() > 0)
-    }
-
-    fn restart(&mut self) -> io::Result<()> {
-        self.file.rewind()?;
-        self.file.set_len(0)?;
-        self.sha256 = Hasher::new();
-        self.sha512 = self.sha512.as_ref().map(|_| sha2::Sha512::new());
-        Ok(())
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.sha256.update(bytes);
-        if let Some(sha512) = &mut self.sha512 {
-            sha512.update(bytes);
+        StatusCode::FORBIDDEN => refused.advise(
+            "it may exist and not be for everybody: docker login, for images; or use --mirror with a server that has it",
+        ),
+        StatusCode::NOT_FOUND | StatusCode::GONE => refused
+            .advise("check the version or the name, and that a mirror has the publisher's layout"),
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => refused.advise(PROXY_LOGIN),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            refused.wait(retry_after(headers, SystemTime::now()))
         }
-        Ok(())
+        status if status.is_server_error() => refused
+            .wait(retry_after(headers, SystemTime::now()))
+            .advise("the server's own trouble; try again later or use --mirror"),
+        _ => refused,
     }
+}
 
-    fn finish(self) -> Saved {
-        let hex = |state: sha2::Sha512| {
-            let digits = state.finalize();
-            digits
-                .iter()
-                .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-        };
-        Saved {
-            file: self.file,
-            size: self.sha256.length(),
-            sha256: self.sha256.finish(),
-            sha512: self.sha512.map(hex),
+fn given_up(from: &Url) -> FetchError {
+    FetchError::refused(from, "given up")
+}
+
+/// A connection that fails may be the proxy's, which the message would not name.
+fn through_proxies(error: FetchError) -> FetchError {
+    match proxies::named(|name| env::var(name).ok()) {
+        Ok(named) if !named.is_empty() => {
+            error.and(&format!("a proxy is set by {}", named.join(", ")))
         }
-    }
-}
-
-/// A weak `ETag` says only that two bodies mean the same, not that they are the same bytes.
-fn validator(headers: &HeaderMap) -> Option<reqwest::header::HeaderValue> {
-    headers
-        .get(ETAG)
-        .filter(|tag| !tag.as_bytes().starts_with(b"W/"))
-        .or_else(|| headers.get(LAST_MODIFIED))
-        .cloned()
-}
-
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    match may_follow(attempt.previous(), attempt.url()) {
-        Ok(()) => attempt.follow(),
-        Err(refusal) => attempt.error(refusal),
-    }
-}
-
-/// Whether the way through `previous` may go on to `next`.
-fn may_follow(previous: &[Url], next: &Url) -> Result<(), String> {
-    let secure = |url: &Url| url.scheme() == "https";
-    if previous.iter().any(secure) && !secure(next) {
-        Err(format!("it redirects from https to {next}"))
-    } else if previous.len() > REDIRECTS {
-        Err(format!("it redirects more than {REDIRECTS} times"))
-    } else {
-        Ok(())
+        _ => error,
     }
 }
 
 fn cannot_write(from: &Url, cause: &io::Error) -> FetchError {
     FetchError::refused(from, format!("cannot write it down: {cause}"))
         .advise("what is fetched is kept beside the output file until the pot is written")
-}
-
-/// An HTTP error's causes without its own text, which repeats the address.
-fn causes(error: &reqwest::Error) -> String {
-    let mut texts = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        texts.push(cause.to_string());
-        source = cause.source();
-    }
-    texts.dedup();
-    if texts.is_empty() {
-        error.to_string()
-    } else {
-        texts.join(": ")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_never_leave_https_and_end() {
-        let url = |text: &str| Url::parse(text).unwrap();
-        let (secure, plain) = (url("https://a.example/"), url("http://a.example/"));
-        assert!(may_follow(std::slice::from_ref(&secure), &url("https://b.example/")).is_ok());
-        assert!(may_follow(std::slice::from_ref(&plain), &secure).is_ok());
-        assert!(may_follow(std::slice::from_ref(&plain), &plain).is_ok());
-        let refused = may_follow(&[plain.clone(), secure], &plain).unwrap_err();
-        assert!(refused.contains("from https to http://"), "{refused}");
-        assert!(may_follow(&vec![plain.clone(); REDIRECTS + 1], &plain).is_err());
-    }
-
-    #[test]
-    fn only_strong_validators_resume() {
-        let mut headers = HeaderMap::new();
-        headers.insert(ETAG, "W/\"x\"".parse().unwrap());
-        assert_eq!(validator(&headers), None);
-        headers.insert(
-            LAST_MODIFIED,
-            "Sat, 21 Nov 2026 08:00:00 GMT".parse().unwrap(),
-        );
-        assert_eq!(
-            validator(&headers).unwrap(),
-            "Sat, 21 Nov 2026 08:00:00 GMT"
-        );
-        headers.insert(ETAG, "\"x\"".parse().unwrap());
-        assert_eq!(validator(&headers).unwrap(), "\"x\"");
-    }
 }

@@ -2,20 +2,20 @@
 //!
 //! It speaks the distribution API's two forms that are in use (Docker's schema 2 and OCI) and takes nothing on trust: a manifest is compared with the digest that
 //! named it (its index, or the registry's `Docker-Content-Digest` where it was asked for by tag), a config and a layer with their manifest, sizes with their
-//! descriptors. Anonymous bearer tokens are fetched as registries demand them; logging in is not for this client. Refused, with the reason: schema 1, an index
-//! within an index, layers that live elsewhere ("foreign"), anything that is no Linux image for the wanted architecture.
+//! descriptors. Who we are to a registry is for `tokens`. Refused, with the reason: schema 1, an index within an index, layers that live elsewhere ("foreign"), anything that
+//! is no Linux image for the wanted architecture.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
 use bundle_spec::{Arch, Sha256, limits};
 use oci_spec::image::{Arch as OciArch, Descriptor, ImageIndex, ImageManifest, Os};
 use reqwest::Url;
 use serde::Deserialize;
 
-use crate::fetch::http::{Ask, Client, FetchError, Reply, Saved, Size};
+use super::http::{Ask, Client, FetchError, Reply, Saved, Size};
+use super::partial::Partial;
+use super::tokens::Tokens;
 use crate::image_name::ImageName;
 use crate::mirrors;
 use crate::progress::Task;
@@ -26,9 +26,6 @@ const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json";
-
-/// The largest token answer, in bytes; tokens have one to four thousand.
-const TOKEN_LIMIT: u64 = 256 << 10;
 
 /// An image with everything that is needed to fetch and check its layers.
 #[derive(Debug)]
@@ -91,8 +88,7 @@ impl Described {
 /// The registries of a run.
 pub struct Registries<'a> {
     client: &'a Client,
-    /// Bearer tokens by registry and repository.
-    tokens: Mutex<HashMap<(String, String), String>>,
+    tokens: Tokens<'a>,
 }
 
 /// The part of an image's config that is checked; the rest is the runtime's business.
@@ -119,18 +115,12 @@ struct Shape {
     layers: Option<serde::de::IgnoredAny>,
 }
 
-#[derive(Deserialize)]
-struct TokenReply {
-    token: Option<String>,
-    access_token: Option<String>,
-}
-
 impl<'a> Registries<'a> {
     /// Registries that are reached through `client`.
     pub fn new(client: &'a Client) -> Self {
         Self {
             client,
-            tokens: Mutex::default(),
+            tokens: Tokens::new(client),
         }
     }
 
@@ -219,25 +209,29 @@ impl<'a> Registries<'a> {
         task: &Task,
     ) -> Result<Saved, FetchError> {
         let url = address(name, "blobs", &layer.digest.to_string())?;
-        let size = Size::Exactly(layer.size);
-        let saved = self.with_token(name, task, |token| {
+        let from = self.client.route(&url);
+        let file = new_file().map_err(|cause| {
+            FetchError::refused(
+                &from,
+                format!("cannot make a temporary file for it: {cause}"),
+            )
+        })?;
+        // Tokens live for minutes: a layer that takes longer goes on with another one where it was.
+        let mut partial = Partial::new(file, Algorithm::Sha256);
+        self.tokens.with(name, task, |authorization| {
             let ask = Ask {
-                token,
+                authorization,
                 ..Ask::plain(&url)
             };
-            let to = new_file().map_err(|cause| {
-                FetchError::refused(
-                    &url,
-                    format!("cannot make a temporary file for it: {cause}"),
-                )
-            })?;
-            self.client.save(ask, to, size, Algorithm::Sha256, task)
+            let size = Size::Exactly(layer.size);
+            self.client.fill(ask, size, task, &mut partial)
         })?;
+        let saved = partial.finish();
         if saved.sha256 == layer.digest {
             Ok(saved)
         } else {
             Err(FetchError::refused(
-                &url,
+                &from,
                 format!("its digest is {} instead of {}", saved.sha256, layer.digest),
             ))
         }
@@ -327,83 +321,14 @@ impl<'a> Registries<'a> {
         limit: u64,
         task: &Task,
     ) -> Result<Reply, FetchError> {
-        self.with_token(name, task, |token| {
+        self.tokens.with(name, task, |authorization| {
             let ask = Ask {
                 accept: Some(ACCEPT),
-                token,
+                authorization,
                 ..Ask::plain(url)
             };
             self.client.get(ask, limit, task)
         })
-    }
-
-    /// Asks with the token that is there, and once more with a fresh one where the registry demands it.
-    fn with_token<T>(
-        &self,
-        name: &ImageName,
-        task: &Task,
-        request: impl Fn(Option<&str>) -> Result<T, FetchError>,
-    ) -> Result<T, FetchError> {
-        let key = (name.registry().to_owned(), name.repository().to_owned());
-        let known = self.lock().get(&key).cloned();
-        let refused = match request(known.as_deref()) {
-            Err(error) if error.challenge().is_some() => error,
-            other => return other,
-        };
-        let Some(token) = self.token(name, &refused, task)? else {
-            return Err(refused);
-        };
-        let result = request(Some(&token));
-        self.lock().insert(key, token);
-        result
-    }
-
-    /// An anonymous token, where the challenge names a place that hands them out.
-    fn token(
-        &self,
-        name: &ImageName,
-        refused: &FetchError,
-        task: &Task,
-    ) -> Result<Option<String>, FetchError> {
-        let Some(challenge) = refused.challenge().and_then(Challenge::parse) else {
-            return Ok(None);
-        };
-        let root = mirrors::registry_root(name.registry())
-            .map_err(|problem| FetchError::refused(name, problem))?;
-        let registry = self.client.route(&root);
-        let mut realm = Url::parse(&challenge.realm).map_err(|cause| {
-            FetchError::refused(
-                &registry,
-                format!("it names no address for tokens: {cause}"),
-            )
-        })?;
-        if registry.scheme() == "https" && realm.scheme() != "https" {
-            return Err(FetchError::refused(
-                &registry,
-                format!("it hands out tokens without https, at {realm}"),
-            ));
-        }
-        {
-            let mut query = realm.query_pairs_mut();
-            if let Some(service) = &challenge.service {
-                query.append_pair("service", service);
-            }
-            let scope = challenge
-                .scope
-                .clone()
-                .unwrap_or_else(|| format!("repository:{}:pull", name.repository()));
-            query.append_pair("scope", &scope);
-        }
-        let reply = self.client.get(Ask::plain(&realm), TOKEN_LIMIT, task)?;
-        let parsed: TokenReply = serde_json::from_slice(&reply.body).map_err(|_| {
-            // The body may hold a token: it is not repeated.
-            FetchError::refused(&reply.from, "it did not answer with a token")
-        })?;
-        Ok(parsed.token.or(parsed.access_token))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), String>> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -411,39 +336,6 @@ impl<'a> Registries<'a> {
 enum Form {
     Manifest,
     Index,
-}
-
-/// A registry's `WWW-Authenticate: Bearer …`.
-#[derive(Debug, PartialEq, Eq)]
-struct Challenge {
-    realm: String,
-    service: Option<String>,
-    scope: Option<String>,
-}
-
-impl Challenge {
-    /// `None` for every other scheme: there is no login here.
-    fn parse(header: &str) -> Option<Self> {
-        let (scheme, mut rest) = header.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let mut values = HashMap::new();
-        while let Some((key, after)) = rest.split_once('=') {
-            let key = key.trim_matches([' ', ',']).to_ascii_lowercase();
-            let (value, after) = match after.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
-                None => after.split_once(',').unwrap_or((after, "")),
-            };
-            values.insert(key, value.to_owned());
-            rest = after;
-        }
-        Some(Self {
-            realm: values.remove("realm")?,
-            service: values.remove("service"),
-            scope: values.remove("scope"),
-        })
-    }
 }
 
 fn address(name: &ImageName, what: &str, reference: &str) -> Result<Url, FetchError> {
@@ -576,40 +468,6 @@ fn compare(reply: &Reply, expected: Sha256) -> Result<(), FetchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn challenges_are_read() {
-        let rows = [
-            (
-                r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/busybox:pull,push""#,
-                Some((
-                    "https://auth.docker.io/token",
-                    Some("registry.docker.io"),
-                    Some("repository:library/busybox:pull,push"),
-                )),
-            ),
-            (
-                r#"bearer realm="https://x.example/t""#,
-                Some(("https://x.example/t", None, None)),
-            ),
-            (
-                "Bearer realm=https://x.example/t, service=s",
-                Some(("https://x.example/t", Some("s"), None)),
-            ),
-            (r#"Basic realm="x""#, None),
-            ("Bearer", None),
-            (r#"Bearer realm="https://unfinished"#, None),
-            ("", None),
-        ];
-        for (header, expected) in rows {
-            let expected = expected.map(|(realm, service, scope)| Challenge {
-                realm: realm.to_owned(),
-                service: service.map(str::to_owned),
-                scope: scope.map(str::to_owned),
-            });
-            assert_eq!(Challenge::parse(header), expected, "{header}");
-        }
-    }
 
     #[test]
     fn layers_are_taken_by_their_type() {

@@ -39,9 +39,6 @@ use lanes::{Next, Outcome, Threads};
 use relatives::{Common, Reference, Waiting};
 use spool::Spool;
 
-/// Fetches at once: enough to hide the latency of a far server, few enough for any server's limits.
-pub const FETCHERS: usize = 6;
-
 /// The largest download, in bytes; the largest known (kubelet 1.14) has 128 MB.
 const DOWNLOAD_LIMIT: u64 = 2 << 30;
 
@@ -150,7 +147,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         .chain((0..shop.plan.downloads.len()).map(Fetch::Download))
         .collect();
     let threads = Threads {
-        fetch: FETCHERS,
+        fetch: shop.client.connections(),
         pack: shop.jobs,
     };
     lanes::run(

@@ -1,0 +1,181 @@
+//! Why something was not fetched, and whether another try may help.
+//!
+//! Every error names the address that was asked, and none repeats what may be secret: no header, no body, no query of an address that a server made up.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use reqwest::Url;
+use rustls::CertificateError;
+
+/// Why something was not fetched.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot fetch {url}: {problem}{}", .advice.map_or(String::new(), |advice| format!(" ({advice})")))]
+pub struct FetchError {
+    url: String,
+    problem: String,
+    advice: Option<&'static str>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    /// Another try may help; the server may have said when.
+    Transient(Option<Duration>),
+    /// Another try gives the same.
+    Final,
+    /// The server wants to know who asks; its challenges.
+    Unauthorized(String),
+}
+
+impl FetchError {
+    /// A problem with what was fetched from `url`, which another try will not cure.
+    pub fn refused(url: impl fmt::Display, problem: impl Into<String>) -> Self {
+        Self {
+            url: url.to_string(),
+            problem: problem.into(),
+            advice: None,
+            kind: Kind::Final,
+        }
+    }
+
+    /// The same with a word on what to try.
+    #[must_use]
+    pub fn advise(mut self, advice: &'static str) -> Self {
+        self.advice = Some(advice);
+        self
+    }
+
+    /// The server's challenges, where it refused because it does not know who asks.
+    pub fn challenge(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Unauthorized(challenge) => Some(challenge),
+            Kind::Transient(_) | Kind::Final => None,
+        }
+    }
+
+    pub(super) fn transient(url: &Url, problem: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Transient(None),
+            ..Self::refused(url, problem)
+        }
+    }
+
+    /// Another try may help, but not before the time that the server named.
+    #[must_use]
+    pub(super) fn wait(mut self, time: Option<Duration>) -> Self {
+        self.kind = Kind::Transient(time);
+        self
+    }
+
+    #[must_use]
+    pub(super) fn unauthorized(mut self, challenges: String) -> Self {
+        self.kind = Kind::Unauthorized(challenges);
+        self
+    }
+
+    /// It was tried so often.
+    #[must_use]
+    pub(super) fn tried(mut self, times: usize) -> Self {
+        if times > 1 {
+            self.problem = format!("{}; tried {times} times", self.problem);
+        }
+        self
+    }
+
+    /// More to the problem.
+    #[must_use]
+    pub(super) fn and(mut self, more: &str) -> Self {
+        self.problem = format!("{}; {more}", self.problem);
+        self
+    }
+
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self.kind, Kind::Transient(_))
+    }
+
+    /// How long the server wants to be left alone.
+    pub(super) fn asked_to_wait(&self) -> Option<Duration> {
+        match self.kind {
+            Kind::Transient(time) => time,
+            Kind::Final | Kind::Unauthorized(_) => None,
+        }
+    }
+}
+
+/// What went wrong before there was an answer. A certificate that is not believed now is not believed in a second either.
+pub(super) fn unanswered(from: &Url, error: &reqwest::Error, silence: String) -> FetchError {
+    if let Some(certificate) = certificate(error) {
+        return FetchError::refused(
+            from,
+            format!("its certificate is not trusted: {certificate}"),
+        )
+        .advise(remedy(certificate));
+    }
+    let causes = causes(error);
+    if error.is_redirect() || error.is_builder() {
+        FetchError::refused(from, causes)
+    } else if causes.contains("proxy authorization required") {
+        FetchError::refused(from, causes).advise(PROXY_LOGIN)
+    } else if error.is_timeout() {
+        FetchError::transient(from, silence)
+    } else {
+        FetchError::transient(from, causes)
+    }
+}
+
+/// What to try where a proxy wants to know who asks.
+pub(super) const PROXY_LOGIN: &str =
+    "give the proxy's user and password in its variable: http://USER:PASSWORD@PROXY";
+
+fn remedy(certificate: &CertificateError) -> &'static str {
+    match certificate {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            "compare this machine's clock; if it is right, the server's certificate must be renewed"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "use the name that the certificate is for; something may answer in the server's place"
+        }
+        _ => "if a private CA made it, give that CA's certificate with --cacert FILE",
+    }
+}
+
+/// The fault of the server's certificate, where that is the cause.
+fn certificate<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(certificate)) = error.downcast_ref() {
+            return Some(certificate);
+        }
+        // The `source` of an I/O error is that of the error inside, not that error itself.
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// An HTTP error's causes without its own text, which repeats the address.
+pub(super) fn causes(error: &reqwest::Error) -> String {
+    let mut texts = Vec::new();
+    let mut source = Error::source(error);
+    while let Some(cause) = source {
+        texts.push(cause.to_string());
+        source = cause.source();
+    }
+    texts.dedup();
+    if texts.is_empty() {
+        error.to_string()
+    } else {
+        texts.join(": ")
+    }
+}
