@@ -1,8 +1,9 @@
 //! `--mirror HOST=URL`: where things are fetched from instead of where they are published.
 //!
 //! A mirror stands for everything on its host, downloads and registries alike: `https://HOST/path` becomes `URL/path`. Hosts that are one service under several
-//! names (k8s.gcr.io and registry.k8s.io; Docker Hub's three) share a mirror. Plain http is used only where a mirror's URL says so. Credentials in a URL are
-//! refused: they would stand in the process list.
+//! names (k8s.gcr.io and registry.k8s.io; Docker Hub's three) share a mirror. A registry that keeps its copies of another one below a namespace of its own is named with
+//! the beginning of its API: with `https://HOST/v2/PROJECT`, `/v2/path` becomes `https://HOST/v2/PROJECT/path`. Plain http is used only where a mirror's URL says so.
+//! Credentials in a URL are refused: they would stand in the process list.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -80,7 +81,11 @@ impl Mirrors {
             return url.clone();
         };
         let mut routed = base;
-        let path = format!("{}{}", routed.path().trim_end_matches('/'), url.path());
+        let below = routed.path().trim_end_matches('/');
+        let path = match url.path().strip_prefix("/v2/") {
+            Some(path) if below == "/v2" || below.starts_with("/v2/") => format!("{below}/{path}"),
+            _ => format!("{below}{}", url.path()),
+        };
         routed.set_path(&path);
         routed.set_query(url.query());
         routed
@@ -148,6 +153,22 @@ mod tests {
             routed(&mirrors, "https://download.docker.com/x"),
             "https://download.docker.com/x"
         );
+    }
+
+    #[test]
+    fn a_mirror_may_be_a_namespace_of_another_registry() {
+        for (base, expected) in [
+            ("/v2/hub", "/v2/hub/library/busybox/manifests/1"),
+            ("/v2/hub/", "/v2/hub/library/busybox/manifests/1"),
+            ("/v2", "/v2/library/busybox/manifests/1"),
+            ("/hub", "/hub/v2/library/busybox/manifests/1"),
+        ] {
+            let mirrors = mirrors(&[&format!("docker.io=https://mirror.example{base}")]).unwrap();
+            let url = registry_root("docker.io").unwrap();
+            let url = url.join("v2/library/busybox/manifests/1").unwrap();
+            let routed = mirrors.route(&url);
+            assert_eq!(routed.path(), expected);
+        }
     }
 
     #[test]
