@@ -79,7 +79,8 @@ impl Network {
     /// # Errors
     /// Where TLS cannot be set up, for want of trusted authorities say, or a proxy's variable names none.
     pub(super) fn client(&self, redirects: Redirects) -> anyhow::Result<Http> {
-        proxies::named(|name| env::var(name).ok()).map_err(usage)?;
+        let variable = |name: &str| env::var(name).ok();
+        proxies::named(variable).map_err(usage)?;
         // Fails where a provider is installed already, by an earlier client of this process: the same one.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Http::builder()
@@ -94,6 +95,9 @@ impl Network {
                 Redirects::Refused => redirect::Policy::none(),
             })
             .tls_certs_merge(self.authorities.iter().cloned());
+        if proxies::unwanted(variable) {
+            builder = builder.no_proxy();
+        }
         if let Some(resolver) = &self.resolver {
             builder = builder.dns_resolver(Arc::new(Given(Arc::clone(resolver))));
         }

@@ -39,6 +39,12 @@ pub(super) fn named(get: impl Fn(&str) -> Option<String>) -> Result<Vec<&'static
     Ok(named)
 }
 
+/// Whether no proxy is to be used at all (`NO_PROXY=*`). The HTTP client would take the star for names only, and not for addresses.
+pub(super) fn unwanted(get: impl Fn(&str) -> Option<String>) -> bool {
+    let value = get("NO_PROXY").or_else(|| get("no_proxy"));
+    value.is_some_and(|value| value.split(',').any(|entry| entry.trim() == "*"))
+}
+
 /// Without a scheme it is an HTTP proxy.
 fn is_proxy(value: &str) -> bool {
     let with_scheme = if value.contains("://") {

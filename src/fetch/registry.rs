@@ -171,6 +171,15 @@ impl<'a> Registries<'a> {
             .route(&address(name, "manifests", &name.reference())?))
     }
 
+    /// Where a layer of the image called `name` is really fetched from.
+    ///
+    /// # Errors
+    /// As for [`Self::location`].
+    pub fn layer_location(&self, name: &ImageName, layer: &RemoteLayer) -> Result<Url, FetchError> {
+        let url = address(name, "blobs", &layer.digest.to_string())?;
+        Ok(self.client.route(&url))
+    }
+
     /// The image's manifest for `arch`, behind an index or not, compared with every digest that is known of it.
     fn manifest(&self, name: &ImageName, arch: Arch, task: &Task) -> Result<Reply, FetchError> {
         let url = address(name, "manifests", &name.reference())?;
@@ -187,7 +196,9 @@ impl<'a> Registries<'a> {
             return Ok(reply);
         }
         let chosen = choose(&reply, arch)?;
-        let inner = self.manifest_by_descriptor(name, &chosen, task)?;
+        // A digest is one before it becomes part of an address.
+        let digest = sha256(&chosen, &reply.from)?;
+        let inner = self.manifest_by_digest(name, digest, chosen.size(), task)?;
         match shape(&inner)? {
             Form::Manifest => Ok(inner),
             Form::Index => Err(FetchError::refused(
@@ -237,23 +248,19 @@ impl<'a> Registries<'a> {
         }
     }
 
-    fn manifest_by_descriptor(
+    fn manifest_by_digest(
         &self,
         name: &ImageName,
-        descriptor: &Descriptor,
+        digest: Sha256,
+        size: u64,
         task: &Task,
     ) -> Result<Reply, FetchError> {
-        let url = address(name, "manifests", descriptor.digest().as_ref())?;
-        let digest = sha256(descriptor, &url)?;
+        let url = address(name, "manifests", &digest.to_string())?;
         let reply = self.ask(name, &url, limits::MANIFEST, task)?;
-        if reply.body.len() as u64 != descriptor.size() {
+        if reply.body.len() as u64 != size {
             return Err(FetchError::refused(
                 &reply.from,
-                format!(
-                    "it has {} bytes instead of {}",
-                    reply.body.len(),
-                    descriptor.size()
-                ),
+                format!("it has {} bytes instead of {size}", reply.body.len()),
             ));
         }
         compare(&reply, digest)?;
@@ -269,8 +276,8 @@ impl<'a> Registries<'a> {
     ) -> Result<RemoteImage, FetchError> {
         let refused = |problem: String| FetchError::refused(&reply.from, problem);
         let manifest = image_manifest(reply)?;
-        let config_url = address(name, "blobs", manifest.config().digest().as_ref())?;
-        let id = sha256(manifest.config(), &config_url)?;
+        let id = sha256(manifest.config(), &reply.from)?;
+        let config_url = address(name, "blobs", &id.to_string())?;
         let config = self.ask(name, &config_url, limits::MANIFEST, task)?;
         compare(&config, id)?;
         let parsed: Config = serde_json::from_slice(&config.body).map_err(|cause| {

@@ -18,8 +18,9 @@ use crate::pack::relatives::Reference;
 use crate::pack::spool::FromStart;
 use crate::progress::Task;
 
-/// The largest window that is accepted in a registry's zstd layer, as a power of two. Eight MiB are usual, 128 MiB is what zstd itself reads without being asked.
-const FOREIGN_WINDOW_LOG: u32 = 27;
+/// The largest window that is accepted in a registry's zstd layer, as a power of two: what every decoder is to support by RFC 8878, and what the usual tools write at most.
+/// A window stands in memory; the 128 MiB that zstd reads without being asked are all that the builder may use.
+const FOREIGN_WINDOW_LOG: u32 = 23;
 
 /// Streams that end within this many bytes are compressed with their length known, and so with a window no larger than they are.
 const SMALL: usize = 1 << 20;

@@ -365,6 +365,9 @@ impl Run<'_> {
             unpacked: layer.diff_id,
             reference: None,
         };
+        // Where it came from, for whoever must be told that it is bad.
+        let from = self.registries.layer_location(name, layer)?;
+        let label = format!("{label}, fetched from {from}");
         Ok(match self.shop.layers {
             Layers::Verbatim => {
                 vec![Next::Pack(weight, Pack::Kept(label, source, layer.digest))]

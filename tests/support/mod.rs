@@ -7,14 +7,14 @@
     reason = "each test binary uses its part; tests own their temporary files"
 )]
 
+pub mod certificates;
 pub mod pots;
+pub mod raw;
 pub mod server;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
-
-use assert_cmd::Command;
+use std::process::{Command, Output};
 
 use upstream::Upstream;
 
@@ -60,14 +60,29 @@ impl Desk {
 
     /// Runs kpot with its configuration on this desk.
     pub fn kpot(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_kpot"))
+        self.kpot_with(arguments, &[])
+    }
+
+    /// The same with these variables. Proxies and logins of whoever runs the tests are not theirs.
+    pub fn kpot_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied()).output().unwrap()
+    }
+
+    /// kpot with these arguments, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kpot"));
+        for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command
+                .env_remove(name)
+                .env_remove(name.to_ascii_uppercase());
+        }
+        command
             .args(arguments)
             .current_dir(self.out())
             .env("XDG_CONFIG_HOME", self.path("config"))
-            .env_remove("http_proxy")
-            .env_remove("HTTP_PROXY")
-            .output()
-            .unwrap()
+            .env("DOCKER_CONFIG", self.path("docker"));
+        command
     }
 
     /// `kpot build` of the upstream's version into `out/NAME`, with more arguments.
