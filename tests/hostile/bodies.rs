@@ -274,3 +274,21 @@ fn a_part_that_nobody_asked_for_is_refused() {
     let saved = save(&client(network()), &server.url(), Size::AtMost(10));
     refused(saved, &server.url(), &["206"]);
 }
+
+#[test]
+fn what_surrounds_chunks_may_not_be_endless() {
+    for piece in ["X: y\r\n", "xxxxxxxxxxxxxxxx"] {
+        for beginning in ["4\r\nabcd\r\n0\r\n", "4;x="] {
+            let server = Raw::start(move |_, _, wire| {
+                head(wire, "200 OK", "Transfer-Encoding: chunked\r\n")?;
+                wire.write_all(beginning.as_bytes())?;
+                without_end(wire, piece.as_bytes())
+            });
+            refused(
+                get(&client(network()), &server.url(), 100),
+                &server.url(),
+                &[],
+            );
+        }
+    }
+}

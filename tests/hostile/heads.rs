@@ -24,7 +24,14 @@ fn a_header_without_end_is_given_up() {
             Duration::from_millis(100),
         )
     });
-    for server in [endless, many, slow] {
+    let informational = Raw::start(|_, _, wire| {
+        loop {
+            wire.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")?;
+            wire.flush()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    for server in [endless, many, slow, informational] {
         refused(
             get(&client(network()), &server.url(), 100),
             &server.url(),

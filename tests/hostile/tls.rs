@@ -74,6 +74,14 @@ fn what_speaks_no_tls_is_refused() {
 }
 
 #[test]
+fn a_handshake_that_hangs_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    let words = ["nothing came for", "tried 3 times"];
+    refused(get(&client(network()), &url, 10), &url, &words);
+}
+
+#[test]
 fn a_redirect_to_plain_http_is_refused() {
     let authority = Authority::new();
     let plain = Raw::start(hello);
