@@ -184,11 +184,16 @@ impl<'a> Registries<'a> {
     fn manifest(&self, name: &ImageName, arch: Arch, task: &Task) -> Result<Reply, FetchError> {
         let url = address(name, "manifests", &name.reference())?;
         let reply = self.ask(name, &url, limits::MANIFEST, task)?;
-        let announced = reply
-            .headers
-            .get("Docker-Content-Digest")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.parse().ok());
+        let announced = reply.headers.get("Docker-Content-Digest").map(|value| {
+            let digest = value.to_str().unwrap_or_default().parse::<Sha256>();
+            digest.map_err(|cause| {
+                FetchError::refused(
+                    &reply.from,
+                    format!("the digest that it announces: {cause}"),
+                )
+            })
+        });
+        let announced = announced.transpose()?;
         for expected in [name.digest(), announced].into_iter().flatten() {
             compare(&reply, expected)?;
         }

@@ -71,7 +71,7 @@ fn manifest_refused(manifest: &Value, words: &[&str]) {
 fn a_manifest_without_end_is_cut_at_its_limit() {
     for start in ["", "{\"schemaVersion\": 2, \"layers\": ["] {
         let server = Raw::start(move |_, _, wire| {
-            head(wire, "200 OK", "Docker-Content-Digest: none\r\n")?;
+            head(wire, "200 OK", "")?;
             wire.write_all(start.as_bytes())?;
             without_end(wire, b"                                ")
         });
@@ -145,6 +145,22 @@ fn digests_that_nobody_knows_are_refused_wherever_they_stand() {
         let mut index = image.index(&json!({ "os": "linux", "architecture": "amd64" }));
         index["manifests"][1]["digest"] = json!(digest);
         manifest_refused(&index, &["digest"]);
+    }
+}
+
+#[test]
+fn a_digest_that_is_announced_must_be_one_that_can_be_compared() {
+    let manifest = bytes(&FakeImage::new("etcd").manifest);
+    for announced in [
+        format!("sha999:{}", "ab".repeat(32)),
+        "none".to_owned(),
+        Sha256::of(b"something else").to_string(),
+    ] {
+        let served = manifest.clone();
+        let header = format!("Docker-Content-Digest: {announced}\r\n");
+        let server = Raw::start(move |_, _, wire| answer(wire, "200 OK", &header, &served));
+        refused(resolve(&server), &server.url(), &[&announced, "digest"]);
+        assert_eq!(server.seen().len(), 1);
     }
 }
 
