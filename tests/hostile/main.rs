@@ -13,6 +13,7 @@ mod limits;
 mod logins;
 mod names;
 mod proxies;
+mod real;
 mod tls;
 
 use std::fs::File;

@@ -1,10 +1,10 @@
 //! A private authority, and certificates of servers that it made: real ones, new in every run.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -44,16 +44,7 @@ impl Authority {
 
     /// What a server for `name` needs.
     pub fn server(&self, name: &str, validity: Validity) -> ServerConfig {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let (from, to) = match validity {
-            Validity::Good => (2020, 2090),
-            Validity::Expired => (2019, 2020),
-            Validity::NotYet => (2089, 2090),
-        };
-        params.not_before = rcgen::date_time_ymd(from, 1, 1);
-        params.not_after = rcgen::date_time_ymd(to, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let (certificate, key) = self.issue(name, validity);
         ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(
@@ -63,8 +54,22 @@ impl Authority {
             .unwrap()
     }
 
-    /// The same, shared.
-    pub fn shared(&self, name: &str) -> Arc<ServerConfig> {
-        Arc::new(self.server(name, Validity::Good))
+    /// The same as PEM, for a server that is another program: its certificate and its key.
+    pub fn pems(&self, name: &str) -> (String, String) {
+        let (certificate, key) = self.issue(name, Validity::Good);
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn issue(&self, name: &str, validity: Validity) -> (Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let (from, to) = match validity {
+            Validity::Good => (2020, 2090),
+            Validity::Expired => (2019, 2020),
+            Validity::NotYet => (2089, 2090),
+        };
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
     }
 }
