@@ -322,7 +322,7 @@ fn anonymous_tokens_are_fetched_as_registries_demand_them() {
     let refused = desk.build(&upstream, "y.pot", &["--image", &name]);
     assert_eq!(code(&refused), 1);
     assert!(
-        stderr(&refused).contains("without a login"),
+        stderr(&refused).contains("docker login"),
         "{}",
         stderr(&refused)
     );
