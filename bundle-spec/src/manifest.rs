@@ -16,6 +16,9 @@ use crate::version::{Arch, KubeVersion};
 /// The format that this crate reads and writes.
 pub const FORMAT: u32 = 1;
 
+/// How the names of artifacts begin that are carried and not installed; the rest is the name of their one file.
+pub const EXTRA: &str = "file.";
+
 /// What a pot holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -120,6 +123,25 @@ pub struct Artifact {
     pub files: Vec<ArtifactFile>,
 }
 
+impl Artifact {
+    /// The one file of an extra: something that is carried for people, and that no program uses. `None` for everything else.
+    pub fn extra(&self) -> Option<&ArtifactFile> {
+        self.name.strip_prefix(EXTRA)?;
+        self.files.first()
+    }
+
+    fn check_extra(&self) -> Result<(), Error> {
+        match (self.name.strip_prefix(EXTRA), &self.files[..]) {
+            (None, _) => Ok(()),
+            (Some(name), [file]) if file.name == name => Ok(()),
+            (Some(name), _) => Err(Error::manifest(format!(
+                "lists other files for {} than the one called {name}",
+                self.name
+            ))),
+        }
+    }
+}
+
 /// How a download was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -130,7 +152,7 @@ pub enum Checked {
     PublishedSha512,
     /// Against a digest in kpot's version data, with its sources named there.
     ShippedPin,
-    /// Against a digest that the builder was given (`--pin`).
+    /// Against a digest that the builder was given (`--pin`); or the builder was given the file itself.
     GivenPin,
 }
 
@@ -326,6 +348,7 @@ impl Manifest {
                 format!("lists no file for {}", artifact.name)
             })?;
             ascending("files", artifact.files.iter().map(|file| &file.name))?;
+            artifact.check_extra()?;
             for file in &artifact.files {
                 plain_name("file", &file.name)?;
                 take(&artifact.name, &file.blob)?;

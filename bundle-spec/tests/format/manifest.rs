@@ -342,3 +342,46 @@ fn the_format_is_looked_at_before_the_rest() {
         );
     }
 }
+
+#[test]
+fn an_extra_is_one_file_called_as_its_name_says() {
+    let with = |name: &str, files: &[&str]| {
+        let (mut manifest, _) = small();
+        let file = &manifest.artifacts[0].files[0];
+        let artifact = Artifact {
+            name: name.to_owned(),
+            files: files
+                .iter()
+                .map(|name| ArtifactFile {
+                    name: (*name).to_owned(),
+                    ..file.clone()
+                })
+                .collect(),
+            ..manifest.artifacts[0].clone()
+        };
+        manifest.artifacts.push(artifact);
+        manifest.artifacts.sort_by(|a, b| a.name.cmp(&b.name));
+        manifest
+    };
+    let good = with("file.crictl", &["crictl"]);
+    let read = Manifest::decode(&good.encode().unwrap()).unwrap();
+    assert_eq!(read, good);
+    let extra = read.artifact("file.crictl").unwrap().extra().unwrap();
+    assert_eq!(extra.name, "crictl");
+    // Whoever looks for the program does not find the extra.
+    assert!(read.artifact("crictl").is_none());
+    for (name, files) in [
+        ("file.x", &["y"][..]),
+        ("file.x", &["file.x"]),
+        ("file.x", &["x", "y"]),
+        ("file.", &["x"]),
+    ] {
+        let refused = with(name, files).encode().unwrap_err().to_string();
+        assert!(refused.contains(&format!("for {name} than")), "{refused}");
+    }
+    for name in ["file", "files.x", "afile.x"] {
+        let manifest = with(name, &["y", "z"]);
+        manifest.encode().unwrap();
+        assert!(manifest.artifact(name).unwrap().extra().is_none());
+    }
+}

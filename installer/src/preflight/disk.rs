@@ -123,6 +123,9 @@ pub fn to_write(
         None => false,
     };
     for artifact in &manifest.artifacts {
+        if artifact.extra().is_some() {
+            continue;
+        }
         let (dir, sum) = match artifact.name.as_str() {
             "cni-plugins" => ("/opt/cni/bin", &mut sum.plugins),
             "docker" if foreign_docker => continue,

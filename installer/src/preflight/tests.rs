@@ -457,6 +457,8 @@ fn only_what_is_not_there_is_counted() {
         .artifact("docker", &["docker", "dockerd"])
         .artifact("kubelet", &["kubelet"])
         .artifact("cni-plugins", &["bridge"])
+        // Stays in the pot.
+        .artifact("file.notes.txt", &["notes.txt"])
         .image("a:1", "{\"a\":1}", &[&[1; 100], &[2; 10]])
         .image("b:1", "{\"b\":2}", &[&[1; 100], &[3; 1]])
         .verified();
