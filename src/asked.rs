@@ -121,6 +121,7 @@ mod tests {
             kubernetes: KubeVersion::new(1, 20, 2),
             arch: Arch::Amd64,
             images: extra.to_vec(),
+            files: Vec::new(),
             pins: Vec::new(),
             docker_version: None,
             cni_version: None,

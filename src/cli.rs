@@ -1,6 +1,6 @@
 //! The command line, parsed into types at the edge.
 
-mod network;
+pub mod network;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -28,6 +28,12 @@ pub struct Cli {
 pub enum Command {
     /// Download, check and pack everything that a master of one Kubernetes version needs
     Build(Box<Build>),
+    /// Write a commented recipe, kpot.yaml
+    Init(Init),
+    /// Print the JSON schema of recipes, for editors
+    Schema,
+    /// Pin everything that a pot is made of by digest and size, in kpot.lock; packs nothing
+    Lock(Box<Lock>),
     /// Make the key that pots are signed with
     Keygen(Keygen),
     /// Check a pot's signature and every byte of it
@@ -53,64 +59,36 @@ pub enum Command {
 /// `kpot build`
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A kpot.lock beside the recipe (in this folder where there is no recipe) is followed: what it pins is all that gets into the pot. See kpot lock.
 Exit codes: 0 done, 1 failed, 2 usage. A failed build leaves the output file as it was.")]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line, and none depends on another"
 )]
 pub struct Build {
-    /// The Kubernetes version: v1.14.0, or 1.14 (or stable-1.14) for its latest patch, or stable
-    /// for the latest of all, as the release server tells
-    #[arg(long = "k8s", value_name = "VERSION")]
-    pub kubernetes: Wanted,
-    /// The architecture of the machine that the pot is for
-    #[arg(long, default_value_t = Arch::Amd64)]
-    pub arch: Arch,
-    /// An image that the cluster needs besides its control plane, its pod network's for example; may be repeated
-    #[arg(long = "image", value_name = "REF")]
-    pub images: Vec<ImageName>,
-    /// Fetch everything on HOST from URL instead: downloads and images alike; may be repeated
-    #[arg(long = "mirror", value_name = "HOST=URL")]
-    pub mirrors: Vec<Mirror>,
+    /// What the pot is made of
+    #[command(flatten)]
+    pub wish: Wish,
+    /// What becomes of a lock
+    #[command(flatten)]
+    pub follow: Follow,
     /// How the network is reached.
     #[command(flatten)]
     pub network: network::Flags,
-    /// The digest that a download must have, before any published one; may be repeated
-    #[arg(long = "pin", value_name = "NAME=sha256:HEX")]
-    pub pins: Vec<Pin>,
-    /// Docker's version, instead of the default for this Kubernetes
-    #[arg(long, value_name = "VERSION")]
-    pub docker_version: Option<Version>,
-    /// The CNI plugins' version, instead of the default for this Kubernetes
-    #[arg(long, value_name = "VERSION")]
-    pub cni_version: Option<Version>,
     /// The key that signs the pot, instead of the one that `kpot keygen` made
     #[arg(long, value_name = "KEY", conflicts_with = "unsigned")]
     pub sign_key: Option<PathBuf>,
     /// Do not sign: such a pot can be inspected, and never installed
     #[arg(long)]
     pub unsigned: bool,
-    /// A pot of the same name with a larger serial replaces this one
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub serial: u64,
-    /// How hard to compress: fast, balanced, or max, which takes minutes, and up to 160 MiB of memory
-    /// instead of 64 MiB where the pot is installed
-    #[arg(
-        long,
-        value_name = "EFFORT",
-        default_value = "balanced",
-        hide_possible_values = true
-    )]
-    pub compression: Effort,
-    /// Keep the layers of images as their registry has them, and the manifests that name them, so
-    /// that they can be pushed again with the same digests
-    #[arg(long)]
-    pub verbatim: bool,
+    /// A pot of the same name with a larger serial replaces this one [default: 1]
+    #[arg(long, value_name = "N")]
+    pub serial: Option<u64>,
     /// How many cores to compress on, as far as the memory allows: kpot keeps within 128 MiB, at
     /// --compression max within 768 MiB. The pot is the same with any number [default: all]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// The file to write [default: kpot-VERSION-ARCH.pot]
+    /// The file to write [default: kpot-VERSION-ARCH.pot]; of a build for one architecture
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Show what would be fetched, from where, how it is checked and how large it is; write
@@ -122,6 +100,87 @@ pub struct Build {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// How closely a build follows the lock.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Follow {
+    /// Hold to kpot.lock strictly: there must be one, and any difference is refused, in what is asked for, in what the
+    /// servers have now, and in this kpot itself
+    #[arg(long, conflicts_with = "no_lock")]
+    pub locked: bool,
+    /// Leave kpot.lock alone, and take what the servers have now
+    #[arg(long)]
+    pub no_lock: bool,
+}
+
+/// What a pot is made of, for every command that plans one.
+#[derive(Debug, Default, Args)]
+pub struct Wish {
+    /// The recipe: a file with what the flags below say, and more (kpot init writes one). A flag wins over it, and a
+    /// list of flags is added to its list [default: ./kpot.yaml, where there is one]
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub recipe: Option<PathBuf>,
+    /// The Kubernetes version: v1.14.0, or 1.14 (or stable-1.14) for its latest patch, or stable
+    /// for the latest of all, as the release server tells
+    #[arg(long = "k8s", value_name = "VERSION")]
+    pub kubernetes: Option<Wanted>,
+    /// The architecture of the machine that the pot is for [default: amd64]; may be repeated, for a pot each
+    #[arg(long = "arch", value_name = "ARCH")]
+    pub arches: Vec<Arch>,
+    /// An image that the cluster needs besides its control plane, its pod network's for example; may be repeated
+    #[arg(long = "image", value_name = "REF")]
+    pub images: Vec<ImageName>,
+    /// Fetch everything on HOST from URL instead: downloads and images alike; may be repeated
+    #[arg(long = "mirror", value_name = "HOST=URL")]
+    pub mirrors: Vec<Mirror>,
+    /// The digest that a download must have, before any published one; may be repeated
+    #[arg(long = "pin", value_name = "NAME=sha256:HEX")]
+    pub pins: Vec<Pin>,
+    /// Docker's version, instead of the default for this Kubernetes
+    #[arg(long, value_name = "VERSION")]
+    pub docker_version: Option<Version>,
+    /// The CNI plugins' version, instead of the default for this Kubernetes
+    #[arg(long, value_name = "VERSION")]
+    pub cni_version: Option<Version>,
+    /// How hard to compress: fast, balanced, or max, which takes minutes, and up to 160 MiB of memory
+    /// instead of 64 MiB where the pot is installed [default: what the lock says, or balanced]
+    #[arg(long, value_name = "EFFORT", hide_possible_values = true)]
+    pub compression: Option<Effort>,
+    /// Keep the layers of images as their registry has them, and the manifests that name them, so
+    /// that they can be pushed again with the same digests
+    #[arg(long)]
+    pub verbatim: bool,
+}
+
+/// `kpot lock`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The lock is kpot.lock beside kpot.yaml (NAME.lock beside NAME.yaml). What it pins stays pinned; what it lacks is fetched, checked and added; what nobody asks for any more is left out. \
+kpot build follows a lock that is there.
+Exit codes: 0 done, 1 failed, 2 usage. A failure leaves the lock as it was.")]
+pub struct Lock {
+    /// What the pot is made of
+    #[command(flatten)]
+    pub wish: Wish,
+    /// Pin NAME anew, and nothing else: an artifact (kubeadm, file.notes.txt), an image with its tag, or `kubernetes`
+    /// for the version that --k8s stands for today, with all that belongs to it; may be repeated
+    #[arg(long = "update", value_name = "NAME")]
+    pub updates: Vec<String>,
+    /// How the network is reached.
+    #[command(flatten)]
+    pub network: network::Flags,
+}
+
+/// `kpot init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The file to write
+    #[arg(value_name = "FILE", default_value = "kpot.yaml")]
+    pub file: PathBuf,
+    /// Replace a file that is there already
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `kpot keygen`
@@ -181,7 +240,7 @@ pub struct Diff {
 /// `kpot extract`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A program becomes DIR/kubelet or DIR/docker/dockerd, an image DIR/images/k8s.gcr.io_pause_3.2.tar, which `docker load -i` reads. Each file is written whole or not at all.
+A program becomes DIR/kubelet or DIR/docker/dockerd, an image DIR/images/k8s.gcr.io_pause_3.2.tar, which `docker load -i` reads, a file that is carried besides DIR/files/NAME. Each file is written whole or not at all.
 Exit codes: 0 done, 1 failed, 2 usage, 4 the pot is not trusted.")]
 pub struct Extract {
     /// A .pot file, or the folder that one was unpacked to

@@ -1,6 +1,6 @@
 //! Which contents of a pot become which files, and their bytes on the way there.
 //!
-//! A program lies at `ARTIFACT/FILE`, or at its artifact's name where it is all of it; an image at `images/NAME.tar`. Artifacts and files have names that a manifest
+//! A program lies at `ARTIFACT/FILE`, or at its artifact's name where it is all of it; an image at `images/NAME.tar`; what is carried besides at `files/NAME`. Artifacts and files have names that a manifest
 //! cannot hold unless they are plain ones; of an image's name, whatever is not plain becomes `_`. So every place is below the folder that the user named.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,9 @@ use crate::progress::Task;
 
 /// The folder of the images.
 const IMAGES: &str = "images";
+
+/// The folder of what is carried besides.
+const FILES: &str = "files";
 
 /// The longest part of an image's name that its file's name keeps, in bytes; file systems take 255.
 const NAME_LIMIT: usize = 200;
@@ -43,6 +46,8 @@ pub struct Item<'m> {
 pub enum Content<'m> {
     /// A program, as it came.
     Program(&'m Blob),
+    /// A file that is carried besides, as it came.
+    Extra(&'m Blob),
     /// An image, as `docker save` would write it.
     Image(&'m Image, DockerArchive<'m>),
 }
@@ -85,15 +90,22 @@ fn everything(manifest: &Manifest) -> anyhow::Result<Vec<Item<'_>>> {
     for artifact in &manifest.artifacts {
         let alone = artifact.files.len() == 1 && artifact.files[0].name == artifact.name;
         for file in &artifact.files {
-            let name = if alone {
+            let blob = manifest.blob(&file.blob).with_context(unlisted)?;
+            let extra = artifact.extra().is_some();
+            let name = if alone || extra {
                 artifact.name.clone()
             } else {
                 format!("{}/{}", artifact.name, file.name)
             };
+            let (place, content) = if extra {
+                (Path::new(FILES).join(&file.name), Content::Extra(blob))
+            } else {
+                (PathBuf::from(&name), Content::Program(blob))
+            };
             items.push(Item {
-                place: PathBuf::from(&name),
+                place,
                 name,
-                content: Content::Program(manifest.blob(&file.blob).with_context(unlisted)?),
+                content,
                 also: &[],
                 artifact: Some(&artifact.name),
             });
@@ -188,16 +200,16 @@ impl Item<'_> {
     /// The bytes of the file; an image's has some kilobytes more.
     pub fn size(&self) -> u64 {
         match &self.content {
-            Content::Program(blob) => blob.unpacked_size,
+            Content::Program(blob) | Content::Extra(blob) => blob.unpacked_size,
             Content::Image(_, archive) => archive.size(),
         }
     }
 
-    /// The permission bits of the file: what a pot carries as an artifact's files are programs.
+    /// The permission bits of the file: what a pot carries as an artifact's files are programs, unless they are extras.
     pub const fn mode(&self) -> u32 {
         match self.content {
             Content::Program(_) => 0o755,
-            Content::Image(..) => 0o644,
+            Content::Image(..) | Content::Extra(_) => 0o644,
         }
     }
 
@@ -211,7 +223,7 @@ impl Item<'_> {
             Ok(Counted { content, task })
         };
         match &self.content {
-            Content::Program(blob) => {
+            Content::Program(blob) | Content::Extra(blob) => {
                 open(blob).and_then(|mut content| io::copy(&mut content, out).map(drop))
             }
             Content::Image(_, archive) => archive.write(out, open),

@@ -43,6 +43,23 @@ impl ImageName {
         self.digest
     }
 
+    /// The same image, asked for by the digest of its manifest.
+    #[must_use]
+    pub fn pinned(&self, digest: Sha256) -> Self {
+        Self {
+            digest: Some(digest),
+            ..self.clone()
+        }
+    }
+
+    /// The name with all that was asked for: the digest too, where there is one.
+    pub fn whole(&self) -> String {
+        match self.digest {
+            Some(digest) => format!("{self}@{digest}"),
+            None => self.familiar(),
+        }
+    }
+
     /// The name as `docker images` prints it: without Docker Hub's `docker.io/` and `library/`, with the tag.
     pub fn familiar(&self) -> String {
         let repository = &self.repository;

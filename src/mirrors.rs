@@ -17,6 +17,13 @@ pub struct Mirror {
     base: Url,
 }
 
+impl Mirror {
+    /// Whether both stand for the same service, under whichever of its names.
+    pub fn serves_the_same(&self, other: &Self) -> bool {
+        service(&self.host) == service(&other.host)
+    }
+}
+
 impl FromStr for Mirror {
     type Err = String;
 

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use bundle_spec::manifest::{Checked, Runtime, RuntimeName};
 use bundle_spec::{Arch, KubeVersion, Sha256};
 
+use crate::extra::Extra;
 use crate::image_name::ImageName;
 use crate::releases::{Algorithm, Minor, Releases};
 
@@ -77,6 +78,18 @@ impl ArtifactName {
     }
 }
 
+impl FromStr for ArtifactName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|known| known.text() == text);
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(Self::text).join(", ");
+            format!("{text:?} is nothing that can be pinned: expected one of {names}")
+        })
+    }
+}
+
 impl fmt::Display for ArtifactName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.text())
@@ -99,13 +112,7 @@ impl FromStr for Pin {
         let (name, digest) = text
             .split_once('=')
             .ok_or_else(|| format!("{text:?} is not NAME=sha256:HEX"))?;
-        let known = ArtifactName::ALL
-            .into_iter()
-            .find(|known| known.text() == name);
-        let name = known.ok_or_else(|| {
-            let names = ArtifactName::ALL.map(ArtifactName::text).join(", ");
-            format!("{name:?} is nothing that can be pinned: expected one of {names}")
-        })?;
+        let name = name.parse()?;
         let digest = digest.parse().map_err(|cause| format!("{cause}"))?;
         Ok(Self { name, digest })
     }
@@ -120,6 +127,8 @@ pub struct Request {
     pub arch: Arch,
     /// Images besides the control plane's.
     pub images: Vec<ImageName>,
+    /// Files to carry besides.
+    pub files: Vec<Extra>,
     /// Digests given by hand.
     pub pins: Vec<Pin>,
     /// Docker instead of the default.
@@ -141,6 +150,8 @@ pub struct Plan {
     pub cni: String,
     /// Files to download, in the order of the manifest.
     pub downloads: Vec<Download>,
+    /// Files to carry besides, sorted by name.
+    pub files: Vec<Extra>,
     /// Images to pull, each once, sorted by name.
     pub images: Vec<ImageName>,
     /// What the user should know and decide about.
@@ -190,6 +201,14 @@ pub enum Check {
 }
 
 impl Check {
+    /// The digest that it must have, where that is known already.
+    pub const fn digest(&self) -> Option<Sha256> {
+        match self {
+            Self::Published { .. } => None,
+            Self::Shipped(digest) | Self::Given(digest) => Some(*digest),
+        }
+    }
+
     /// What a manifest says of a download that was checked so.
     pub const fn checked(&self) -> Checked {
         match self {
@@ -262,6 +281,7 @@ pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
         },
         cni,
         downloads,
+        files: files(request)?,
         images,
         warnings,
     })
@@ -386,6 +406,20 @@ fn kubernetes_download(name: ArtifactName, request: &Request, minor: &Minor) -> 
         url,
         layout: Layout::Program,
     }
+}
+
+/// The files to carry besides; each name once.
+fn files(request: &Request) -> Result<Vec<Extra>, String> {
+    let mut files = BTreeMap::new();
+    for file in &request.files {
+        if files.insert(file.name.clone(), file.clone()).is_some() {
+            return Err(format!(
+                "two files are called {}: give one of them another name",
+                file.name
+            ));
+        }
+    }
+    Ok(files.into_values().collect())
 }
 
 /// The control plane's images under the names that this version's kubeadm asks for, and the ones given besides.

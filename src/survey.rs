@@ -1,6 +1,6 @@
 //! How large the parts of a plan are, asked of their servers without fetching them.
 //!
-//! Asked are the length of each download (`HEAD`), and each image's manifest with its index: no blob, no config, no checksum file. What is read is held to the same limits
+//! Asked are the length of each download and file (`HEAD`; of a file that is here, the system), and each image's manifest with its index: no blob, no config, no checksum file. What is read is held to the same limits
 //! and checks as in a build. A server that does not tell is no failure: the size is unknown, and why is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use bundle_spec::Sha256;
 use reqwest::Url;
 
+use crate::extra::{self, Extra, Place};
 use crate::fetch::http::Ask;
 use crate::fetch::registry::{Described, Registries};
 use crate::fetch::{Client, FetchError, Stop};
@@ -23,6 +24,8 @@ use crate::progress::Progress;
 pub struct Survey {
     /// Of each download.
     pub downloads: Vec<Told<u64>>,
+    /// Of each file.
+    pub files: Vec<Told<u64>>,
     /// Of each image.
     pub images: Vec<Told<Described>>,
 }
@@ -47,7 +50,8 @@ pub struct Total {
 impl Survey {
     /// The sizes together.
     pub fn total(&self) -> Total {
-        let files = self.downloads.iter().map(|told| told.answer.as_ref().ok());
+        let files = self.downloads.iter().chain(&self.files);
+        let files = files.map(|told| told.answer.as_ref().ok());
         let images: Vec<&Described> = self
             .images
             .iter()
@@ -75,12 +79,14 @@ fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
 
 enum Piece<'a> {
     Download(usize, &'a Download),
+    File(usize, &'a Extra),
     Image(usize, &'a ImageName),
 }
 
 #[derive(Default)]
 struct Answers {
     downloads: BTreeMap<usize, Told<u64>>,
+    files: BTreeMap<usize, Told<u64>>,
     images: BTreeMap<usize, Told<Described>>,
 }
 
@@ -98,9 +104,11 @@ pub fn survey(
     let answers = Mutex::new(Answers::default());
     let lock = || answers.lock().unwrap_or_else(PoisonError::into_inner);
     let downloads = plan.downloads.iter().enumerate();
+    let files = plan.files.iter().enumerate();
     let images = plan.images.iter().enumerate();
     let start = downloads
         .map(|(index, download)| Piece::Download(index, download))
+        .chain(files.map(|(index, file)| Piece::File(index, file)))
         .chain(images.map(|(index, name)| Piece::Image(index, name)))
         .collect();
     let threads = Threads {
@@ -112,6 +120,10 @@ pub fn survey(
             Piece::Download(index, download) => {
                 let told = ask_download(download, client, progress)?;
                 lock().downloads.insert(index, told);
+            }
+            Piece::File(index, file) => {
+                let told = ask_file(file, client, progress)?;
+                lock().files.insert(index, told);
             }
             Piece::Image(index, name) => {
                 let task = progress.task(&name.familiar(), None);
@@ -133,6 +145,7 @@ pub fn survey(
     let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Survey {
         downloads: answers.downloads.into_values().collect(),
+        files: answers.files.into_values().collect(),
         images: answers.images.into_values().collect(),
     })
 }
@@ -143,15 +156,41 @@ fn ask_download(
     progress: &Progress,
 ) -> anyhow::Result<Told<u64>> {
     let url = Url::parse(&download.url).with_context(|| format!("{:?}", download.url))?;
-    let task = progress.task(&format!("{} {}", download.name, download.version), None);
-    let from = client.route(&url);
-    let length = client.length(Ask::plain(&url), &task);
+    let label = format!("{} {}", download.name, download.version);
+    Ok(ask_length(&url, &label, client, progress))
+}
+
+fn ask_file(file: &Extra, client: &Client, progress: &Progress) -> anyhow::Result<Told<u64>> {
+    let path = match &file.place {
+        Place::At(address, _) => {
+            return Ok(ask_length(
+                address.url(),
+                &file.name.to_string(),
+                client,
+                progress,
+            ));
+        }
+        Place::Here(path, _) => path,
+    };
+    let whole = std::path::absolute(path)
+        .ok()
+        .and_then(|path| Url::from_file_path(path).ok());
+    Ok(Told {
+        from: whole.with_context(|| format!("{} is not the path of a file", path.display()))?,
+        answer: extra::length(path),
+    })
+}
+
+fn ask_length(url: &Url, label: &str, client: &Client, progress: &Progress) -> Told<u64> {
+    let task = progress.task(label, None);
+    let from = client.route(url);
+    let length = client.length(Ask::plain(url), &task);
     let answer = length
         .and_then(|length| {
             length.ok_or_else(|| FetchError::refused(&from, "the server does not tell its size"))
         })
         .map_err(|error| error.to_string());
-    Ok(Told { from, answer })
+    Told { from, answer }
 }
 
 #[cfg(test)]
@@ -177,6 +216,7 @@ mod tests {
     fn what_images_share_counts_once_and_what_is_unknown_is_said() {
         let survey = Survey {
             downloads: vec![told(Ok(1000)), told(Err("404".to_owned()))],
+            files: vec![told(Ok(20))],
             images: vec![
                 image(&[("base", 500), ("one", 1)]),
                 image(&[("base", 500), ("two", 2)]),
@@ -186,7 +226,7 @@ mod tests {
         assert_eq!(
             survey.total(),
             Total {
-                bytes: 1503,
+                bytes: 1523,
                 unknown: 2
             }
         );
@@ -196,6 +236,7 @@ mod tests {
     fn absurd_sizes_do_not_wrap() {
         let survey = Survey {
             downloads: vec![told(Ok(5))],
+            files: Vec::new(),
             images: vec![image(&[("a", u64::MAX), ("b", u64::MAX)])],
         };
         assert_eq!(survey.total().bytes, u64::MAX);

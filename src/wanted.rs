@@ -3,6 +3,7 @@
 //! `v1.14.0` and `1.14.0` are that version. `1.14` and `stable-1.14` are the newest patch of 1.14, and `stable` is the newest version of all: what they are today, the
 //! release server tells (`fetch::marker`). Pre-releases are never wanted.
 
+use std::fmt;
 use std::str::FromStr;
 
 use bundle_spec::KubeVersion;
@@ -29,6 +30,16 @@ impl Wanted {
             Self::Exact(version) => releases.minor(*version).map(drop),
             Self::Newest(Marker::StableOf(minor)) => releases.knows(*minor),
             Self::Newest(Marker::Stable) => Ok(()),
+        }
+    }
+}
+
+/// As it is asked for; the same for every spelling of the same.
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(version) => version.fmt(f),
+            Self::Newest(marker) => marker.fmt(f),
         }
     }
 }

@@ -16,6 +16,9 @@ fn help_is_as_agreed() {
     insta::assert_snapshot!("kpot", help(&["--help"]));
     for command in [
         "build",
+        "init",
+        "schema",
+        "lock",
         "keygen",
         "verify",
         "inspect",

@@ -1,7 +1,8 @@
 //! `kpot build`
 //!
-//! Everything that can be refused is refused before the first byte is fetched: the installer, the plan, the key, the place for the output. Only where `--k8s` names no
-//! whole version, the release server is asked for it before there is a plan.
+//! Everything that can be refused is refused before the first byte is fetched: the recipe, the lock, the installer, the plan, the key, the place for the output. Only
+//! where `--k8s` names no whole version and no lock holds it, the release server is asked for it before there is a plan; and with `--locked`, every server is asked
+//! what it has now.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -10,25 +11,25 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bundle_spec::manifest::Checked;
-use bundle_spec::{KubeVersion, Manifest, Sha256, SigningKey};
+use bundle_spec::{Manifest, Sha256, SigningKey};
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::prepare::Desk;
+use super::{follow, print, print_json};
 use crate::asked::{self, Asked};
 use crate::cli::Build;
 use crate::exit::usage;
-use crate::fetch::marker::Resolved;
-use crate::fetch::{Client, Policy, Stop};
+use crate::fetch::Policy;
 use crate::image_name::ImageName;
-use crate::mirrors::Mirrors;
+use crate::lock::{Lock, Target};
+use crate::order::{Order, Style};
 use crate::pack::output::{self, Written};
 use crate::pack::spool::Spool;
-use crate::pack::{Contents, Layers, Workshop, gather, memory};
-use crate::plan::{ArtifactName, Check, Plan, Request, plan};
+use crate::pack::{Contents, Depth, Workshop, gather, memory};
+use crate::plan::{ArtifactName, Check, Plan};
 use crate::progress::{Progress, bytes};
-use crate::releases::{Algorithm, Releases};
-use crate::wanted::Wanted;
-use crate::{installers, keys, table};
+use crate::releases::Algorithm;
+use crate::{keys, table};
 
 /// A plan is for a person who waits: a server that does not answer is asked once more and no longer.
 const PLANNING: Policy = Policy {
@@ -50,107 +51,140 @@ struct Report<'a> {
 }
 
 pub(super) fn run(command: Build) -> anyhow::Result<()> {
-    let installer = installers::for_arch(command.arch).ok_or_else(|| {
-        usage(format!(
-            "this kpot carries no installer for {arch}: the machine that it was built on had no compiler for it. Build kpot again after: {}",
-            installers::advice(command.arch),
-            arch = command.arch
-        ))
-    })?;
-    let mirrors = Mirrors::new(&command.mirrors).map_err(usage)?;
-    let releases = Releases::shipped().map_err(anyhow::Error::msg)?;
-    command.kubernetes.check(&releases).map_err(usage)?;
-    let signer = if command.unsigned || command.plan {
+    let order = Order::read(command.wish)?;
+    if command.output.is_some() && order.arches.len() > 1 {
+        return Err(usage(
+            "several architectures make several pots, and --output names one file",
+        ));
+    }
+    let lock = if command.follow.no_lock {
         None
     } else {
-        Some(signing_key(command.sign_key)?)
+        Lock::read(&order.lock).map_err(usage)?
     };
-    let progress = Progress::new();
-    let stop = Stop::default();
+    if command.follow.locked && lock.is_none() {
+        return Err(usage(format!(
+            "there is no lock to hold to: {} (kpot lock writes it)",
+            order.lock.display()
+        )));
+    }
     let policy = if command.plan {
         PLANNING
     } else {
         Policy::DEFAULT
     };
-    let client = Client::with(command.network.network(mirrors, policy)?, stop.clone())?;
-    let (kubernetes, resolved) = resolve(command.kubernetes, &client, &progress)?;
-    let request = Request {
-        kubernetes,
-        arch: command.arch,
-        images: command.images,
-        pins: command.pins,
-        docker_version: command.docker_version,
-        cni_version: command.cni_version,
+    let desk = Desk::new(order, policy, &command.network)?;
+    let signer = if command.unsigned || command.plan {
+        None
+    } else {
+        Some(signing_key(command.sign_key)?)
     };
-    let plan = plan(&request, &releases).map_err(usage)?;
-    if command.plan {
-        return super::plan::run(
-            &plan,
-            resolved.as_ref(),
-            &client,
-            &stop,
-            &progress,
-            command.json,
-        );
+    let planned = match &lock {
+        Some(lock) => follow::plans(&desk, lock, command.follow.locked)?,
+        None => desk.plans(None)?,
+    };
+    let style = desk.order.style(lock.as_ref());
+    for (plan, target) in &planned.plans {
+        if command.plan {
+            let resolved = planned.resolved.as_ref();
+            super::plan::run(plan, resolved, &desk, command.json)?;
+            continue;
+        }
+        let jobs = threads(&desk, style, command.jobs)?;
+        let output = command
+            .output
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(format!("{}.pot", plan.name())));
+        let making = Making {
+            plan,
+            lock: target.as_ref(),
+            output: &output,
+            jobs,
+            style,
+            serial: command.serial.or(desk.order.serial).unwrap_or(1),
+            signer: signer.as_ref(),
+            json: command.json,
+        };
+        making.make(&desk)?;
     }
-    let output = command
-        .output
-        .unwrap_or_else(|| PathBuf::from(format!("{}.pot", plan.name())));
+    Ok(())
+}
+
+/// How many cores to compress on.
+fn threads(desk: &Desk, style: Style, asked: Option<NonZeroUsize>) -> anyhow::Result<usize> {
     let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let jobs = command
-        .compression
-        .threads(command.jobs, cores, memory::available())
+    let jobs = style
+        .effort
+        .threads(asked, cores, memory::available())
         .map_err(anyhow::Error::msg)?;
-    if command.jobs.is_some_and(|asked| asked.get() > jobs) {
-        progress.line(&format!(
+    if asked.is_some_and(|asked| asked.get() > jobs) {
+        desk.progress.line(&format!(
             "compressing on {jobs} cores: there is no memory for more"
         ));
     }
-    let spool = Spool::new(&output::folder(&output)?);
-    announce(&plan, &progress);
+    Ok(jobs)
+}
 
-    let contents = gather(&Workshop {
-        plan: &plan,
-        client: &client,
-        stop: &stop,
-        spool: &spool,
-        progress: &progress,
-        jobs,
-        effort: command.compression,
-        layers: if command.verbatim {
-            Layers::Verbatim
-        } else {
-            Layers::Repacked
-        },
-    })
-    .with_context(|| format!("no pot was made of {}", plan.name()))?;
-    let asked = ask(&plan, &request.images, &contents, &spool)?;
-    for line in asked.lines(plan.kubernetes, plan.arch) {
-        progress.line(&line);
-    }
-    let manifest = contents.manifest(&plan, command.serial)?;
-    let written = output::write(&output, installer, &manifest, &spool, signer.as_ref())?;
-    progress.line(&format!("wrote {}", output.display()));
+/// One pot that is to be made.
+struct Making<'a> {
+    plan: &'a Plan,
+    lock: Option<&'a Target>,
+    output: &'a Path,
+    jobs: usize,
+    style: Style,
+    serial: u64,
+    signer: Option<&'a SigningKey>,
+    json: bool,
+}
 
-    let fingerprint = signer.as_ref().map(SigningKey::fingerprint);
-    if command.json {
-        return print_json(&Report {
-            pot: &output,
-            size: written.size,
-            identity: written.identity,
-            signer: fingerprint.as_deref(),
-            kubeadm: &asked,
-            manifest: &manifest,
-        });
+impl Making<'_> {
+    fn make(&self, desk: &Desk) -> anyhow::Result<()> {
+        let Self { plan, output, .. } = self;
+        let progress = &desk.progress;
+        let installer = super::prepare::installer(plan.arch)?;
+        let spool = Spool::new(&output::folder(output)?);
+        announce(plan, progress);
+        let contents = gather(&Workshop {
+            plan,
+            depth: Depth::Pot,
+            lock: self.lock,
+            client: &desk.client,
+            stop: &desk.stop,
+            spool: &spool,
+            progress,
+            jobs: self.jobs,
+            effort: self.style.effort,
+            layers: self.style.layers,
+        })
+        .with_context(|| format!("no pot was made of {}", plan.name()))?;
+        let asked = ask(plan, desk.order.images(), &contents, &spool)?;
+        for line in asked.lines(plan.kubernetes, plan.arch) {
+            progress.line(&line);
+        }
+        let manifest = contents.manifest(plan, self.serial)?;
+        let written = output::write(output, installer, &manifest, &spool, self.signer)?;
+        progress.line(&format!("wrote {}", output.display()));
+
+        let fingerprint = self.signer.map(SigningKey::fingerprint);
+        if self.json {
+            return print_json(&Report {
+                pot: output,
+                size: written.size,
+                identity: written.identity,
+                signer: fingerprint.as_deref(),
+                kubeadm: &asked,
+                manifest: &manifest,
+            });
+        }
+        print(&summary(
+            output,
+            &contents,
+            &manifest,
+            &written,
+            &asked.lines(plan.kubernetes, plan.arch).join("\n"),
+            fingerprint.as_deref(),
+        ))
     }
-    print(&summary(
-        &output,
-        &contents,
-        &manifest,
-        &written,
-        &asked.lines(plan.kubernetes, plan.arch).join("\n"),
-        fingerprint.as_deref(),
-    ))
 }
 
 /// Asks the kubeadm that was packed which images it wants.
@@ -166,27 +200,6 @@ fn ask(
             why: "it is not packed as a program of its own".to_owned(),
         },
     })
-}
-
-/// The version that is wanted, and what the release server said where it was asked for it.
-fn resolve(
-    wanted: Wanted,
-    client: &Client,
-    progress: &Progress,
-) -> anyhow::Result<(KubeVersion, Option<Resolved>)> {
-    let marker = match wanted {
-        Wanted::Exact(version) => return Ok((version, None)),
-        Wanted::Newest(marker) => marker,
-    };
-    let task = progress.task(&marker.to_string(), None);
-    let resolved = marker.resolve(client, &task).with_context(|| {
-        format!("cannot find out which version {marker} is; a whole one, such as v1.14.0, need not be asked for")
-    })?;
-    progress.line(&format!(
-        "{marker} is {}, as {} says",
-        resolved.version, resolved.from
-    ));
-    Ok((resolved.version, Some(resolved)))
 }
 
 /// The key that signs: the given one, or the one that `kpot keygen` made.
@@ -205,8 +218,12 @@ pub(super) fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> 
 }
 
 fn announce(plan: &Plan, progress: &Progress) {
+    let files = match plan.files.len() {
+        0 => String::new(),
+        count => format!(", {count} to carry besides"),
+    };
     progress.line(&format!(
-        "{}: {} downloads and {} images",
+        "{}: {} downloads and {} images{files}",
         plan.name(),
         plan.downloads.len(),
         plan.images.len()
@@ -228,6 +245,9 @@ fn announce(plan: &Plan, progress: &Progress) {
             "  {} {}, by its {check}",
             download.name, download.version
         ));
+    }
+    for file in &plan.files {
+        progress.line(&format!("  {}, {}", file.name, file.place()));
     }
     for image in &plan.images {
         progress.line(&format!("  {image}"));
@@ -253,6 +273,15 @@ fn summary(
             bytes(download.size),
             download.from.host_str().unwrap_or_default().to_owned(),
             how(download.checked).to_owned(),
+        ]);
+    }
+    for file in &contents.files {
+        rows.push(vec![
+            file.name.to_string(),
+            file.version.clone(),
+            bytes(file.size),
+            file.from.clone(),
+            "given by you".to_owned(),
         ]);
     }
     for image in &contents.images {

@@ -65,7 +65,7 @@ pub(super) fn run(command: &Extract) -> anyhow::Result<()> {
         let ((), size) = output::put(&file, item.mode(), existing, item.size(), write)?;
         task.finish(&format!("extracted ({})", bytes(size)));
         let (digest, id) = match &item.content {
-            Content::Program(blob) => (Some(blob.unpacked_digest), None),
+            Content::Program(blob) | Content::Extra(blob) => (Some(blob.unpacked_digest), None),
             Content::Image(image, _) => (None, Some(image.id)),
         };
         files.push(Extracted {

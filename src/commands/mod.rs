@@ -4,10 +4,15 @@ mod build;
 mod completions;
 mod diff;
 mod extract;
+mod follow;
+mod init;
 mod inspect;
 mod keygen;
+mod lock;
 mod man;
 mod plan;
+mod prepare;
+mod schema;
 mod sign;
 mod verify;
 mod version;
@@ -28,6 +33,9 @@ use crate::cli::{Cli, Command};
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Build(build) => build::run(*build),
+        Command::Init(init) => init::run(&init),
+        Command::Schema => schema::run(),
+        Command::Lock(lock) => lock::run(*lock),
         Command::Keygen(keygen) => keygen::run(&keygen),
         Command::Verify(verify) => verify::run(&verify),
         Command::Inspect(inspect) => inspect::run(&inspect),

@@ -7,12 +7,12 @@ use bundle_spec::{Arch, KubeVersion, Sha256};
 use serde::Serialize;
 
 use super::build::how;
+use super::prepare::Desk;
 use super::{print, print_json};
 use crate::fetch::marker::Resolved;
 use crate::fetch::registry::Described;
-use crate::fetch::{Client, Stop};
 use crate::plan::{Check, Plan};
-use crate::progress::{Progress, bytes};
+use crate::progress::bytes;
 use crate::survey::{Survey, survey};
 use crate::table;
 
@@ -26,6 +26,8 @@ struct Report<'a> {
     runtime: &'a Runtime,
     cni: &'a str,
     downloads: Vec<Download<'a>>,
+    /// What is carried besides.
+    files: Vec<File<'a>>,
     images: Vec<Image<'a>>,
     /// In bytes, as far as it is known; what images share once.
     size: u64,
@@ -56,6 +58,16 @@ struct Download<'a> {
 }
 
 #[derive(Serialize)]
+struct File<'a> {
+    name: String,
+    version: &'a str,
+    from: &'a str,
+    digest: Option<Sha256>,
+    size: Option<u64>,
+    problem: Option<&'a str>,
+}
+
+#[derive(Serialize)]
 struct Image<'a> {
     name: String,
     from: &'a str,
@@ -68,12 +80,11 @@ struct Image<'a> {
 pub(super) fn run(
     plan: &Plan,
     resolved: Option<&Resolved>,
-    client: &Client,
-    stop: &Stop,
-    progress: &Progress,
+    desk: &Desk,
     json: bool,
 ) -> anyhow::Result<()> {
-    let survey = survey(plan, client, stop, progress)?;
+    let progress = &desk.progress;
+    let survey = survey(plan, &desk.client, &desk.stop, progress)?;
     let report = report(plan, resolved, &survey);
     for warning in report.warnings {
         progress.line(&format!("warning: {warning}"));
@@ -87,6 +98,7 @@ pub(super) fn run(
 fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey) -> Report<'a> {
     let total = survey.total();
     let downloads = plan.downloads.iter().zip(&survey.downloads);
+    let files = plan.files.iter().zip(&survey.files);
     let images = plan.images.iter().zip(&survey.images);
     Report {
         name: plan.name(),
@@ -109,10 +121,17 @@ fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey
                     Check::Published { url, .. } => Some(url),
                     Check::Shipped(_) | Check::Given(_) => None,
                 },
-                digest: match &download.check {
-                    Check::Published { .. } => None,
-                    Check::Shipped(digest) | Check::Given(digest) => Some(*digest),
-                },
+                digest: download.check.digest(),
+                size: told.answer.as_ref().ok().copied(),
+                problem: told.answer.as_ref().err().map(String::as_str),
+            })
+            .collect(),
+        files: files
+            .map(|(file, told)| File {
+                name: file.name.to_string(),
+                version: &file.version,
+                from: told.from.as_str(),
+                digest: file.digest(),
                 size: told.answer.as_ref().ok().copied(),
                 problem: told.answer.as_ref().err().map(String::as_str),
             })
@@ -144,6 +163,15 @@ fn text(report: &Report<'_>) -> String {
             download.from.to_owned(),
         ]);
     }
+    for file in &report.files {
+        rows.push(vec![
+            file.name.clone(),
+            file.version.to_owned(),
+            size(file.size),
+            "given by you".to_owned(),
+            file.from.to_owned(),
+        ]);
+    }
     for image in &report.images {
         rows.push(vec![
             image.name.clone(),
@@ -159,6 +187,7 @@ fn text(report: &Report<'_>) -> String {
         .downloads
         .iter()
         .filter_map(|download| download.problem)
+        .chain(report.files.iter().filter_map(|file| file.problem))
         .chain(report.images.iter().filter_map(|image| image.problem));
     for problem in problems {
         // Writing to a String cannot fail.

@@ -44,6 +44,19 @@ pub struct RemoteImage {
     pub layers: Vec<RemoteLayer>,
 }
 
+impl RemoteImage {
+    /// The digest of its manifest, which pins all of it.
+    pub fn digest(&self) -> Sha256 {
+        Sha256::of(&self.manifest)
+    }
+
+    /// The size of the config and the layers in bytes, as the registry has them. A descriptor claims any number at all.
+    pub fn size(&self) -> u64 {
+        let layers = self.layers.iter().map(|layer| layer.size);
+        layers.fold(self.config.len() as u64, u64::saturating_add)
+    }
+}
+
 /// A layer in a registry.
 #[derive(Clone, Debug)]
 pub struct RemoteLayer {

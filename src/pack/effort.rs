@@ -2,11 +2,14 @@
 //!
 //! Every setting is fixed, and none depends on the machine: the same content at the same effort gives the same bytes.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
 use bundle_spec::manifest::Windows;
 use clap::ValueEnum;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use zstd::stream::raw::CParameter;
 use zstd::zstd_safe::Strategy;
 
@@ -14,7 +17,8 @@ use zstd::zstd_safe::Strategy;
 const BASE: u64 = 44 << 20;
 
 /// The effort of `--compression`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Effort {
     /// A third of the time of balanced, and less than a tenth larger.
     Fast,
@@ -22,6 +26,16 @@ pub enum Effort {
     Balanced,
     /// As small as it gets: minutes, and more memory here and where it is installed.
     Max,
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fast => "fast",
+            Self::Balanced => "balanced",
+            Self::Max => "max",
+        })
+    }
 }
 
 impl Effort {

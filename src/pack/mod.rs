@@ -7,6 +7,7 @@ pub mod archive;
 pub mod blobs;
 pub mod compress;
 pub mod effort;
+pub mod extras;
 pub mod lanes;
 pub mod memory;
 pub mod output;
@@ -15,6 +16,7 @@ pub mod space;
 pub mod spool;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,16 +27,19 @@ use bundle_spec::manifest::{
 };
 use bundle_spec::{BlobSource as _, Sha256, limits};
 use reqwest::Url;
+use serde::{Deserialize, Serialize};
 
 use crate::fetch::http::{Ask, Client, FetchError, Saved, Size};
 use crate::fetch::registry::{Compression, Registries, RemoteImage, RemoteLayer};
 use crate::fetch::{Stop, checksum};
 use crate::image_name::ImageName;
+use crate::lock::Target;
 use crate::plan::{ArtifactName, Check, Download, Layout, Plan};
 use crate::progress::{Progress, bytes};
 use crate::releases::Algorithm;
 use blobs::{Blobs, Packed, Packing, Way};
 use effort::Effort;
+pub use extras::FetchedExtra;
 use lanes::{Next, Outcome, Threads};
 use relatives::{Common, Reference, Waiting};
 use spool::Spool;
@@ -46,6 +51,10 @@ const DOWNLOAD_LIMIT: u64 = 2 << 30;
 pub struct Workshop<'a> {
     /// What to make.
     pub plan: &'a Plan,
+    /// How much of it.
+    pub depth: Depth,
+    /// What each part must be besides.
+    pub lock: Option<&'a Target>,
     /// Where to get it.
     pub client: &'a Client,
     /// Ends all transfers when one has failed.
@@ -63,7 +72,8 @@ pub struct Workshop<'a> {
 }
 
 /// What becomes of the layers of images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Layers {
     /// They are unpacked and compressed like everything else.
     Repacked,
@@ -71,10 +81,41 @@ pub enum Layers {
     Verbatim,
 }
 
+impl Layers {
+    /// What `--verbatim` stands for.
+    pub const fn of(verbatim: bool) -> Self {
+        if verbatim {
+            Self::Verbatim
+        } else {
+            Self::Repacked
+        }
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Repacked => "layers packed anew",
+            Self::Verbatim => "layers verbatim",
+        })
+    }
+}
+
+/// How much of a plan is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What its parts are: downloads and files are fetched and checked, images found. Nothing is packed.
+    Digests,
+    /// A pot.
+    Pot,
+}
+
 /// What was fetched and packed, ready for a manifest.
 pub struct Contents {
     /// Downloads in the plan's order.
     pub downloads: Vec<FetchedDownload>,
+    /// Files, in the plan's order.
+    pub files: Vec<FetchedExtra>,
     /// Images, sorted by name.
     pub images: Vec<RemoteImage>,
     blobs: Blobs,
@@ -103,6 +144,7 @@ pub struct FetchedDownload {
 
 enum Fetch {
     Download(usize),
+    File(usize),
     Image(ImageName),
     Layer(ImageName, RemoteLayer),
 }
@@ -116,6 +158,7 @@ enum Pack {
 
 struct Gathered {
     downloads: BTreeMap<usize, FetchedDownload>,
+    files: BTreeMap<usize, FetchedExtra>,
     images: Vec<RemoteImage>,
     blobs: Blobs,
     common: Common,
@@ -137,6 +180,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         registries: Registries::new(shop.client),
         gathered: Mutex::new(Gathered {
             downloads: BTreeMap::new(),
+            files: BTreeMap::new(),
             images: Vec::new(),
             blobs: Blobs::default(),
             common: Common::at(shop.effort),
@@ -145,6 +189,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
     let images = shop.plan.images.iter().cloned().map(Fetch::Image);
     let start = images
         .chain((0..shop.plan.downloads.len()).map(Fetch::Download))
+        .chain((0..shop.plan.files.len()).map(Fetch::File))
         .collect();
     let threads = Threads {
         fetch: shop.client.connections(),
@@ -165,6 +210,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
     images.sort_by_key(|image| image.name.familiar());
     Ok(Contents {
         downloads: gathered.downloads.into_values().collect(),
+        files: gathered.files.into_values().collect(),
         images,
         blobs: gathered.blobs,
         layers: shop.layers,
@@ -176,6 +222,7 @@ impl Run<'_> {
     fn fetch(&self, piece: Fetch) -> Outcome<Fetch, Pack> {
         match piece {
             Fetch::Download(index) => self.download(index),
+            Fetch::File(index) => self.file(index),
             Fetch::Image(name) => self.image(&name),
             Fetch::Layer(name, layer) => self.layer(&name, &layer),
         }
@@ -211,6 +258,14 @@ impl Run<'_> {
                 .save(Ask::plain(&url), file, size, promised.algorithm(), &task)?;
         let from = self.shop.client.route(&url);
         promised.compare(download, &from, &saved)?;
+        if let Some(lock) = self.shop.lock {
+            lock.of_fetched(
+                download.name.text(),
+                from.as_str(),
+                saved.sha256,
+                saved.size,
+            )?;
+        }
         task.finish(&format!("fetched and checked ({})", bytes(saved.size)));
 
         let name = download.name;
@@ -232,6 +287,9 @@ impl Run<'_> {
                 },
             },
         );
+        if self.shop.depth == Depth::Digests {
+            return Ok(Vec::new());
+        }
         Ok(match download.layout {
             Layout::Program if name == relatives::COMMON => {
                 let common = &mut gathered.common;
@@ -252,6 +310,27 @@ impl Run<'_> {
                 vec![Next::Pack(u64::MAX, Pack::Archive(index, saved.file))]
             }
         })
+    }
+
+    fn file(&self, index: usize) -> Outcome<Fetch, Pack> {
+        let shop = self.shop;
+        let extra = &shop.plan.files[index];
+        let task = shop.progress.task(&extra.name.to_string(), None);
+        let to = shop.spool.file().context(BESIDE)?;
+        let (fetched, file) = extras::fetch(extra, shop.client, to, &task)?;
+        let name = fetched.name.to_string();
+        if let Some(lock) = shop.lock {
+            lock.of_fetched(&name, &fetched.from, fetched.digest, fetched.size)?;
+        }
+        task.finish(&format!("read and checked ({})", bytes(fetched.size)));
+        let (digest, size) = (fetched.digest, fetched.size);
+        let mut gathered = self.lock();
+        gathered.files.insert(index, fetched);
+        if shop.depth == Depth::Digests {
+            return Ok(Vec::new());
+        }
+        let piece = piece(name, file, size, digest);
+        Ok(gathered.pack(Way::Alone, piece).into_iter().collect())
     }
 
     fn published(
@@ -313,12 +392,19 @@ impl Run<'_> {
             .registries
             .resolve(name, self.shop.plan.arch, &task)
             .with_context(|| format!("cannot pull the image {name}"))?;
+        if let Some(lock) = self.shop.lock {
+            lock.of_image(&image)?;
+        }
         let size: u64 = image.layers.iter().map(|layer| layer.size).sum();
         task.finish(&format!(
             "found ({} in {} layers)",
             bytes(size),
             image.layers.len()
         ));
+        if self.shop.depth == Depth::Digests {
+            self.lock().images.push(image);
+            return Ok(Vec::new());
+        }
         // Small, and looked at by people: stored as they are.
         let mut papers = vec![&image.config];
         if self.shop.layers == Layers::Verbatim {
@@ -564,6 +650,19 @@ impl Contents {
                 download: download.digest,
                 checked: download.checked,
                 files,
+            });
+        }
+        for file in &self.files {
+            artifacts.push(Artifact {
+                name: file.name.to_string(),
+                version: file.version.clone(),
+                source: file.source.clone(),
+                download: file.digest,
+                checked: Checked::GivenPin,
+                files: vec![ArtifactFile {
+                    name: file.name.file().to_owned(),
+                    blob: take(self.blobs.describe(&file.digest)?)?,
+                }],
             });
         }
         artifacts.sort_by(|one, other| one.name.cmp(&other.name));

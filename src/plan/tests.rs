@@ -7,6 +7,7 @@ fn request(version: &str) -> Request {
         kubernetes: version.parse().unwrap(),
         arch: Arch::Amd64,
         images: Vec::new(),
+        files: Vec::new(),
         pins: Vec::new(),
         docker_version: None,
         cni_version: None,

@@ -179,6 +179,29 @@ impl Upstream {
         digest
     }
 
+    /// Where the publishers are found here.
+    fn mirrors(&self) -> Vec<(String, String)> {
+        let url = self.server.url();
+        let hosts = ["dl.k8s.io", "download.docker.com", "github.com"];
+        let registries = ["k8s.gcr.io", self.server.address()];
+        hosts
+            .map(|host| (host.to_owned(), format!("{url}/{host}")))
+            .into_iter()
+            .chain(registries.map(|registry| (registry.to_owned(), url.clone())))
+            .collect()
+    }
+
+    /// The recipe that says what `arguments` say, but for the version and the output.
+    pub fn recipe(&self) -> String {
+        let mirror = |(host, url): &(String, String)| format!("  \"{host}\": {url}\n");
+        let mirrors: Vec<String> = self.mirrors().iter().map(mirror).collect();
+        format!(
+            "docker-version: 20.10.24\ncni-version: v1.7.1\npins:\n  docker: {}\nmirrors:\n{}",
+            self.docker,
+            mirrors.concat()
+        )
+    }
+
     /// The arguments of `kpot build` that fetch everything from here.
     pub fn arguments(&self, name: &str) -> Vec<String> {
         self.arguments_for(self.version, name)
@@ -186,18 +209,14 @@ impl Upstream {
 
     /// The same with another `--k8s`.
     pub fn arguments_for(&self, kubernetes: &str, name: &str) -> Vec<String> {
-        let url = self.server.url();
         let mut arguments: Vec<String> = ["build", "--k8s", kubernetes, "--output", name]
             .map(str::to_owned)
             .into();
         arguments
             .extend(["--docker-version", "20.10.24", "--cni-version", "v1.7.1"].map(str::to_owned));
         arguments.extend(["--pin".to_owned(), format!("docker={}", self.docker)]);
-        for host in ["dl.k8s.io", "download.docker.com", "github.com"] {
-            arguments.extend(["--mirror".to_owned(), format!("{host}={url}/{host}")]);
-        }
-        for registry in ["k8s.gcr.io", self.server.address()] {
-            arguments.extend(["--mirror".to_owned(), format!("{registry}={url}")]);
+        for (host, url) in self.mirrors() {
+            arguments.extend(["--mirror".to_owned(), format!("{host}={url}")]);
         }
         arguments
     }

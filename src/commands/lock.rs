@@ -1,0 +1,230 @@
+//! `kpot lock`
+//!
+//! Downloads and files are fetched and hashed, because what is pinned is what was seen and checked; of images, the manifest and the config are enough, which pin
+//! their layers by digest. Nothing is packed, and what was fetched is not kept.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+
+use super::prepare::{Desk, Planned};
+use super::print;
+use crate::cli;
+use crate::exit::usage;
+use crate::fetch::Policy;
+use crate::image_name::ImageName;
+use crate::lock::{Artifact, Image, Installer, Kubernetes, Lock, Target, Unpinned};
+use crate::order::Order;
+use crate::pack::output::{self, Existing};
+use crate::pack::spool::Spool;
+use crate::pack::{Depth, Workshop, gather};
+use crate::plan::Plan;
+
+/// The name in `--update` for the version that is meant, and all that belongs to it.
+const KUBERNETES: &str = "kubernetes";
+
+pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
+    let order = Order::read(command.wish)?;
+    let before = Lock::read(&order.lock).map_err(usage)?;
+    if before.is_none() && !command.updates.is_empty() {
+        return Err(usage(format!(
+            "there is nothing to update: {} is not there (kpot lock writes it)",
+            order.lock.display()
+        )));
+    }
+    let folder = output::folder(&order.lock)?;
+    let desk = Desk::new(order, Policy::default(), &command.network)?;
+    let wanted = desk.order.kubernetes.to_string();
+    let whole = command.updates.iter().all(|name| name == KUBERNETES);
+    let meant = command.updates.is_empty();
+    let known = before
+        .as_ref()
+        .filter(|lock| lock.stands_for(&wanted) && (meant || !whole));
+    let lock = if whole {
+        let planned = desk.plans(known.map(|lock| lock.kubernetes.version))?;
+        afresh(&desk, &folder, before.as_ref(), &planned)?
+    } else {
+        let Some(lock) = known else {
+            return Err(usage(format!(
+                "{} is of another version than {wanted}: pin all that belongs to it with kpot lock",
+                desk.order.lock.display()
+            )));
+        };
+        let planned = desk.plans(Some(lock.kubernetes.version))?;
+        updated(&desk, &folder, lock, &planned, &command.updates)?
+    };
+    let path = &desk.order.lock;
+    let text = lock.encode()?;
+    if before.as_ref() == Some(&lock) {
+        return print(&format!("{} is as it was\n", path.display()));
+    }
+    output::put(path, 0o644, Existing::Replaced, 0, |out| {
+        Ok(out.write_all(text.as_bytes())?)
+    })?;
+    print(&format!(
+        "{}wrote {}\n",
+        changes(before.as_ref(), &lock),
+        path.display()
+    ))
+}
+
+/// A lock of what is asked for, in which stays what was pinned of the same.
+fn afresh(
+    desk: &Desk,
+    folder: &std::path::Path,
+    before: Option<&Lock>,
+    planned: &Planned,
+) -> anyhow::Result<Lock> {
+    let kubernetes = Kubernetes {
+        wanted: desk.order.kubernetes.to_string(),
+        version: planned.kubernetes,
+    };
+    let mut lock = Lock::new(kubernetes, desk.order.style(before));
+    for (plan, _) in &planned.plans {
+        let installer = Installer::own(plan.arch)
+            .with_context(|| format!("this kpot carries no installer for {}", plan.arch))?;
+        let empty = Target::new(plan.arch, installer);
+        let old = before.and_then(|lock| lock.target(plan.arch));
+        let Unpinned { plan, mut kept } = old.unwrap_or(&empty).unpinned(plan, &|_| false);
+        kept.installer = installer;
+        pin(desk, folder, &plan, &mut kept)?;
+        lock.set(kept);
+    }
+    Ok(lock)
+}
+
+/// The lock that was there, in which only `names` are pinned anew. One that nobody asks for any more goes.
+fn updated(
+    desk: &Desk,
+    folder: &std::path::Path,
+    before: &Lock,
+    planned: &Planned,
+    names: &[String],
+) -> anyhow::Result<Lock> {
+    if names.iter().any(|name| name == KUBERNETES) {
+        return Err(usage(format!(
+            "{KUBERNETES} brings all that belongs to it: update it alone"
+        )));
+    }
+    let names: BTreeSet<String> = names.iter().map(|name| called(name)).collect();
+    let mut found = BTreeSet::new();
+    let mut lock = before.clone();
+    for (plan, _) in &planned.plans {
+        let Some(old) = before.target(plan.arch) else {
+            continue;
+        };
+        let is_named = |name: &str| names.contains(name);
+        let mut rest = plan.clone();
+        rest.downloads.retain(|it| is_named(it.name.text()));
+        rest.files.retain(|it| is_named(&it.name.to_string()));
+        rest.images.retain(|it| is_named(&it.familiar()));
+        found.extend(named(&rest));
+        let mut target = old.clone();
+        let mut keep = |name: &str| {
+            let name = called(name);
+            let named = names.contains(&name);
+            if named {
+                found.insert(name);
+            }
+            !named
+        };
+        target.artifacts.retain(|it| keep(&it.name));
+        target.images.retain(|it| keep(&it.name));
+        pin(desk, folder, &rest, &mut target)?;
+        lock.set(target);
+    }
+    if let Some(unknown) = names.difference(&found).next() {
+        let known: BTreeSet<String> = planned
+            .plans
+            .iter()
+            .flat_map(|(plan, _)| named(plan))
+            .collect();
+        let known: Vec<String> = known.into_iter().collect();
+        return Err(usage(format!(
+            "nothing is called {unknown}: expected {KUBERNETES} or one of {}",
+            known.join(", ")
+        )));
+    }
+    Ok(lock)
+}
+
+/// What a name of the command line or of a lock stands for: an image without its digest, everything else itself.
+fn called(name: &str) -> String {
+    let image: Option<ImageName> = name
+        .contains([':', '/'])
+        .then(|| name.parse().ok())
+        .flatten();
+    image.map_or_else(|| name.to_owned(), |image| image.familiar())
+}
+
+/// The names of all parts of a plan.
+fn named(plan: &Plan) -> Vec<String> {
+    let downloads = plan.downloads.iter().map(|it| it.name.text().to_owned());
+    let files = plan.files.iter().map(|it| it.name.to_string());
+    let images = plan.images.iter().map(ImageName::familiar);
+    downloads.chain(files).chain(images).collect()
+}
+
+/// Adds to `target` what everything in `plan` is today.
+fn pin(
+    desk: &Desk,
+    folder: &std::path::Path,
+    plan: &Plan,
+    target: &mut Target,
+) -> anyhow::Result<()> {
+    let contents = gather(&Workshop {
+        plan,
+        depth: Depth::Digests,
+        lock: None,
+        client: &desk.client,
+        stop: &desk.stop,
+        spool: &Spool::new(folder),
+        progress: &desk.progress,
+        jobs: 1,
+        effort: desk.order.style(None).effort,
+        layers: desk.order.style(None).layers,
+    })
+    .with_context(|| format!("no lock was made of {}", plan.name()))?;
+    let downloads = contents.downloads.iter().map(Artifact::of_download);
+    let files = contents.files.iter().map(Artifact::of_extra);
+    target.artifacts.extend(downloads.chain(files));
+    for image in &contents.images {
+        target.images.push(Image::of(&image.name, image));
+    }
+    target.sort();
+    Ok(())
+}
+
+/// What is pinned otherwise than before, a line each.
+fn changes(before: Option<&Lock>, after: &Lock) -> String {
+    let rows = |lock: Option<&Lock>| -> BTreeSet<(String, String, String)> {
+        let targets = lock.into_iter().flat_map(|lock| &lock.targets);
+        targets
+            .flat_map(|target| {
+                let arch = target.arch.to_string();
+                let artifacts = target.artifacts.iter().map({
+                    let arch = arch.clone();
+                    move |it| {
+                        let what = format!("{} {}", it.digest, it.version);
+                        (arch.clone(), it.name.clone(), what)
+                    }
+                });
+                let images = target
+                    .images
+                    .iter()
+                    .map(move |it| (arch.clone(), called(&it.name), it.digest.to_string()));
+                artifacts.chain(images)
+            })
+            .collect()
+    };
+    let (old, new) = (rows(before), rows(Some(after)));
+    let mut told = String::new();
+    for (sign, list) in [("-", old.difference(&new)), ("+", new.difference(&old))] {
+        for (arch, name, what) in list {
+            // Writing to a String cannot fail.
+            let _ = writeln!(told, "{sign} {name} ({arch}): {what}");
+        }
+    }
+    told
+}
