@@ -26,6 +26,17 @@ pub use text::{MirrorTable, Text};
 /// The largest recipe, in bytes.
 const LIMIT: u64 = 1 << 20;
 
+/// What the parser calls things, and what people do.
+const PARSERS_WORDS: [(&str, &str); 4] = [
+    (
+        "expected sequence start",
+        "expected a list: a line with a dash for each item",
+    ),
+    ("expected mapping start", "expected fields: NAME: VALUE"),
+    ("expected string scalar", "expected a text"),
+    ("invalid u64", "expected a whole number"),
+];
+
 /// What a pot is made of.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -174,11 +185,13 @@ impl Recipe {
     /// # Errors
     /// A text that begins with line and column.
     pub fn parse(text: &str) -> Result<Self, String> {
-        serde_saphyr::from_str(text).map_err(|cause| {
+        serde_saphyr::from_str(text).map_err(|cause: serde_saphyr::Error| {
             // The lines that follow show the place in the file, under a name that is not the file's.
-            let told = cause.to_string();
+            let told = cause.render_with_formatter(&serde_saphyr::UserMessageFormatter);
             let first = told.lines().next().unwrap_or_default();
-            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+            let first = first.strip_prefix("error: ").unwrap_or(first);
+            let plain = |text: String, (theirs, ours): &(&str, &str)| text.replace(theirs, ours);
+            PARSERS_WORDS.iter().fold(first.to_owned(), plain)
         })
     }
 

@@ -80,8 +80,12 @@ fn what_is_wrong_is_told_with_line_and_column() {
             "line 1 column 6",
             "\"2.20\" is not a Kubernetes version",
         ),
-        ("k8s: [v1.20.2]\n", "line 1 column 6", ""),
-        ("k8s: v1.20.2\nk8s: v1.20.3\n", "line 2 column 1", "k8s"),
+        ("k8s: [v1.20.2]\n", "line 1 column 6", "expected a text"),
+        (
+            "k8s: v1.20.2\nk8s: v1.20.3\n",
+            "line 2 column 1",
+            "not allowed here",
+        ),
         ("arch:\n  - amd64\n  - s390x\n", "line 3 column 5", "s390x"),
         (
             "images:\n  - busybox\n  - UPPER/x\n",
@@ -95,8 +99,13 @@ fn what_is_wrong_is_told_with_line_and_column() {
         ),
         ("pins:\n  docker: md5:00\n", "line 2 column 11", ""),
         ("pins:\n  dokcer: sha256:00\n", "line 2 column 3", "dokcer"),
-        ("serial: -1\n", "line 1 column 9", ""),
-        ("serial: 18446744073709551616\n", "line 1 column 9", ""),
+        ("serial: -1\n", "line 1 column 9", "expected a whole number"),
+        (
+            "serial: 18446744073709551616\n",
+            "line 1 column 9",
+            "number",
+        ),
+        ("arch: amd64\n", "line 1 column 7", "expected a list"),
         (
             "files:\n  - name: x\n",
             "line 2 column 5",
@@ -111,7 +120,7 @@ fn what_is_wrong_is_told_with_line_and_column() {
         ("files:\n  - path: a b\n", "line 2 column 5", "name:"),
         (two.as_str(), "line 2 column 5", "either a path or a url"),
         ("k8s: v1.20.2\n---\nk8s: v1.20.3\n", "line 3 column 1", ""),
-        ("just a text\n", "line 1 column 1", ""),
+        ("just a text\n", "line 1 column 1", "expected fields"),
         ("k8s: \"v1.20.2\n", "line ", "column"),
     ] {
         let told = refused(text);
