@@ -161,7 +161,14 @@ fn what_changed_upstream_is_refused_with_what_was_expected_and_seen() {
     let path = upstream.program("kubelet");
     refused(
         &desk,
-        &["kubelet, from ", &path, &old, &new, "not as locked"],
+        &[
+            "kubelet, from ",
+            &path,
+            &old,
+            &new,
+            "not as locked",
+            "kpot lock --update kubelet",
+        ],
     );
     // A lock binds without the flag, too.
     let plain = desk.kpot(&["build", "-o", "x.pot"]);

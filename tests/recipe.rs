@@ -120,6 +120,15 @@ fn files_are_carried_and_written_out_and_never_programs() {
         Sha256::of(&tool)
     );
     write(&desk, &upstream, "v1.20.2", &more);
+    let planned = desk.kpot(&["build", "--plan", "--json"]);
+    assert_eq!(code(&planned), 0, "{}", stderr(&planned));
+    let report: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!(report["files"][0]["name"], "file.addon.yml");
+    assert_eq!(report["files"][0]["size"], addon.len());
+    assert_eq!(report["files"][1]["from"], url);
+    assert_eq!(report["files"][1]["size"], tool.len());
+    assert!(desk.made().iter().all(|name| !name.ends_with(".pot")));
+
     let built = desk.kpot(&["build", "-o", "x.pot"]);
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     assert!(

@@ -198,9 +198,13 @@ fn text(report: &Report<'_>) -> String {
         1 => ", and 1 whose size is unknown".to_owned(),
         count => format!(", and {count} whose sizes are unknown"),
     };
+    let files = match report.files.len() {
+        0 => String::new(),
+        count => format!(", {count} to carry besides"),
+    };
     let _ = writeln!(
         text,
-        "\n{}: {} downloads and {} images, {} to fetch{but}; what images share is fetched once\n\
+        "\n{}: {} downloads and {} images{files}, {} to fetch{but}; what images share is fetched once\n\
          Nothing of it was fetched, and nothing was written.",
         report.name,
         report.downloads.len(),

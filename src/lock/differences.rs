@@ -23,6 +23,8 @@ pub struct Difference {
     from: Option<String>,
     expected: String,
     seen: String,
+    /// What `kpot lock --update` calls it, where that helps.
+    name: Option<String>,
 }
 
 impl fmt::Display for Difference {
@@ -32,12 +34,17 @@ impl fmt::Display for Difference {
             from,
             expected,
             seen,
+            name,
         } = self;
         match from {
             Some(from) => write!(f, "{what}, from {from},")?,
             None => write!(f, "{what}")?,
         }
-        write!(f, " is not as locked: expected {expected}, seen {seen}")
+        write!(f, " is not as locked: expected {expected}, seen {seen}")?;
+        match name {
+            Some(name) => write!(f, " (if that is right: kpot lock --update {name})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -59,6 +66,7 @@ impl Differences {
                 from: None,
                 expected: expected.to_owned(),
                 seen: seen.to_owned(),
+                name: None,
             });
         }
     }
@@ -144,6 +152,7 @@ impl Target {
                 from: None,
                 expected,
                 seen,
+                name: None,
             });
         };
         let said = |version: &str, source: &str, checked, digest: Option<Sha256>| {
@@ -216,6 +225,7 @@ impl Target {
                     from: Some(told.from.to_string()),
                     expected: pinned(it.digest, it.size),
                     seen: format!("{seen} bytes"),
+                    name: Some(name),
                 });
             }
         };
@@ -239,6 +249,7 @@ impl Target {
                 from: Some(told.from.to_string()),
                 expected: pinned(image.digest, image.size),
                 seen,
+                name: Some(name.familiar()),
             });
         }
         all
@@ -264,6 +275,7 @@ impl Target {
             from: Some(from.to_owned()),
             expected: pin.map_or_else(|| NOTHING.to_owned(), |(digest, size)| pinned(digest, size)),
             seen: pinned(digest, size),
+            name: Some(name.to_owned()),
         })
     }
 
@@ -286,6 +298,7 @@ impl Target {
             from: Some(image.from.to_string()),
             expected,
             seen,
+            name: Some(image.name.familiar()),
         })
     }
 }
