@@ -248,7 +248,7 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
     edited(&|lock| lock["kpot"] = "0.0.1".into());
     refused(&desk, &["kpot itself", "expected 0.0.1, seen "]);
     edited(&|lock| lock["compression"]["level"] = 1.into());
-    refused(&desk, &["the compression", "expected level 1"]);
+    refused(&desk, &["the compression", "expected balanced (level 1,"]);
     edited(&|lock| lock["targets"][0]["installer"]["size"] = 1.into());
     refused(&desk, &["the installer for amd64", "(1 bytes)"]);
     edited(&|lock| lock["kubernetes"]["wanted"] = "stable-1.19".into());
@@ -259,6 +259,13 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
             "expected stable-1.19, seen stable-1.20",
         ],
     );
+
+    std::fs::write(desk.out().join("kpot.lock"), &good).unwrap();
+    let other = desk.kpot(&["build", "--locked", "--compression", "fast", "--verbatim"]);
+    let told = stderr(&other);
+    assert_eq!(code(&other), 1, "{told}");
+    assert!(told.contains("seen fast (level "), "{told}");
+    assert!(told.contains("layers verbatim"), "{told}");
 
     // What is asked for besides, in the recipe or by a flag, and what nobody asks for any more.
     std::fs::write(desk.out().join("kpot.lock"), &good).unwrap();
