@@ -9,6 +9,7 @@ use bundle_spec::Arch;
 use clap::{Args, Parser, Subcommand};
 
 use crate::image_name::ImageName;
+use crate::limits::{Age, Amount};
 use crate::mirrors::Mirror;
 use crate::pack::effort::Effort;
 use crate::plan::{Pin, Version};
@@ -54,13 +55,77 @@ pub enum Command {
     Completions(Completions),
     /// Write the manual pages
     Man(Man),
+    /// Show, prune and check what builds have fetched and kept
+    #[command(subcommand)]
+    Cache(Cache),
+}
+
+/// `kpot cache`
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum Cache {
+    /// Show what is in the cache, what was used longest ago first
+    List(CacheList),
+    /// Remove what was not used for long, or so much that the rest fits into a size
+    Prune(CachePrune),
+    /// Hash everything in the cache
+    Verify(CacheVerify),
+}
+
+/// `kpot cache list`
+#[derive(Debug, Args)]
+pub struct CacheList {
+    /// The folder of the cache [default: kpot in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot cache prune`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Partial downloads count like everything else. What a running build uses is never removed, and neither is what kpot did not put there.
+Exit codes: 0 done, 1 failed, 2 usage.")]
+pub struct CachePrune {
+    /// Remove what no build has used for this time: 12h, 30d, 2w [default: 30d, if nothing else is
+    /// said]
+    #[arg(long, value_name = "TIME")]
+    pub older_than: Option<Age>,
+    /// Remove what was used longest ago, until the rest has no more than this: 500MB, 2GB, 0
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<Amount>,
+    /// The folder of the cache [default: kpot in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kpot cache verify`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+No build trusts the cache: one that needs something damaged throws it away and fetches it anew. Partial downloads are checked when they are complete, and not here.
+Exit codes: 0 all is good, or what is damaged was removed, 1 something is damaged, or failed, 2 usage.")]
+pub struct CacheVerify {
+    /// Remove what is damaged
+    #[arg(long)]
+    pub remove: bool,
+    /// The folder of the cache [default: kpot in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `kpot build`
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A kpot.lock beside the recipe (in this folder where there is no recipe) is followed: what it pins is all that gets into the pot. See kpot lock.
-Exit codes: 0 done, 1 failed, 2 usage. A failed build leaves the output file as it was.")]
+Exit codes: 0 done, 1 failed, 2 usage, 130 after Ctrl-C, 143 after SIGTERM. A build that fails or is stopped leaves the output file as it was, and what it fetched in the cache; the same command goes on from there.")]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line, and none depends on another"
@@ -91,6 +156,9 @@ pub struct Build {
     /// The file to write [default: kpot-VERSION-ARCH.pot]; of a build for one architecture
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// What is kept for the next build, and where
+    #[command(flatten)]
+    pub keeping: Keeping,
     /// Show what would be fetched, from where, how it is checked and how large it is; write
     /// nothing. No key is needed. Asked for are only: the version, where --k8s does not name it
     /// whole; the size of each download (HEAD); the manifest of each image, with its index, and a
@@ -100,6 +168,18 @@ pub struct Build {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Where what is fetched is kept for the next build.
+#[derive(Debug, Args)]
+pub struct Keeping {
+    /// The folder in which what is fetched is kept for the next build, which hashes it anew
+    /// [default: kpot in the user's cache folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub cache: Option<PathBuf>,
+    /// Look into no cache, and keep nothing
+    #[arg(long)]
+    pub no_cache: bool,
 }
 
 /// How closely a build follows the lock.

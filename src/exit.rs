@@ -1,7 +1,7 @@
 //! Exit codes, and the one place where an error becomes text.
 //!
 //! 0 done, 1 failed, 2 usage, 3 this host or cluster is not eligible, 4 the pot is not trusted: the same in both binaries. The builder changes no host, so it never
-//! ends with 3.
+//! ends with 3. A build that a signal ended ends with 128 and the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -17,6 +17,8 @@ pub enum Status {
     Usage,
     /// The pot is not trusted: unsigned, changed, or signed by somebody else.
     Untrusted,
+    /// A signal with this number ended it.
+    Interrupted(u8),
 }
 
 impl Status {
@@ -24,6 +26,8 @@ impl Status {
     pub fn of(error: &anyhow::Error) -> Self {
         if error.downcast_ref::<UsageError>().is_some() {
             Self::Usage
+        } else if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+            Self::Interrupted(u8::try_from(interrupted.signal).unwrap_or_default())
         } else if error
             .downcast_ref::<bundle_spec::Error>()
             .is_some_and(bundle_spec::Error::is_untrusted)
@@ -41,6 +45,7 @@ impl Status {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Untrusted => 4,
+            Self::Interrupted(signal) => signal.saturating_add(128),
         }
     }
 }
@@ -62,6 +67,16 @@ impl fmt::Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
+
+/// Somebody asked for the end of the run.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "stopped by a signal; no pot was written. Run the same command again: it goes on with what the cache has by now"
+)]
+pub struct Interrupted {
+    /// The signal's number.
+    pub signal: usize,
+}
 
 /// A [`UsageError`] as an error of any kind.
 pub fn usage(text: impl Into<String>) -> anyhow::Error {
@@ -96,6 +111,10 @@ mod tests {
         let untrusted =
             anyhow::Error::from(bundle_spec::Error::Unsigned).context("cannot verify x.pot");
         assert_eq!(Status::of(&untrusted).code(), 4);
+        for (signal, code) in [(2, 130), (15, 143)] {
+            let interrupted = anyhow::Error::from(Interrupted { signal });
+            assert_eq!(Status::of(&interrupted).code(), code);
+        }
     }
 
     #[test]

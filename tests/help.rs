@@ -29,8 +29,13 @@ fn help_is_as_agreed() {
         "versions",
         "completions",
         "man",
+        "cache",
     ] {
         insta::assert_snapshot!(command, help(&[command, "--help"]));
+    }
+    for command in ["list", "prune", "verify"] {
+        let help = help(&["cache", command, "--help"]);
+        insta::assert_snapshot!(format!("cache-{command}"), help);
     }
 }
 
@@ -75,6 +80,7 @@ fn there_is_a_page_for_every_command() {
         .take_while(|line| !line.is_empty())
         .map(|line| line.split_whitespace().next().unwrap());
     let mut expected: Vec<String> = commands.map(|name| format!("kpot-{name}.1")).collect();
+    expected.extend(["list", "prune", "verify"].map(|name| format!("kpot-cache-{name}.1")));
     expected.push("kpot.1".to_owned());
     expected.sort();
     assert_eq!(pages.keys().cloned().collect::<Vec<_>>(), expected);

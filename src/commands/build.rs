@@ -15,21 +15,23 @@ use bundle_spec::{Manifest, Sha256, SigningKey};
 use serde::Serialize;
 
 use super::prepare::Desk;
-use super::{follow, print, print_json};
+use super::{follow, print, print_json, summary};
 use crate::asked::{self, Asked};
+use crate::cache::Cache;
+use crate::cache::place::Place;
 use crate::cli::Build;
 use crate::exit::usage;
-use crate::fetch::Policy;
+use crate::fetch::{Policy, Stop};
 use crate::image_name::ImageName;
 use crate::lock::{Lock, Target};
 use crate::order::{Order, Style};
-use crate::pack::output::{self, Written};
+use crate::pack::output;
 use crate::pack::spool::Spool;
 use crate::pack::{Contents, Depth, Workshop, gather, memory};
 use crate::plan::{ArtifactName, Check, Plan};
-use crate::progress::{Progress, bytes};
+use crate::progress::Progress;
 use crate::releases::Algorithm;
-use crate::{keys, table};
+use crate::{interrupt, keys};
 
 /// A plan is for a person who waits: a server that does not answer is asked once more and no longer.
 const PLANNING: Policy = Policy {
@@ -48,9 +50,16 @@ struct Report<'a> {
     /// What the downloaded kubeadm says of the images.
     kubeadm: &'a Asked,
     manifest: &'a Manifest,
+    parts: &'a [summary::Part],
 }
 
 pub(super) fn run(command: Build) -> anyhow::Result<()> {
+    let stop = Stop::default();
+    let work = stop.clone();
+    interrupt::watched(&stop, move || build(command, work))
+}
+
+fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
     let order = Order::read(command.wish)?;
     if command.output.is_some() && order.arches.len() > 1 {
         return Err(usage(
@@ -73,11 +82,17 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
     } else {
         Policy::DEFAULT
     };
-    let desk = Desk::new(order, policy, &command.network)?;
+    let desk = Desk::new(order, policy, &command.network, stop)?;
     let signer = if command.unsigned || command.plan {
         None
     } else {
         Some(signing_key(command.sign_key)?)
+    };
+    let cache = if command.keeping.no_cache || command.plan {
+        None
+    } else {
+        let place = Place::find(command.keeping.cache)?;
+        Some(Cache::open(place, desk.stop.clone())?)
     };
     let planned = match &lock {
         Some(lock) => follow::plans(&desk, lock, command.follow.locked)?,
@@ -98,6 +113,7 @@ pub(super) fn run(command: Build) -> anyhow::Result<()> {
         let making = Making {
             plan,
             lock: target.as_ref(),
+            cache: cache.as_ref(),
             output: &output,
             jobs,
             style,
@@ -129,6 +145,7 @@ fn threads(desk: &Desk, style: Style, asked: Option<NonZeroUsize>) -> anyhow::Re
 struct Making<'a> {
     plan: &'a Plan,
     lock: Option<&'a Target>,
+    cache: Option<&'a Cache>,
     output: &'a Path,
     jobs: usize,
     style: Style,
@@ -149,6 +166,7 @@ impl Making<'_> {
             depth: Depth::Pot,
             lock: self.lock,
             client: &desk.client,
+            cache: self.cache,
             stop: &desk.stop,
             spool: &spool,
             progress,
@@ -162,9 +180,18 @@ impl Making<'_> {
             progress.line(&line);
         }
         let manifest = contents.manifest(plan, self.serial)?;
-        let written = output::write(output, installer, &manifest, &spool, self.signer)?;
+        let written = output::write(
+            output,
+            installer,
+            &manifest,
+            &spool,
+            self.signer,
+            &desk.stop,
+            progress,
+        )?;
         progress.line(&format!("wrote {}", output.display()));
 
+        let parts = summary::parts(&contents);
         let fingerprint = self.signer.map(SigningKey::fingerprint);
         if self.json {
             return print_json(&Report {
@@ -174,11 +201,12 @@ impl Making<'_> {
                 signer: fingerprint.as_deref(),
                 kubeadm: &asked,
                 manifest: &manifest,
+                parts: &parts,
             });
         }
-        print(&summary(
+        print(&summary::text(
             output,
-            &contents,
+            &parts,
             &manifest,
             &written,
             &asked.lines(plan.kubernetes, plan.arch).join("\n"),
@@ -255,60 +283,6 @@ fn announce(plan: &Plan, progress: &Progress) {
     for warning in &plan.warnings {
         progress.line(&format!("warning: {warning}"));
     }
-}
-
-fn summary(
-    output: &Path,
-    contents: &Contents,
-    manifest: &Manifest,
-    written: &Written,
-    asked: &str,
-    signer: Option<&str>,
-) -> String {
-    let mut rows = Vec::new();
-    for download in &contents.downloads {
-        rows.push(vec![
-            download.name.text().to_owned(),
-            download.version.clone(),
-            bytes(download.size),
-            download.from.host_str().unwrap_or_default().to_owned(),
-            how(download.checked).to_owned(),
-        ]);
-    }
-    for file in &contents.files {
-        rows.push(vec![
-            file.name.to_string(),
-            file.version.clone(),
-            bytes(file.size),
-            file.from.clone(),
-            "given by you".to_owned(),
-        ]);
-    }
-    for image in &contents.images {
-        rows.push(vec![
-            image.name.familiar(),
-            image.id.hex()[..12].to_owned(),
-            bytes(image.layers.iter().map(|layer| layer.size).sum()),
-            image.from.host_str().unwrap_or_default().to_owned(),
-            "digests of the manifest".to_owned(),
-        ]);
-    }
-    let table = table::layout(&["WHAT", "VERSION", "SIZE", "FROM", "CHECKED BY"], &rows);
-    let trust = match signer {
-        Some(fingerprint) => format!(
-            "signed by {fingerprint}\n\
-             Next, on the backup machine, in a folder of its own: tar -xf {}, then ./kpot-install preflight",
-            output.file_name().unwrap_or_default().display()
-        ),
-        None => "NOT SIGNED: it can be inspected, and never installed".to_owned(),
-    };
-    format!(
-        "{table}\n{asked}\n{}: {}, {} blobs, pot digest {}\n{trust}\n",
-        output.display(),
-        bytes(written.size),
-        manifest.blobs.len(),
-        written.identity
-    )
 }
 
 /// How a download is checked, in a table's words.

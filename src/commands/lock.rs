@@ -12,7 +12,7 @@ use super::prepare::{Desk, Planned};
 use super::print;
 use crate::cli;
 use crate::exit::usage;
-use crate::fetch::Policy;
+use crate::fetch::{Policy, Stop};
 use crate::image_name::ImageName;
 use crate::lock::{Artifact, Image, Installer, Kubernetes, Lock, Target, Unpinned};
 use crate::order::Order;
@@ -34,7 +34,7 @@ pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
         )));
     }
     let folder = output::folder(&order.lock)?;
-    let desk = Desk::new(order, Policy::default(), &command.network)?;
+    let desk = Desk::new(order, Policy::default(), &command.network, Stop::default())?;
     let wanted = desk.order.kubernetes.to_string();
     let whole = command.updates.iter().all(|name| name == KUBERNETES);
     let meant = command.updates.is_empty();
@@ -178,6 +178,7 @@ fn pin(
         depth: Depth::Digests,
         lock: None,
         client: &desk.client,
+        cache: None,
         stop: &desk.stop,
         spool: &Spool::new(folder),
         progress: &desk.progress,

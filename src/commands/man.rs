@@ -13,7 +13,10 @@ pub(super) fn run(command: &Man) -> anyhow::Result<()> {
     // Gives each command its full name, kpot-build.
     kpot.build();
     let mut told = Vec::new();
-    for described in std::iter::once(&kpot).chain(kpot.get_subcommands()) {
+    let commands = kpot.get_subcommands();
+    let pages =
+        commands.flat_map(|command| std::iter::once(command).chain(command.get_subcommands()));
+    for described in std::iter::once(&kpot).chain(pages) {
         // The day of a build would make two builds differ. An empty date would be left out, and what follows be read as one.
         let page = Page::new(described.clone())
             .date(" ")

@@ -1,6 +1,7 @@
 //! One module per command: it wires, and decides nothing.
 
 mod build;
+mod cache;
 mod completions;
 mod diff;
 mod extract;
@@ -14,6 +15,7 @@ mod plan;
 mod prepare;
 mod schema;
 mod sign;
+mod summary;
 mod verify;
 mod version;
 mod versions;
@@ -46,6 +48,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Versions(versions) => versions::run(&versions),
         Command::Completions(completions) => completions::run(&completions),
         Command::Man(man) => man::run(&man),
+        Command::Cache(cache) => cache::run(&cache),
     }
 }
 

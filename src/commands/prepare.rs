@@ -39,11 +39,16 @@ pub(super) struct Planned {
 }
 
 impl Desk {
-    /// Sets up what an order needs, after what can be refused without asking anybody.
+    /// Sets up what an order needs, after what can be refused without asking anybody; `stop` ends its transfers.
     ///
     /// # Errors
     /// A usage error for an architecture without an installer and a version that nobody knows; an error where TLS cannot be set up.
-    pub(super) fn new(order: Order, policy: Policy, network: &Flags) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        order: Order,
+        policy: Policy,
+        network: &Flags,
+        stop: Stop,
+    ) -> anyhow::Result<Self> {
         for arch in &order.arches {
             installer(*arch)?;
         }
@@ -53,7 +58,6 @@ impl Desk {
         if let Some(recipe) = &order.recipe {
             progress.line(&format!("the recipe is {}", recipe.display()));
         }
-        let stop = Stop::default();
         let client = Client::with(
             network.network(order.mirrors.clone(), policy)?,
             stop.clone(),

@@ -26,6 +26,8 @@ enum Kind {
     Transient(Option<Duration>),
     /// Another try gives the same.
     Final,
+    /// It came whole, and is not what it should be.
+    Content,
     /// The server wants to know who asks; its challenges.
     Unauthorized(String),
 }
@@ -41,6 +43,19 @@ impl FetchError {
         }
     }
 
+    /// What was fetched from `url` has another digest than it should.
+    pub fn wrong_content(url: impl fmt::Display, problem: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Content,
+            ..Self::refused(url, problem)
+        }
+    }
+
+    /// Whether something came whole, and was not what it should be.
+    pub fn is_wrong_content(&self) -> bool {
+        self.kind == Kind::Content
+    }
+
     /// The same with a word on what to try.
     #[must_use]
     pub fn advise(mut self, advice: &'static str) -> Self {
@@ -52,7 +67,7 @@ impl FetchError {
     pub fn challenge(&self) -> Option<&str> {
         match &self.kind {
             Kind::Unauthorized(challenge) => Some(challenge),
-            Kind::Transient(_) | Kind::Final => None,
+            Kind::Transient(_) | Kind::Final | Kind::Content => None,
         }
     }
 
@@ -100,7 +115,7 @@ impl FetchError {
     pub(super) fn asked_to_wait(&self) -> Option<Duration> {
         match self.kind {
             Kind::Transient(time) => time,
-            Kind::Final | Kind::Unauthorized(_) => None,
+            Kind::Final | Kind::Content | Kind::Unauthorized(_) => None,
         }
     }
 }

@@ -35,6 +35,9 @@ use crate::releases::Algorithm;
 pub use super::error::FetchError;
 pub use super::partial::Saved;
 
+/// What to do where a disk is full or cannot be written to.
+const MAKE_ROOM: &str = "make room where the cache is (kpot cache prune), or name another folder with --cache; with --no-cache it is kept beside the output file";
+
 /// Who asks.
 #[derive(Clone)]
 pub enum Authorization {
@@ -268,7 +271,8 @@ impl Client {
         })
     }
 
-    /// Fetches a file into `to`, which is empty. Its SHA-256 is always taken, its SHA-512 where `hash` says so.
+    /// Fetches a file into `to`. Its SHA-256 is always taken, its SHA-512 where `hash` says so. What `to` holds already is taken for the file's beginning, and only the
+    /// rest is asked for: the caller knows the digest, and begins anew where it comes out wrong.
     ///
     /// # Errors
     /// [`FetchError`] with the address really asked.
@@ -280,7 +284,8 @@ impl Client {
         hash: Algorithm,
         task: &Task,
     ) -> Result<Saved, FetchError> {
-        let mut partial = Partial::new(to, hash);
+        let mut partial = Partial::take_up(to, hash)
+            .map_err(|cause| cannot_write(&self.route(ask.url), &cause))?;
         self.fill(ask, size, task, &mut partial)?;
         Ok(partial.finish())
     }
@@ -294,6 +299,8 @@ impl Client {
         partial: &mut Partial,
     ) -> Result<(), FetchError> {
         let from = self.route(ask.url);
+        task.restart();
+        task.resume(partial.length());
         let mut retries = Retries::new(&self.network.policy, &self.stop, task);
         while let Err(error) = self.continue_filling(&from, ask, size, task, partial) {
             retries.wait(error, partial.length())?;
@@ -315,13 +322,15 @@ impl Client {
         }
         let _leave = self.enter(from)?;
         let mut request = Request::new(Method::GET);
-        if let Some(validator) = partial.resumable() {
+        if partial.is_resumable() {
             let range = format!("bytes={}-", partial.length());
             let range = range
                 .parse()
                 .map_err(|_| FetchError::refused(from, "no range"))?;
             request.headers.insert(RANGE, range);
-            request.headers.insert(IF_RANGE, validator);
+            if let Some(validator) = partial.validator() {
+                request.headers.insert(IF_RANGE, validator);
+            }
         }
         let mut response = self.send(request, from, ask)?;
         let begin_again = |partial: &mut Partial| {
@@ -357,7 +366,8 @@ impl Client {
         };
         if let Some(total) = total {
             size.check(total).map_err(refused)?;
-            space::ensure(&partial.file, total - partial.length()).map_err(refused)?;
+            space::ensure(&partial.file, total - partial.length())
+                .map_err(|problem| refused(problem).advise(MAKE_ROOM))?;
             task.expect(total);
         }
         let mut buffer = vec![0; 128 << 10];
@@ -573,7 +583,6 @@ fn through_proxies(error: FetchError) -> FetchError {
     }
 }
 
-fn cannot_write(from: &Url, cause: &io::Error) -> FetchError {
-    FetchError::refused(from, format!("cannot write it down: {cause}"))
-        .advise("what is fetched is kept beside the output file until the pot is written")
+pub(super) fn cannot_write(from: &Url, cause: &io::Error) -> FetchError {
+    FetchError::refused(from, format!("cannot write it down: {cause}")).advise(MAKE_ROOM)
 }

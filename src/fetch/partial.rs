@@ -1,10 +1,11 @@
 //! A file that is being fetched, maybe in several answers.
 //!
 //! A second answer continues the first one only if both are surely of the same file: it starts at the byte that was asked for, and carries the same validator. Whatever is
-//! in doubt begins again from the first byte. That the bytes are the right ones is still for the caller to say, by their digest.
+//! in doubt begins again from the first byte. That the bytes are the right ones is still for the caller to say, by their digest; who knows it before may bring a beginning
+//! of an earlier run, which is hashed with the rest and needs no validator.
 
 use std::fs::File;
-use std::io::{self, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::time::Duration;
 
 use bundle_spec::{Hasher, Sha256};
@@ -33,9 +34,29 @@ pub(super) struct Partial {
     sha512: Option<sha2::Sha512>,
     /// What `If-Range` compares, from the answer that the bytes so far came with.
     validator: Option<HeaderValue>,
+    /// Whether its beginning was there before: the caller vouches for it.
+    taken_up: bool,
 }
 
 impl Partial {
+    /// Goes on after what `file` holds, whose digest the caller will compare.
+    pub(super) fn take_up(file: File, hash: Algorithm) -> io::Result<Self> {
+        let mut partial = Self::new(file, hash);
+        partial.file.rewind()?;
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let count = match partial.file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+                Err(cause) => return Err(cause),
+            };
+            partial.hash(&buffer[..count]);
+            partial.taken_up = true;
+        }
+        Ok(partial)
+    }
+
     /// Nothing yet, in `file`, which is empty.
     pub(super) fn new(file: File, hash: Algorithm) -> Self {
         Self {
@@ -43,6 +64,7 @@ impl Partial {
             sha256: Hasher::new(),
             sha512: (hash == Algorithm::Sha512).then(sha2::Sha512::new),
             validator: None,
+            taken_up: false,
         }
     }
 
@@ -50,9 +72,14 @@ impl Partial {
         self.sha256.length()
     }
 
-    /// What to send as `If-Range`, where what is there can be continued.
-    pub(super) fn resumable(&self) -> Option<HeaderValue> {
-        self.validator.clone().filter(|_| self.length() > 0)
+    /// Whether what is there can be continued.
+    pub(super) fn is_resumable(&self) -> bool {
+        self.length() > 0 && (self.validator.is_some() || self.taken_up)
+    }
+
+    /// What to send as `If-Range`.
+    pub(super) fn validator(&self) -> Option<HeaderValue> {
+        self.validator.clone()
     }
 
     /// Forgets what is there.
@@ -62,6 +89,7 @@ impl Partial {
         self.sha256 = Hasher::new();
         self.sha512 = self.sha512.as_ref().map(|_| sha2::Sha512::new());
         self.validator = None;
+        self.taken_up = false;
         Ok(())
     }
 
@@ -75,6 +103,8 @@ impl Partial {
         let range = ContentRange::of(headers).filter(|range| range.start == self.length());
         let range = range.ok_or("the server sent another range than was asked for")?;
         let same = match headers.get(ETAG) {
+            // Nothing is known of the answer that it began with, and its digest will tell.
+            _ if self.validator.is_none() => self.taken_up,
             // A date in If-Range, and a tag now: the tag says nothing about the earlier answer.
             Some(tag) if self.validator_is_tag() => Some(tag) == self.validator.as_ref(),
             _ => headers.get(LAST_MODIFIED).is_none_or(|date| {
@@ -95,11 +125,15 @@ impl Partial {
 
     pub(super) fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
+        self.hash(bytes);
+        Ok(())
+    }
+
+    fn hash(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
         if let Some(sha512) = &mut self.sha512 {
             sha512.update(bytes);
         }
-        Ok(())
     }
 
     pub(super) fn finish(self) -> Saved {
@@ -237,6 +271,26 @@ mod tests {
         ] {
             assert_eq!(range(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_beginning_that_was_there_is_hashed_and_continues_whatever_the_tag() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"12345").unwrap();
+        let mut partial = Partial::take_up(file, Algorithm::Sha512).unwrap();
+        assert!(partial.is_resumable() && partial.validator().is_none());
+        let range = (CONTENT_RANGE, "bytes 5-9/10");
+        for more in [(ETAG, "\"one\""), (LAST_MODIFIED, CHANGED)] {
+            let headers = headers(&[range.clone(), more]);
+            assert!(partial.continues_with(&headers).is_ok());
+        }
+        let other = headers(&[(CONTENT_RANGE, "bytes 4-9/10")]);
+        assert!(partial.continues_with(&other).is_err());
+        partial.take(b"67890").unwrap();
+        let saved = partial.finish();
+        assert_eq!((saved.size, saved.sha256), (10, Sha256::of(b"1234567890")));
+        let empty = Partial::take_up(tempfile::tempfile().unwrap(), Algorithm::Sha256);
+        assert!(!empty.unwrap().is_resumable());
     }
 
     #[test]

@@ -11,11 +11,14 @@ use std::io;
 use bundle_spec::{Arch, Sha256, limits};
 use oci_spec::image::{Arch as OciArch, Descriptor, ImageIndex, ImageManifest, Os};
 use reqwest::Url;
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 
-use super::http::{Ask, Client, FetchError, Reply, Saved, Size};
+use super::http::{Ask, Client, FetchError, Reply, Saved, Size, cannot_write};
 use super::partial::Partial;
 use super::tokens::Tokens;
+use crate::cache::place::Key;
+use crate::cache::{Cache, Wanted};
 use crate::image_name::ImageName;
 use crate::mirrors;
 use crate::progress::Task;
@@ -101,6 +104,8 @@ impl Described {
 /// The registries of a run.
 pub struct Registries<'a> {
     client: &'a Client,
+    /// Where what is known by its digest is looked for first.
+    cache: Option<&'a Cache>,
     tokens: Tokens<'a>,
 }
 
@@ -133,8 +138,16 @@ impl<'a> Registries<'a> {
     pub fn new(client: &'a Client) -> Self {
         Self {
             client,
+            cache: None,
             tokens: Tokens::new(client),
         }
+    }
+
+    /// The same with a cache for manifests and configs that are known by their digests.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Option<&'a Cache>) -> Self {
+        self.cache = cache;
+        self
     }
 
     /// Finds the image called `name` for `arch`: its config and where its layers are.
@@ -196,7 +209,10 @@ impl<'a> Registries<'a> {
     /// The image's manifest for `arch`, behind an index or not, compared with every digest that is known of it.
     fn manifest(&self, name: &ImageName, arch: Arch, task: &Task) -> Result<Reply, FetchError> {
         let url = address(name, "manifests", &name.reference())?;
-        let reply = self.ask(name, &url, limits::MANIFEST, task)?;
+        let reply = match name.digest() {
+            Some(digest) => self.ask_known(name, &url, digest, "manifest", task)?,
+            None => self.ask(name, &url, limits::MANIFEST, task)?,
+        };
         let announced = reply.headers.get("Docker-Content-Digest").map(|value| {
             let digest = value.to_str().unwrap_or_default().parse::<Sha256>();
             digest.map_err(|cause| {
@@ -246,7 +262,8 @@ impl<'a> Registries<'a> {
             )
         })?;
         // Tokens live for minutes: a layer that takes longer goes on with another one where it was.
-        let mut partial = Partial::new(file, Algorithm::Sha256);
+        let mut partial = Partial::take_up(file, Algorithm::Sha256)
+            .map_err(|cause| cannot_write(&from, &cause))?;
         self.tokens.with(name, task, |authorization| {
             let ask = Ask {
                 authorization,
@@ -259,10 +276,11 @@ impl<'a> Registries<'a> {
         if saved.sha256 == layer.digest {
             Ok(saved)
         } else {
-            Err(FetchError::refused(
+            Err(FetchError::wrong_content(
                 &from,
                 format!("its digest is {} instead of {}", saved.sha256, layer.digest),
-            ))
+            )
+            .advise("a mirror or a proxy may have changed it; try again without"))
         }
     }
 
@@ -274,14 +292,13 @@ impl<'a> Registries<'a> {
         task: &Task,
     ) -> Result<Reply, FetchError> {
         let url = address(name, "manifests", &digest.to_string())?;
-        let reply = self.ask(name, &url, limits::MANIFEST, task)?;
+        let reply = self.ask_known(name, &url, digest, "manifest", task)?;
         if reply.body.len() as u64 != size {
             return Err(FetchError::refused(
                 &reply.from,
                 format!("it has {} bytes instead of {size}", reply.body.len()),
             ));
         }
-        compare(&reply, digest)?;
         Ok(reply)
     }
 
@@ -296,8 +313,7 @@ impl<'a> Registries<'a> {
         let manifest = image_manifest(reply)?;
         let id = sha256(manifest.config(), &reply.from)?;
         let config_url = address(name, "blobs", &id.to_string())?;
-        let config = self.ask(name, &config_url, limits::MANIFEST, task)?;
-        compare(&config, id)?;
+        let config = self.ask_known(name, &config_url, id, "config", task)?;
         let parsed: Config = serde_json::from_slice(&config.body).map_err(|cause| {
             FetchError::refused(
                 &config.from,
@@ -337,6 +353,42 @@ impl<'a> Registries<'a> {
             manifest: reply.body.clone(),
             layers,
         })
+    }
+
+    /// Something small whose digest is known: out of the cache, or asked for, compared and kept there. It is called `what`.
+    fn ask_known(
+        &self,
+        name: &ImageName,
+        url: &Url,
+        digest: Sha256,
+        what: &str,
+        task: &Task,
+    ) -> Result<Reply, FetchError> {
+        let key = Key::Sha256(digest);
+        let label = format!("{what} of {name}");
+        let wanted = Wanted {
+            key: &key,
+            size: None,
+            label: &label,
+        };
+        let refused = |cause: anyhow::Error| FetchError::refused(url, format!("{cause:#}"));
+        if let Some(cache) = self.cache
+            && let Some(body) = cache
+                .read(wanted, limits::MANIFEST, task)
+                .map_err(refused)?
+        {
+            return Ok(Reply {
+                headers: HeaderMap::new(),
+                body,
+                from: self.client.route(url),
+            });
+        }
+        let reply = self.ask(name, url, limits::MANIFEST, task)?;
+        compare(&reply, digest)?;
+        if let Some(cache) = self.cache {
+            cache.write(wanted, &reply.body).map_err(refused)?;
+        }
+        Ok(reply)
     }
 
     fn ask(

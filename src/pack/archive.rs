@@ -1,7 +1,8 @@
 //! Archives of programs, taken apart while kpot still runs without privileges, so that the installer, which runs as root, needs to read no archive.
 //!
 //! Taken are regular files that somebody may execute; papers beside them are left out. Everything that is neither a file nor the one folder (links, devices, folders
-//! in folders, absolute and parent names) is refused: no publisher of ours has a reason for it.
+//! in folders, absolute and parent names) is refused: no publisher of ours has a reason for it. An archive that lies in the cache could change after it was checked, so
+//! it is hashed once more while it is read.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -31,22 +32,71 @@ pub struct Program {
     pub size: u64,
 }
 
-/// Takes the archive in `file` apart.
+/// Takes the archive in `file`, which has this digest, apart.
 ///
 /// # Errors
 /// A text that continues "the archive …".
-pub fn unpack(file: File, folder: Option<&str>, spool: &Spool) -> Result<Vec<Program>, String> {
-    let unreadable = |cause: io::Error| format!("cannot be read: {cause}");
-    let decoder = MultiGzDecoder::new(io::BufReader::new(FromStart::new(file)));
+pub fn unpack(
+    file: File,
+    digest: Sha256,
+    folder: Option<&str>,
+    spool: &Spool,
+) -> Result<Vec<Program>, String> {
+    let mut bytes = Hashed {
+        inner: FromStart::new(file),
+        hasher: Hasher::new(),
+    };
+    let programs = programs(&mut bytes, folder, spool)?;
+    io::copy(&mut bytes, &mut io::sink()).map_err(|cause| unreadable(&cause))?;
+    let seen = bytes.hasher.finish();
+    if seen != digest {
+        return Err(format!(
+            "became another while it was read: its digest is {seen} instead of {digest}"
+        ));
+    }
+    Ok(programs)
+}
+
+fn unreadable(cause: &io::Error) -> String {
+    format!("cannot be read: {cause}")
+}
+
+/// A reader that hashes what passes.
+struct Hashed<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: io::Read> io::Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+fn programs(
+    bytes: impl io::Read,
+    folder: Option<&str>,
+    spool: &Spool,
+) -> Result<Vec<Program>, String> {
+    let decoder = MultiGzDecoder::new(io::BufReader::new(bytes));
     let mut archive = Archive::new(decoder.take(limits::BLOB_SIZE));
     let mut programs = Vec::new();
     let mut names = BTreeSet::new();
-    for (count, entry) in archive.entries().map_err(unreadable)?.enumerate() {
-        let mut entry = entry.map_err(unreadable)?;
+    for (count, entry) in archive
+        .entries()
+        .map_err(|cause| unreadable(&cause))?
+        .enumerate()
+    {
+        let mut entry = entry.map_err(|cause| unreadable(&cause))?;
         if count == ENTRIES {
             return Err(format!("has more than {ENTRIES} entries"));
         }
-        let path = entry.path().map_err(unreadable)?.into_owned();
+        let path = entry
+            .path()
+            .map_err(|cause| unreadable(&cause))?
+            .into_owned();
         let shown = path.display().to_string();
         match entry.header().entry_type() {
             EntryType::Directory => {
@@ -67,7 +117,7 @@ pub fn unpack(file: File, folder: Option<&str>, spool: &Spool) -> Result<Vec<Pro
         if !names.insert(name.clone()) {
             return Err(format!("holds {name:?} twice"));
         }
-        let mode = entry.header().mode().map_err(unreadable)?;
+        let mode = entry.header().mode().map_err(|cause| unreadable(&cause))?;
         if mode & 0o111 == 0 {
             continue;
         }
@@ -77,7 +127,9 @@ pub fn unpack(file: File, folder: Option<&str>, spool: &Spool) -> Result<Vec<Pro
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 128 << 10];
         loop {
-            let count = entry.read(&mut buffer).map_err(unreadable)?;
+            let count = entry
+                .read(&mut buffer)
+                .map_err(|cause| unreadable(&cause))?;
             if count == 0 {
                 break;
             }
@@ -171,7 +223,14 @@ mod tests {
 
     fn names(entries: &[Row], folder: Option<&str>) -> Result<Vec<String>, String> {
         let spool = Spool::new(&std::env::temp_dir());
-        let programs = unpack(archive(entries), folder, &spool)?;
+        let file = archive(entries);
+        let mut bytes = Vec::new();
+        FromStart::new(file.try_clone().unwrap())
+            .read_to_end(&mut bytes)
+            .unwrap();
+        let other = unpack(file.try_clone().unwrap(), Sha256::of(b""), folder, &spool);
+        assert!(other.is_err(), "another digest");
+        let programs = unpack(file, Sha256::of(&bytes), folder, &spool)?;
         for program in &programs {
             assert_eq!((program.size, program.digest), (7, Sha256::of(b"program")));
         }

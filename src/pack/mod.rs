@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod blobs;
 pub mod compress;
+pub mod draft;
 pub mod effort;
 pub mod extras;
 pub mod lanes;
@@ -18,10 +19,10 @@ pub mod spool;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use bundle_spec::manifest::{
     Artifact, ArtifactFile, Blob, Checked, Encoding, FORMAT, Image, Manifest, Windows,
 };
@@ -29,13 +30,15 @@ use bundle_spec::{BlobSource as _, Sha256, limits};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::place::Key;
+use crate::cache::{Cache, Fetcher, Obtained, Origin, Wanted};
 use crate::fetch::http::{Ask, Client, FetchError, Saved, Size};
 use crate::fetch::registry::{Compression, Registries, RemoteImage, RemoteLayer};
 use crate::fetch::{Stop, checksum};
 use crate::image_name::ImageName;
 use crate::lock::Target;
 use crate::plan::{ArtifactName, Check, Download, Layout, Plan};
-use crate::progress::{Progress, bytes};
+use crate::progress::{Expected, Progress, Task, bytes};
 use crate::releases::Algorithm;
 use blobs::{Blobs, Packed, Packing, Way};
 use effort::Effort;
@@ -57,6 +60,8 @@ pub struct Workshop<'a> {
     pub lock: Option<&'a Target>,
     /// Where to get it.
     pub client: &'a Client,
+    /// Where to look for it first, and to keep it for the next build.
+    pub cache: Option<&'a Cache>,
     /// Ends all transfers when one has failed.
     pub stop: &'a Stop,
     /// Where to keep it.
@@ -118,6 +123,8 @@ pub struct Contents {
     pub files: Vec<FetchedExtra>,
     /// Images, sorted by name.
     pub images: Vec<RemoteImage>,
+    /// Where each layer came from, by its digest in the registry.
+    pub origins: BTreeMap<Sha256, Origin>,
     blobs: Blobs,
     layers: Layers,
     windows: Windows,
@@ -131,8 +138,10 @@ pub struct FetchedDownload {
     pub version: String,
     /// Its publisher's address.
     pub url: String,
-    /// Where it really came from.
+    /// Where it really came from; where it was in the cache, where it would have come from.
     pub from: Url,
+    /// Whether it was fetched in this run.
+    pub origin: Origin,
     /// Its digest as it came.
     pub digest: Sha256,
     /// Its size as it came, in bytes.
@@ -150,7 +159,7 @@ enum Fetch {
 }
 
 enum Pack {
-    Archive(usize, File),
+    Archive(usize, File, Sha256),
     Content(String, compress::Source),
     /// With its stored digest.
     Kept(String, compress::Source, Sha256),
@@ -160,6 +169,7 @@ struct Gathered {
     downloads: BTreeMap<usize, FetchedDownload>,
     files: BTreeMap<usize, FetchedExtra>,
     images: Vec<RemoteImage>,
+    origins: BTreeMap<Sha256, Origin>,
     blobs: Blobs,
     common: Common,
 }
@@ -177,15 +187,18 @@ struct Run<'a> {
 pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
     let run = Run {
         shop,
-        registries: Registries::new(shop.client),
+        registries: Registries::new(shop.client).with_cache(shop.cache),
         gathered: Mutex::new(Gathered {
             downloads: BTreeMap::new(),
             files: BTreeMap::new(),
             images: Vec::new(),
+            origins: BTreeMap::new(),
             blobs: Blobs::default(),
             common: Common::at(shop.effort),
         }),
     };
+    let parts = shop.plan.images.len() + shop.plan.downloads.len();
+    shop.progress.foresee_unknown(parts as u64);
     let images = shop.plan.images.iter().cloned().map(Fetch::Image);
     let start = images
         .chain((0..shop.plan.downloads.len()).map(Fetch::Download))
@@ -202,6 +215,11 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         &|piece| run.fetch(piece),
         &|piece| run.pack(piece),
     )?;
+    shop.progress.fetched();
+    if shop.stop.requested() {
+        // Nobody failed, and not everything is there.
+        bail!("given up");
+    }
     let gathered = run
         .gathered
         .into_inner()
@@ -212,6 +230,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         downloads: gathered.downloads.into_values().collect(),
         files: gathered.files.into_values().collect(),
         images,
+        origins: gathered.origins,
         blobs: gathered.blobs,
         layers: shop.layers,
         windows: shop.effort.windows(),
@@ -230,7 +249,7 @@ impl Run<'_> {
 
     fn pack(&self, piece: Pack) -> Outcome<Fetch, Pack> {
         match piece {
-            Pack::Archive(index, file) => self.unpack(index, file),
+            Pack::Archive(index, file, digest) => self.unpack(index, file, digest),
             Pack::Content(label, source) => self.compress(&label, source),
             Pack::Kept(label, source, stored) => self.keep(&label, source, stored),
         }
@@ -240,7 +259,7 @@ impl Run<'_> {
         let download = &self.shop.plan.downloads[index];
         let label = format!("{} {}", download.name, download.version);
         let url = Url::parse(&download.url).with_context(|| format!("{:?}", download.url))?;
-        let task = self.shop.progress.task(&label, None);
+        let task = self.shop.progress.transfer(&label, Expected::Unknown);
         // The checksum first: without one nothing is downloaded.
         let promised = match &download.check {
             Check::Published { algorithm, url } => {
@@ -250,27 +269,37 @@ impl Run<'_> {
             Check::Shipped(digest) => Promised::Shipped(*digest),
             Check::Given(digest) => Promised::Given(*digest),
         };
-        let file = self.shop.spool.file().context(BESIDE)?;
-        let size = Size::AtMost(DOWNLOAD_LIMIT);
-        let saved =
-            self.shop
-                .client
-                .save(Ask::plain(&url), file, size, promised.algorithm(), &task)?;
         let from = self.shop.client.route(&url);
-        promised.compare(download, &from, &saved)?;
+        let key = promised.key();
+        let wanted = Wanted {
+            key: &key,
+            size: None,
+            label: &label,
+        };
+        let obtained = self.obtain(wanted, &task, &|new_file| {
+            let file = new_file().map_err(|cause| no_file(&url, &cause))?;
+            let size = Size::AtMost(DOWNLOAD_LIMIT);
+            let algorithm = promised.algorithm();
+            let saved = self
+                .shop
+                .client
+                .save(Ask::plain(&url), file, size, algorithm, &task)?;
+            promised.compare(download, &from, &saved)?;
+            Ok(saved)
+        })?;
         if let Some(lock) = self.shop.lock {
             lock.of_fetched(
                 download.name.text(),
                 from.as_str(),
-                saved.sha256,
-                saved.size,
+                obtained.sha256,
+                obtained.size,
             )?;
         }
-        task.finish(&format!("fetched and checked ({})", bytes(saved.size)));
+        task.finish(&how(&obtained));
 
         let name = download.name;
         let mut gathered = self.lock();
-        let program = (name.text().to_owned(), saved.sha256);
+        let program = (name.text().to_owned(), obtained.sha256);
         gathered.downloads.insert(
             index,
             FetchedDownload {
@@ -278,8 +307,9 @@ impl Run<'_> {
                 version: download.version.clone(),
                 url: download.url.clone(),
                 from,
-                digest: saved.sha256,
-                size: saved.size,
+                origin: obtained.origin,
+                digest: obtained.sha256,
+                size: obtained.size,
                 checked: download.check.checked(),
                 files: match download.layout {
                     Layout::Program => vec![program],
@@ -291,23 +321,28 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         Ok(match download.layout {
-            Layout::Program if name == relatives::COMMON => {
-                let common = &mut gathered.common;
-                let freed = common.arrived(&saved.file, saved.size, saved.sha256);
-                let mut following: Vec<_> = freed.context(BESIDE)?.into_iter().map(ready).collect();
-                // It stands on its own, whoever refers to it.
-                if gathered.blobs.take(saved.sha256, Way::Alone) {
-                    following.push(ready(piece(label, saved.file, saved.size, saved.sha256)));
-                }
-                following
-            }
             Layout::Program => {
-                let piece = piece(label, saved.file, saved.size, saved.sha256);
-                gathered.pack(self.way(), piece).into_iter().collect()
+                let Obtained {
+                    file, size, sha256, ..
+                } = obtained;
+                if name == relatives::COMMON {
+                    let common = &mut gathered.common;
+                    let freed = common.arrived(&file, size, sha256).context(BESIDE)?;
+                    let mut following: Vec<_> = freed.into_iter().map(ready).collect();
+                    // It stands on its own, whoever refers to it.
+                    if gathered.blobs.take(sha256, Way::Alone) {
+                        following.push(ready(piece(label, file, size, sha256)));
+                    }
+                    following
+                } else {
+                    let piece = piece(label, file, size, sha256);
+                    gathered.pack(self.way(), piece).into_iter().collect()
+                }
             }
             // Taken apart before anything is compressed: it leads to more work.
             Layout::Archive | Layout::ArchiveWithFolder(_) => {
-                vec![Next::Pack(u64::MAX, Pack::Archive(index, saved.file))]
+                let archive = Pack::Archive(index, obtained.file, obtained.sha256);
+                vec![Next::Pack(u64::MAX, archive)]
             }
         })
     }
@@ -333,12 +368,29 @@ impl Run<'_> {
         Ok(gathered.pack(Way::Alone, piece).into_iter().collect())
     }
 
+    /// A content with the digest that is wanted: out of the cache where there is one, else downloaded into a nameless file.
+    fn obtain(
+        &self,
+        wanted: Wanted<'_>,
+        task: &Task,
+        download: Fetcher<'_>,
+    ) -> anyhow::Result<Obtained> {
+        let obtained = match self.shop.cache {
+            Some(cache) => cache.obtain(wanted, task, download)?,
+            None => download(&|| self.shop.spool.file())?.into(),
+        };
+        if obtained.origin == Origin::Cache {
+            task.skip(obtained.size);
+        }
+        Ok(obtained)
+    }
+
     fn published(
         &self,
         download: &Download,
         algorithm: Algorithm,
         url: &str,
-        task: &crate::progress::Task,
+        task: &Task,
     ) -> anyhow::Result<String> {
         let url = Url::parse(url).with_context(|| format!("{url:?}"))?;
         let reply = self
@@ -356,9 +408,9 @@ impl Run<'_> {
             .map_err(|problem| anyhow!("the checksum file {} {problem}", reply.from))
     }
 
-    fn unpack(&self, index: usize, file: File) -> Outcome<Fetch, Pack> {
+    fn unpack(&self, index: usize, file: File, digest: Sha256) -> Outcome<Fetch, Pack> {
         let download = &self.shop.plan.downloads[index];
-        let programs = archive::unpack(file, download.layout.folder(), self.shop.spool)
+        let programs = archive::unpack(file, digest, download.layout.folder(), self.shop.spool)
             .map_err(|problem| anyhow!("the archive {} {problem}", download.url))?;
         let reference = relatives::reference(download.name, &programs, self.shop.effort);
         let reference = reference.context(BESIDE)?.map(Arc::new);
@@ -415,7 +467,7 @@ impl Run<'_> {
         }
 
         let mut gathered = self.lock();
-        let following = image
+        let layers: Vec<&RemoteLayer> = image
             .layers
             .iter()
             .filter(|layer| {
@@ -425,6 +477,13 @@ impl Run<'_> {
                 };
                 gathered.blobs.take(layer.diff_id, way)
             })
+            .collect();
+        let sizes = layers.iter().map(|layer| layer.size);
+        self.shop
+            .progress
+            .foresee(sizes.fold(0, u64::saturating_add));
+        let following = layers
+            .into_iter()
             .map(|layer| Next::Fetch(Fetch::Layer(name.clone(), layer.clone())))
             .collect();
         gathered.images.push(image);
@@ -434,19 +493,28 @@ impl Run<'_> {
     fn layer(&self, name: &ImageName, layer: &RemoteLayer) -> Outcome<Fetch, Pack> {
         let short = &layer.digest.hex()[..12];
         let label = format!("layer {short} of {name}");
-        let task = self.shop.progress.task(&label, Some(layer.size));
-        let saved = self
-            .registries
-            .save_layer(name, layer, &|| self.shop.spool.file(), &task)
+        let expected = Expected::Foreseen(layer.size);
+        let task = self.shop.progress.transfer(&label, expected);
+        let key = Key::Sha256(layer.digest);
+        let wanted = Wanted {
+            key: &key,
+            size: Some(layer.size),
+            label: &format!("layer of {name}"),
+        };
+        let obtained = self
+            .obtain(wanted, &task, &|new_file| {
+                self.registries.save_layer(name, layer, new_file, &task)
+            })
             .with_context(|| format!("cannot pull the image {name}"))?;
-        task.finish(&format!("fetched and checked ({})", bytes(saved.size)));
+        task.finish(&how(&obtained));
+        self.lock().origins.insert(layer.digest, obtained.origin);
         // Compressed layers unpack to two or three times their size: enough to order them among programs.
         let weight = match layer.compression {
-            Compression::None => saved.size,
-            Compression::Gzip | Compression::Zstd => saved.size.saturating_mul(3),
+            Compression::None => obtained.size,
+            Compression::Gzip | Compression::Zstd => obtained.size.saturating_mul(3),
         };
         let source = compress::Source {
-            file: saved.file,
+            file: obtained.file,
             compression: layer.compression,
             unpacked: layer.diff_id,
             reference: None,
@@ -545,6 +613,19 @@ fn ready((weight, label, source): Waiting) -> Next<Fetch, Pack> {
     Next::Pack(weight, Pack::Content(label, source))
 }
 
+/// What was done to have something, in the past tense.
+fn how(obtained: &Obtained) -> String {
+    let size = bytes(obtained.size);
+    match obtained.origin {
+        Origin::Cache => format!("found in the cache and checked ({size})"),
+        Origin::Network => format!("fetched and checked ({size})"),
+    }
+}
+
+fn no_file(url: &Url, cause: &io::Error) -> FetchError {
+    FetchError::refused(url, format!("cannot make a file for it: {cause}"))
+}
+
 /// What a download must be.
 enum Promised {
     Published(Algorithm, String),
@@ -553,6 +634,18 @@ enum Promised {
 }
 
 impl Promised {
+    /// What the cache knows it by.
+    fn key(&self) -> Key {
+        match self {
+            Self::Published(Algorithm::Sha512, digits) => Key::Sha512(digits.clone()),
+            Self::Published(Algorithm::Sha256, digits) => {
+                // checksum::parse let nothing else through.
+                Key::Sha256(Sha256::from_hex(digits).expect("64 hex digits"))
+            }
+            Self::Shipped(digest) | Self::Given(digest) => Key::Sha256(*digest),
+        }
+    }
+
     const fn algorithm(&self) -> Algorithm {
         match self {
             Self::Published(algorithm, _) => *algorithm,
@@ -583,7 +676,9 @@ impl Promised {
             Self::Given(digest) => (sha256 != *digest)
                 .then(|| format!("its digest is {sha256}, and --pin {name} says {digest}")),
         };
-        problem.map_or(Ok(()), |problem| Err(FetchError::refused(from, problem)))
+        problem.map_or(Ok(()), |problem| {
+            Err(FetchError::wrong_content(from, problem))
+        })
     }
 }
 

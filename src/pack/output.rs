@@ -1,21 +1,22 @@
-//! What kpot makes becomes a file: written beside its place, synced, and only then put there. Whatever was there before stays until then.
+//! What kpot makes becomes a file: written without a name, synced, and only then put into its place. Whatever was there before stays until then.
 #![allow(
     clippy::disallowed_methods,
     reason = "this module owns the output file"
 )]
 
-use std::fs::{self, File, Permissions};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bundle_spec::{Manifest, PotParts, Sha256, SigningKey, write_pot};
-use tempfile::Builder;
 
 use crate::exit::usage;
+use crate::fetch::Stop;
+use crate::pack::draft::Draft;
 use crate::pack::space;
 use crate::pack::spool::Spool;
+use crate::progress::Progress;
 
 /// A pot that was written.
 #[derive(Debug)]
@@ -63,13 +64,15 @@ pub fn folder(output: &Path) -> anyhow::Result<PathBuf> {
 /// Writes the pot to `output`.
 ///
 /// # Errors
-/// Where the disk is too small or the system refuses; `output` is then as it was.
+/// Where the disk is too small, the system refuses, or `stop` is requested; `output` is then as it was.
 pub fn write(
     output: &Path,
     installer: &[u8],
     manifest: &Manifest,
     spool: &Spool,
     signer: Option<&SigningKey>,
+    stop: &Stop,
+    progress: &Progress,
 ) -> anyhow::Result<Written> {
     let needed = manifest.blobs.iter().map(|blob| blob.size).sum::<u64>() + installer.len() as u64;
     let parts = PotParts {
@@ -79,9 +82,37 @@ pub fn write(
         blobs: spool,
         signer,
     };
-    let write = |out: &mut dyn Write| Ok(write_pot(out, &parts)?);
+    let task = progress.task(&format!("writing {}", output.display()), Some(needed));
+    let write = |out: &mut dyn Write| {
+        let advance = |count| {
+            task.advance(count);
+            !stop.requested()
+        };
+        Ok(write_pot(&mut Watched { out, advance }, &parts)?)
+    };
     let (identity, size) = put(output, 0o644, Existing::Replaced, needed, write)?;
     Ok(Written { identity, size })
+}
+
+/// A writer that tells how many bytes passed, and refuses more where it is told so.
+struct Watched<'a, F> {
+    out: &'a mut dyn Write,
+    advance: F,
+}
+
+impl<F: FnMut(u64) -> bool> Write for Watched<'_, F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        if (self.advance)(count as u64) {
+            Ok(count)
+        } else {
+            Err(io::Error::other("given up"))
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Writes a file of `needed` bytes, as far as that is known, with what `write` gives to it; returns what `write` returned and the file's size.
@@ -97,27 +128,17 @@ pub fn put<T>(
 ) -> anyhow::Result<(T, u64)> {
     let attempt = || format!("cannot write {}", path.display());
     let folder = folder(path)?;
-    let mut file = Builder::new()
-        .prefix(".kpot-")
-        .suffix(".partial")
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(&folder)
-        .with_context(attempt)?;
-    space::ensure(file.as_file(), needed)
+    let draft = Draft::new(&folder, mode).with_context(attempt)?;
+    space::ensure(draft.file(), needed)
         .map_err(anyhow::Error::msg)
         .with_context(attempt)?;
-    let mut buffered = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    let mut buffered = BufWriter::with_capacity(1 << 20, draft.file());
     let told = write(&mut buffered).with_context(attempt)?;
     buffered.flush().with_context(attempt)?;
     drop(buffered);
-    file.as_file().sync_all().with_context(attempt)?;
-    let size = file.as_file().metadata().with_context(attempt)?.len();
-    match existing {
-        Existing::Replaced => file.persist(path),
-        Existing::Kept => file.persist_noclobber(path),
-    }
-    .map_err(|refused| refused.error)
-    .with_context(attempt)?;
+    draft.file().sync_all().with_context(attempt)?;
+    let size = draft.file().metadata().with_context(attempt)?.len();
+    draft.put(path, existing).with_context(attempt)?;
     sync_folder(&folder).with_context(attempt)?;
     Ok((told, size))
 }
@@ -197,6 +218,7 @@ fn readme(manifest: &Manifest) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(folder)

@@ -20,7 +20,7 @@ pub fn ensure(file: &File, needed: u64) -> Result<(), String> {
         .saturating_mul(figures.fragment_size());
     if free < needed {
         Err(format!(
-            "it needs {} on the disk of the output file, which has {} left",
+            "it needs {} on a disk that has {} left",
             bytes(needed),
             bytes(free)
         ))

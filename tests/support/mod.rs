@@ -14,7 +14,7 @@ pub mod server;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use upstream::Upstream;
 
@@ -58,6 +58,11 @@ impl Desk {
         self.path("trusted_signers")
     }
 
+    /// The cache of this desk.
+    pub fn cache(&self) -> PathBuf {
+        self.path("cache/kpot")
+    }
+
     /// Runs kpot with its configuration on this desk.
     pub fn kpot(&self, arguments: &[&str]) -> Output {
         self.kpot_with(arguments, &[])
@@ -67,6 +72,16 @@ impl Desk {
     pub fn kpot_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = self.command(arguments);
         command.envs(variables.iter().copied()).output().unwrap()
+    }
+
+    /// Starts it, and does not wait for its end.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// kpot with these arguments, not yet started.
@@ -81,6 +96,7 @@ impl Desk {
             .args(arguments)
             .current_dir(self.out())
             .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env("DOCKER_CONFIG", self.path("docker"));
         command
     }

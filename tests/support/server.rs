@@ -44,7 +44,14 @@ pub struct Seen {
 struct State {
     answers: HashMap<String, Vec<Answer>>,
     seen: Vec<Seen>,
+    /// Bytes of bodies that were sent, by path.
+    sent: HashMap<String, u64>,
+    /// Between two pieces of a body.
+    pause: Option<Duration>,
 }
+
+/// A throttled body is sent in pieces of so many bytes.
+const PIECE: usize = 4 << 10;
 
 /// A running server; it ends with the test's process.
 #[derive(Clone)]
@@ -101,6 +108,42 @@ impl Server {
             .collect()
     }
 
+    /// Forgets what was asked and sent until now.
+    pub fn forget(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.seen.clear();
+        state.sent.clear();
+    }
+
+    /// Bytes of bodies that were sent for paths in which `part` stands.
+    pub fn sent(&self, part: &str) -> u64 {
+        let state = self.state.lock().unwrap();
+        let sent = state.sent.iter().filter(|(path, _)| path.contains(part));
+        sent.map(|(_, count)| count).sum()
+    }
+
+    /// From now on bodies come piece by piece, with a pause between them.
+    pub fn throttle(&self, pause: Option<Duration>) {
+        self.state.lock().unwrap().pause = pause;
+    }
+
+    fn deliver(&self, mut stream: &TcpStream, path: &str, body: &[u8]) -> std::io::Result<()> {
+        let mut rest = body;
+        while !rest.is_empty() {
+            let pause = self.state.lock().unwrap().pause;
+            let size = pause.map_or(rest.len(), |_| rest.len().min(PIECE));
+            stream.write_all(&rest[..size])?;
+            let mut state = self.state.lock().unwrap();
+            *state.sent.entry(path.to_owned()).or_default() += size as u64;
+            drop(state);
+            rest = &rest[size..];
+            if let Some(pause) = pause.filter(|_| !rest.is_empty()) {
+                thread::sleep(pause);
+            }
+        }
+        Ok(())
+    }
+
     fn serve(&self, stream: &TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
@@ -131,12 +174,14 @@ impl Server {
                 None => Answer::Status(404),
             }
         };
-        reply(stream, &method, &answer, &headers)
+        let deliver = |body: &[u8]| self.deliver(stream, &path, body);
+        reply(stream, &deliver, &method, &answer, &headers)
     }
 }
 
 fn reply(
     mut stream: &TcpStream,
+    deliver: &dyn Fn(&[u8]) -> std::io::Result<()>,
     method: &str,
     answer: &Answer,
     headers: &HashMap<String, String>,
@@ -147,7 +192,7 @@ fn reply(
         );
         stream.write_all(head.as_bytes())?;
         if method != "HEAD" {
-            stream.write_all(body)?;
+            deliver(body)?;
         }
         stream.flush()
     };

@@ -105,7 +105,8 @@ impl Kpot {
     ) -> Result<()> {
         let build = self
             .sh()
-            .args(["build", "--k8s", &version.to_string()])
+            // The lab leaves nothing in the user's cache, and takes nothing from there.
+            .args(["build", "--no-cache", "--k8s", &version.to_string()])
             .args(arguments);
         build.arg("--sign-key").arg(key).arg("-o").arg(file).run()
     }

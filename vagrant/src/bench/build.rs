@@ -62,7 +62,8 @@ pub(super) fn kpot(
     let note = file.with_extension("peak");
     measure::sample(&note, kpot.path(), |command| {
         command
-            .args(["build", "--jobs", THREADS, "--k8s", &version.to_string()])
+            .args(["build", "--no-cache", "--jobs", THREADS])
+            .args(["--k8s", &version.to_string()])
             .args(arguments)
             .arg("--sign-key")
             .arg(&pot.key)
