@@ -219,6 +219,54 @@ fn a_build_that_is_killed_anywhere_leaves_what_the_next_one_goes_on_with() {
     assert!(kept(&desk).keys().all(|path| path.starts_with("sha256/")));
 }
 
+#[test]
+fn a_build_that_is_killed_while_it_packs_or_writes_leaves_no_half_pot() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let before = Instant::now();
+    built(&desk, &upstream, "whole.pot", &[]);
+    let takes = before.elapsed();
+    for part in 1..=10 {
+        let mut child = started(&desk, &upstream, "x.pot");
+        thread::sleep(takes * part / 10);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let made = desk.made();
+        if made.len() > 1 {
+            // It was quicker.
+            same(&desk, "whole.pot", "x.pot");
+            std::fs::remove_file(desk.out().join("x.pot")).unwrap();
+        }
+        assert_eq!(desk.made(), ["whole.pot"], "{part}: {made:?}");
+    }
+    upstream.server.forget();
+    built(&desk, &upstream, "x.pot", &[]);
+    same(&desk, "whole.pot", "x.pot");
+    assert_eq!(contents_sent(&upstream), 0);
+}
+
+#[test]
+fn a_build_that_waits_takes_over_from_one_that_is_killed() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    upstream.server.throttle(Some(SLOW));
+    let mut first = started(&desk, &upstream, "one.pot");
+    wait_until("the first one fetches", || {
+        contents_sent(&upstream) > 100_000
+    });
+    let second = started(&desk, &upstream, "two.pot");
+    wait_until("the second one is there", || {
+        upstream.server.seen("/manifests/v1.20.2").len() > 4
+    });
+    thread::sleep(10 * SLOW);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let second = second.wait_with_output().unwrap();
+    assert_eq!(code(&second), 0, "{}", stderr(&second));
+    assert!(stderr(&second).contains("waiting for that one"));
+    assert!(stderr(&second).contains("going on after the"));
+    assert_eq!(desk.made(), ["two.pot"]);
+    assert_eq!(code(&desk.verify(&desk.out().join("two.pot"))), 0);
+}
+
 fn kept_or_none(desk: &Desk) -> BTreeMap<String, PathBuf> {
     if desk.cache().exists() {
         kept(desk)

@@ -30,7 +30,7 @@ use digests::Digests;
 use files::Hold;
 use place::{Key, Place};
 
-/// How long another build may be without a byte before a content that it fetches is fetched here as well.
+/// How long another build may be without a byte before a content that it fetches is fetched here as well, unless a test is less patient.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often another build's download is looked at.
@@ -40,6 +40,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Cache {
     place: Place,
     stop: Stop,
+    patience: Duration,
     /// Where the claims lie.
     run: PathBuf,
     /// What this build uses, a key in each line. Locked as long as the build runs.
@@ -103,8 +104,9 @@ impl Cache {
             )
         };
         files::make(&place).with_context(attempt)?;
-        // Under the cache's lock: prune takes a file of claims that nobody has locked for that of a dead build.
-        let meeting = files::hold(&place, Hold::Shared)?;
+        // Alone with the cache: a file of claims that nobody has locked is a dead build's, and removed, by the next build too.
+        let meeting = files::hold(&place, Hold::Alone)?;
+        stock::claims(&place).with_context(attempt)?;
         let (claims, run) = tempfile::Builder::new()
             .prefix("run-")
             .tempfile_in(place.join("runs"))
@@ -118,6 +120,7 @@ impl Cache {
         Ok(Self {
             place,
             stop,
+            patience: PATIENCE,
             run,
             claims: Mutex::new(claims),
         })
@@ -157,7 +160,7 @@ impl Cache {
             };
             match waiting {
                 Some((before, since)) if before == length => {
-                    if since.elapsed() > PATIENCE {
+                    if since.elapsed() > self.patience {
                         return self.fetch_apart(wanted, task, download);
                     }
                 }
@@ -356,7 +359,7 @@ impl Cache {
     ) -> anyhow::Result<Obtained> {
         task.note(&format!(
             "another kpot has fetched nothing of it for {} s; fetching it here as well",
-            PATIENCE.as_secs()
+            self.patience.as_secs()
         ));
         let folder = self.place.join("partial");
         let saved = download(&|| tempfile::tempfile_in(&folder))
@@ -409,3 +412,6 @@ impl From<Saved> for Obtained {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

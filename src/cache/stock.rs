@@ -205,7 +205,7 @@ fn items(place: &Place) -> io::Result<Vec<Item>> {
 }
 
 /// The keys that running builds have claimed. The caller holds the lock alone: a file of claims that nobody has locked is a dead build's, and removed.
-fn claims(place: &Place) -> io::Result<BTreeSet<Key>> {
+pub(super) fn claims(place: &Place) -> io::Result<BTreeSet<Key>> {
     let mut claimed = BTreeSet::new();
     for (_, path) in place.runs()? {
         let Some(file) = files::open(&path)? else {

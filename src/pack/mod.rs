@@ -570,7 +570,12 @@ impl Run<'_> {
     }
 
     fn compress(&self, label: &str, source: compress::Source) -> Outcome<Fetch, Pack> {
-        let task = self.shop.progress.task(&format!("packing {label}"), None);
+        // What is still compressed does not tell how large it is.
+        let total = match source.compression {
+            Compression::None => source.file.metadata().ok().map(|it| it.len()),
+            Compression::Gzip | Compression::Zstd => None,
+        };
+        let task = self.shop.progress.task(&format!("packing {label}"), total);
         let to = self.shop.spool.file().context(BESIDE)?;
         let (packed, file) = compress::compress(source, self.shop.effort, to, &task)
             .with_context(|| format!("cannot pack {label}"))?;
