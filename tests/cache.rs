@@ -569,3 +569,38 @@ fn on_a_terminal_bars_tell_bytes_rate_and_time_of_each_and_of_all() {
         assert!(text.contains(told), "{told}: {text}");
     }
 }
+
+#[test]
+fn a_full_disk_is_told_with_what_to_do() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let small = desk.path("small");
+    std::fs::create_dir(&small).unwrap();
+    // A file system of its own with room for some of it, which ends with the process.
+    let build: Vec<String> = [env!("CARGO_BIN_EXE_kpot").to_owned()]
+        .into_iter()
+        .chain(upstream.arguments("x.pot"))
+        .chain(["--cache".to_owned(), small.display().to_string()])
+        .collect();
+    let script = format!(
+        "mount -t tmpfs -o size=700k tmpfs {} && exec {}",
+        small.display(),
+        build.join(" ")
+    );
+    let failed = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .current_dir(desk.out())
+        .env("XDG_CONFIG_HOME", desk.path("config"))
+        .output()
+        .unwrap();
+    let told = stderr(&failed);
+    assert_eq!(code(&failed), 1, "{told}");
+    for word in [
+        "kpot cache prune",
+        "--cache",
+        "--no-cache",
+        &upstream.server.url(),
+    ] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(desk.made().is_empty(), "{:?}", desk.made());
+}
