@@ -74,7 +74,10 @@ pub fn write(
     stop: &Stop,
     progress: &Progress,
 ) -> anyhow::Result<Written> {
-    let needed = manifest.blobs.iter().map(|blob| blob.size).sum::<u64>() + installer.len() as u64;
+    let sizes = manifest.blobs.iter().map(|blob| blob.size);
+    let total = sizes.clone().sum::<u64>() + installer.len() as u64;
+    // The blobs lie on the same disk, and each is gone from there when it was written.
+    let needed = sizes.max().unwrap_or(0) + installer.len() as u64;
     let parts = PotParts {
         installer,
         readme: &readme(manifest),
@@ -82,7 +85,7 @@ pub fn write(
         blobs: spool,
         signer,
     };
-    let task = progress.task(&format!("writing {}", output.display()), Some(needed));
+    let task = progress.task(&format!("writing {}", output.display()), Some(total));
     let write = |out: &mut dyn Write| {
         let advance = |count| {
             task.advance(count);
