@@ -68,10 +68,8 @@ fn wait_until(what: &str, reached: impl Fn() -> bool) {
 
 fn send(signal: &str, child: &Child) {
     let pid = child.id().to_string();
-    let sent = std::process::Command::new("kill")
-        .args([signal, &pid])
-        .status();
-    assert!(sent.unwrap().success());
+    let mut kill = std::process::Command::new("kill");
+    kill.args([signal, &pid]).status().unwrap();
 }
 
 #[test]
@@ -321,15 +319,22 @@ fn a_second_signal_ends_a_build_at_once() {
     upstream
         .server
         .set(&upstream.program("kubelet"), vec![stalled]);
-    let mut child = started(&desk, &upstream, "x.pot");
-    wait_until("the download has begun", || {
-        !upstream.server.seen("/kubelet").is_empty()
+    // After one signal alone the stalled server is waited for, for a second. A busy machine has three tries to be quicker.
+    let quick = (0..3).any(|_| {
+        upstream.server.forget();
+        let mut child = started(&desk, &upstream, "x.pot");
+        wait_until("the download has begun", || {
+            !upstream.server.seen("/kubelet").is_empty()
+        });
+        send("-INT", &child);
+        send("-INT", &child);
+        let second = Instant::now();
+        let ended = child.wait().unwrap();
+        assert_eq!(ended.code(), Some(130));
+        assert!(desk.made().is_empty(), "{:?}", desk.made());
+        second.elapsed() < Duration::from_millis(800)
     });
-    send("-INT", &child);
-    send("-INT", &child);
-    let ended = child.wait().unwrap();
-    assert_eq!(ended.code(), Some(130));
-    assert!(desk.made().is_empty(), "{:?}", desk.made());
+    assert!(quick);
 }
 
 #[test]

@@ -681,8 +681,15 @@ impl Promised {
             Self::Given(digest) => (sha256 != *digest)
                 .then(|| format!("its digest is {sha256}, and --pin {name} says {digest}")),
         };
-        problem.map_or(Ok(()), |problem| {
-            Err(FetchError::wrong_content(from, problem))
+        let Some(problem) = problem else {
+            return Ok(());
+        };
+        let error = FetchError::wrong_content(from, problem);
+        Err(match self {
+            Self::Published(..) => {
+                error.advise("a mirror or a proxy may have changed it; try again without")
+            }
+            Self::Shipped(_) | Self::Given(_) => error,
         })
     }
 }
