@@ -15,7 +15,7 @@ use crate::exit::usage;
 use crate::fetch::Stop;
 use crate::pack::draft::Draft;
 use crate::pack::space;
-use crate::pack::spool::Spool;
+use crate::pack::spool::{Emptied, Spool};
 use crate::progress::Progress;
 
 /// A pot that was written.
@@ -82,7 +82,7 @@ pub fn write(
         installer,
         readme: &readme(manifest),
         manifest,
-        blobs: spool,
+        blobs: &Emptied(spool),
         signer,
     };
     let task = progress.task(&format!("writing {}", output.display()), Some(total));
