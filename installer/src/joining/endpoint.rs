@@ -337,7 +337,7 @@ mod tests {
         let cluster = of(endpoint("10.0.0.13", &[]));
         let name = EndpointName::Address(ip("10.0.0.13"));
         let said = |answer: (i32, &str)| {
-            let asked = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s --server https://10.0.0.13:6443 get --raw /healthz";
+            let asked = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s --request-timeout 5s --server https://10.0.0.13:6443 get --raw /healthz";
             let view = ClusterView::new(
                 Arc::new(Scripted::new().on(asked, answer.0, answer.1)),
                 "10.0.0.11",
