@@ -77,7 +77,7 @@ fn build_ahead(version: Version) -> Result<()> {
     step(
         &format!("upstream of {version}, beside the scenarios"),
         || {
-            nicely(own.as_os_str())
+            nicely("19", own.as_os_str())
                 .args(["upstream", "build", "--k8s", &version.to_string()])
                 .log("upstream.log")
                 .run()
@@ -86,7 +86,7 @@ fn build_ahead(version: Version) -> Result<()> {
 }
 
 fn test_code(cache: &Cache) -> Result<Counts> {
-    let cargo = || nicely(&cargo()).dir(vagrant_dir()).log("cargo.log");
+    let cargo = || nicely("5", &cargo()).dir(vagrant_dir()).log("cargo.log");
     let mut counts = Counts::default();
     count(&mut counts, "cargo fmt", || {
         cargo().args(["fmt", "--all", "--check"]).run()
@@ -131,9 +131,9 @@ fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// A program that yields to everything else.
-fn nicely(program: &OsStr) -> Sh {
-    Sh::new("nice").args(["-n", "19"]).arg(program)
+/// A program that yields to the scenarios, by this much. The tests of the code have time limits of their own, and must not starve.
+fn nicely(by: &str, program: &OsStr) -> Sh {
+    Sh::new("nice").args(["-n", by]).arg(program)
 }
 
 /// Checks what is depended on by deny.toml. Not the advisories: they are fetched from the internet, which a machine of the lab need not have.
@@ -142,7 +142,7 @@ fn deny(cache: &Cache) -> Result<()> {
     if !program.is_file() {
         let root = cache.tools();
         step("building cargo-deny", || {
-            nicely(&cargo())
+            nicely("19", &cargo())
                 // Not optimised: it is used for two seconds, and optimising it takes minutes.
                 .args(["install", "--quiet", "--debug", "--locked", "cargo-deny"])
                 .args(["--version", CARGO_DENY, "--root"])
