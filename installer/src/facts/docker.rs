@@ -165,25 +165,25 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
         .and_then(|file| manifest.blob(&file.blob))
         .map(|blob| blob.unpacked_digest);
     let same = path == DOCKERD && ours.is_some() && host.digest(DOCKERD)? == ours;
-    let unit = foreign_unit(host)?;
-    if same && unit.is_none() {
-        return Ok(Docker::Ours);
-    }
-    let (whose, remove) = match (packages::owner(host, &path)?, unit.filter(|_| same)) {
-        (_, Some(unit)) => (
+    let unit = if same { foreign_unit(host)? } else { None };
+    let (whose, remove) = match unit {
+        None if same => return Ok(Docker::Ours),
+        Some(unit) => (
             format!("{path}, started by {unit}, which was not written by this program"),
             format!(
                 "if nothing needs it, stop it and move its unit and its configuration away (mv {unit} {CONFIG} /root/), and run this again"
             ),
         ),
-        (Some(package), None) => (
-            format!("{path} of package {package}"),
-            format!("remove it ({package}), and run this again"),
-        ),
-        (None, None) => (
-            format!("{path}, which no package owns"),
-            format!("move it away (mv {path} /root/), and run this again"),
-        ),
+        None => match packages::owner(host, &path)? {
+            Some(package) => (
+                format!("{path} of package {package}"),
+                format!("remove it ({package}), and run this again"),
+            ),
+            None => (
+                format!("{path}, which no package owns"),
+                format!("move it away (mv {path} /root/), and run this again"),
+            ),
+        },
     };
     let Some(info) = running(host)? else {
         return Ok(Docker::Unfit {

@@ -40,14 +40,7 @@ impl Step for KubeletService {
         if state.load == "masked" {
             return Ok(unit::masked(NAME));
         }
-        let mut states = match unit_files(view.host)? {
-            UnitFiles::Ours(files) => {
-                let states = files.iter().map(|file| file.state(view.host));
-                states.collect::<Result<Vec<_>>>()?
-            }
-            UnitFiles::Adopted => Vec::new(),
-            UnitFiles::Unfit { reason, remedy } => vec![State::Conflict { reason, remedy }],
-        };
+        let (_, mut states) = unit_files(view.host)?;
         if !view.host.exists(DIR.0)? {
             states.push(State::Pending(format!("{} is missing", DIR.0)));
         }
@@ -63,10 +56,8 @@ impl Step for KubeletService {
     fn apply(&self, world: World<'_>) -> Result<()> {
         let host = world.host;
         host.make_dir(DIR.0, DIR.1)?;
-        if let UnitFiles::Ours(files) = unit_files(host.view())? {
-            for file in files {
-                file.write(host)?;
-            }
+        for file in unit_files(host.view())?.0 {
+            file.write(host)?;
         }
         unit::reload(host)?;
         unit::change(host, "enable", NAME)
@@ -86,39 +77,31 @@ pub(crate) fn stop(host: &Host<'_>) -> Result<()> {
     unit::change(host, "stop", NAME)
 }
 
-/// Who says how the kubelet starts.
-enum UnitFiles {
-    /// We do, in these files.
-    Ours(Vec<ConfigFile>),
-    /// Somebody else, in the way that kubeadm expects.
-    Adopted,
-    /// Somebody else, in another way.
-    Unfit { reason: String, remedy: String },
-}
-
-fn unit_files(host: &HostView) -> Result<UnitFiles> {
+/// The files that say how the kubelet starts, where that is ours to say, and their states. Somebody else's are adopted where they start it in the way that kubeadm expects, and are a
+/// conflict where they do not.
+fn unit_files(host: &HostView) -> Result<(Vec<ConfigFile>, Vec<State>)> {
     let files = files(host)?;
-    let mut foreign = None;
-    for file in &files {
-        if let State::Conflict { reason, remedy } = file.state(host)? {
-            foreign.get_or_insert((reason, remedy));
-        }
-    }
+    let states = files.iter().map(|file| file.state(host));
+    let states = states.collect::<Result<Vec<_>>>()?;
+    let foreign = states.iter().find_map(|state| match state {
+        State::Conflict { reason, remedy } => Some((reason, remedy)),
+        _ => None,
+    });
     let Some((reason, remedy)) = foreign else {
-        return Ok(UnitFiles::Ours(files));
+        return Ok((files, states));
     };
     let lacking = kubelet_start::lacking(host, NAME)?;
-    Ok(if lacking.is_empty() {
-        UnitFiles::Adopted
-    } else {
-        UnitFiles::Unfit {
-            reason: format!(
-                "{reason}; kubeadm could not start the kubelet with it, which lacks {}",
-                lacking.join(", ")
-            ),
-            remedy,
-        }
-    })
+    if lacking.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let unfit = State::Conflict {
+        reason: format!(
+            "{reason}; kubeadm could not start the kubelet with it, which lacks {}",
+            lacking.join(", ")
+        ),
+        remedy: remedy.clone(),
+    };
+    Ok((Vec::new(), vec![unfit]))
 }
 
 /// The files that are ours to write: none of them where a package brought its own, which kubeadm's packages do in another folder.
