@@ -34,7 +34,7 @@ pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
         )));
     }
     let folder = output::folder(&order.lock)?;
-    let desk = Desk::new(order, Policy::default(), &command.network, Stop::default())?;
+    let desk = Desk::new(order, Policy::DEFAULT, &command.network, Stop::default())?;
     let wanted = desk.order.kubernetes.to_string();
     let whole = command.updates.iter().all(|name| name == KUBERNETES);
     let meant = command.updates.is_empty();

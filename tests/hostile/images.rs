@@ -357,13 +357,13 @@ fn a_layer_goes_on_with_another_token_when_its_own_has_ended() {
     );
 }
 
-#[test]
-fn four_hundred_and_one_for_ever_is_an_end() {
+/// A registry that wants a token for everything, whose token server answers `body`, and that no token satisfies.
+fn wants_a_token(body: String) -> Raw {
     let address = Arc::new(Mutex::new(String::new()));
     let named = Arc::clone(&address);
     let server = Raw::start(move |request, _, wire| {
         if request.path.starts_with("/token") {
-            return answer(wire, "200 X", "", "{\"token\": \"worthless\"}");
+            return answer(wire, "200 X", "", &body);
         }
         let realm = format!("{}/token", named.lock().unwrap());
         answer(
@@ -374,6 +374,12 @@ fn four_hundred_and_one_for_ever_is_an_end() {
         )
     });
     *address.lock().unwrap() = server.url();
+    server
+}
+
+#[test]
+fn four_hundred_and_one_for_ever_is_an_end() {
+    let server = wants_a_token("{\"token\": \"worthless\"}".to_owned());
     refused(resolve(&server), &server.url(), &["401", "docker login"]);
     assert_eq!(
         server.seen().len(),
@@ -400,21 +406,7 @@ fn answers_of_token_servers_are_held_to_their_limits() {
         ),
         ("x".repeat(300 << 10), "limit of 262144"),
     ] {
-        let address = Arc::new(Mutex::new(String::new()));
-        let named = Arc::clone(&address);
-        let server = Raw::start(move |request, _, wire| {
-            if request.path.starts_with("/token") {
-                return answer(wire, "200 X", "", &body);
-            }
-            let realm = format!("{}/token", named.lock().unwrap());
-            answer(
-                wire,
-                "401 X",
-                &format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n"),
-                "",
-            )
-        });
-        *address.lock().unwrap() = server.url();
+        let server = wants_a_token(body);
         refused(resolve(&server), &server.url(), &[words]);
     }
     for realm in [

@@ -1,13 +1,12 @@
 //! A server that says exactly the bytes that a test gives it, at the pace that it gives them, over TLS where it is told so.
 
-use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::server::Seen;
+use super::server::{Seen, headers};
 
 /// A connection, plain or not.
 pub trait Wire: Read + Write {}
@@ -118,15 +117,7 @@ fn read_head(wire: &mut dyn Wire) -> io::Result<Option<Seen>> {
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Ok(None);
     };
-    let mut headers = HashMap::new();
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header)?;
-        match header.trim().split_once(": ") {
-            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
-            None => break,
-        };
-    }
+    let mut headers = headers(&mut reader)?;
     if let Some(length) = headers.get("content-length") {
         let mut form = vec![0; length.parse().unwrap()];
         reader.read_exact(&mut form)?;

@@ -1,7 +1,7 @@
 //! A web server of a few lines that can do what servers should not.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -152,15 +152,7 @@ impl Server {
         let method = words.next().unwrap_or_default().to_owned();
         let target = words.next().unwrap_or("/").to_owned();
         let path = target.split('?').next().unwrap_or_default().to_owned();
-        let mut headers = HashMap::new();
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header)?;
-            match header.trim().split_once(": ") {
-                Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
-                None => break,
-            };
-        }
+        let headers = headers(&mut reader)?;
         let answer = {
             let mut state = self.state.lock().unwrap();
             state.seen.push(Seen {
@@ -262,4 +254,17 @@ fn reply(
 fn etag(body: &[u8]) -> String {
     let beginning = &body[..body.len().min(1000)];
     format!("\"{}\"", &bundle_spec::Sha256::of(beginning).hex()[..16])
+}
+
+/// The headers of a request, their names in lower case, and the empty line behind them.
+pub(super) fn headers(reader: &mut impl BufRead) -> std::io::Result<HashMap<String, String>> {
+    let mut headers = HashMap::new();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header)?;
+        match header.trim().split_once(": ") {
+            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
+            None => return Ok(headers),
+        };
+    }
 }
