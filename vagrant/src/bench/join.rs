@@ -43,7 +43,7 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
         WhatRuns::MayServe,
     );
     let spec = ClusterSpec::plain(desk.version());
-    bench.cluster_of(spec, MASTERS)?;
+    bench.cluster_of(&spec, MASTERS)?;
     let (mut ours, mut theirs, mut until_ready) = (Vec::new(), Vec::new(), Vec::new());
     let mut peak = 0;
     for _ in 0..desk.repeat {

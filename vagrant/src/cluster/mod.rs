@@ -27,15 +27,17 @@ use crate::node::{Node, quoted};
 use crate::sh::{Outcome, step};
 use crate::wait;
 
-/// `kubeadm init` took 11 s where it was tried by hand, alone on the machine; its own limits are 4 minutes each.
-const KUBEADM_LIMIT: Duration = Duration::from_mins(10);
+/// `kubeadm init` takes 11 to 20 s here, `kubeadm join` 20 to 80 s; kubeadm's own limits are 4 minutes each.
+const KUBEADM_LIMIT: Duration = Duration::from_mins(5);
 /// How long nodes and DNS may take until they are ready.
 const READY_LIMIT: Duration = Duration::from_mins(4);
 
 /// A kubelet of 1.20 that has just started may turn etcd's pod away for good (kubernetes/kubernetes#99305), and plain kubeadm waits for it in vain: such a kubelet is started
-/// again.
-const ADMIT_ETCD: &str = "(for look in $(seq 40); do sleep 3; \
-     if journalctl -q -u kubelet -o cat | grep -q 'Failed to admit pod etcd-'; then systemctl restart kubelet; break; fi; \
+/// again, as often as it takes. Only what the kubelet that runs now has said counts.
+const ADMIT_ETCD: &str = "(for look in $(seq 80); do sleep 3; \
+     run=$(systemctl show --property=InvocationID --value kubelet); \
+     if [ -n \"$run\" ] && journalctl -q -o cat _SYSTEMD_INVOCATION_ID=\"$run\" | grep -q 'Failed to admit pod etcd-'; \
+     then systemctl restart kubelet; fi; \
      done) >/dev/null 2>&1 & ";
 
 /// What timeout(1) ends with where it had to kill.

@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::checks;
 use crate::cluster::{Cluster, ClusterSpec};
 use crate::eras::Version;
+use crate::evidence;
 use crate::lab::{Bare, Lab};
 use crate::materials::Materials;
 use crate::node::Node;
@@ -33,6 +34,8 @@ pub struct Bench {
     pot: Pot,
     version: Version,
     cluster: Option<(Cluster, Vec<Node>)>,
+    /// The masters of the cluster that is being made, or whose making failed.
+    making: Vec<Node>,
     /// Machines that are bare, with the pot unpacked and its signer trusted, by name.
     ready: BTreeMap<&'static str, Bare>,
     what_runs: WhatRuns,
@@ -64,6 +67,7 @@ impl Bench {
             pot,
             version,
             cluster: None,
+            making: Vec::new(),
             ready: BTreeMap::new(),
             what_runs,
         }
@@ -137,23 +141,22 @@ impl Bench {
             .map_or(0, |(_, masters)| masters.len())
     }
 
-    /// The machines that are in use, the first master first.
+    /// The machines that are in use, the first master first, also where they are no cluster yet.
     pub fn nodes(&self) -> Vec<Node> {
-        let mut nodes = self
-            .cluster
-            .as_ref()
-            .map(|(_, masters)| masters.clone())
-            .unwrap_or_default();
+        let mut nodes = match &self.cluster {
+            Some((_, masters)) => masters.clone(),
+            None => self.making.clone(),
+        };
         nodes.push(self.b1());
         nodes
     }
 
     /// Makes the wanted cluster, unless it is the one that is up.
-    pub fn cluster_of(&mut self, spec: ClusterSpec, masters: usize) -> Result<()> {
+    pub fn cluster_of(&mut self, spec: &ClusterSpec, masters: usize) -> Result<()> {
         if self
             .cluster
             .as_ref()
-            .is_some_and(|(is, nodes)| *is.spec() == spec && nodes.len() == masters)
+            .is_some_and(|(is, nodes)| is.spec() == spec && nodes.len() == masters)
         {
             return Ok(());
         }
@@ -163,7 +166,7 @@ impl Bench {
             .map(|node| spec.known(node))
             .collect();
         if let Some((is, has)) = &self.cluster
-            && *is.spec() == spec
+            && is.spec() == spec
             && has.len() < masters
         {
             return self.grow(&nodes);
@@ -175,15 +178,31 @@ impl Bench {
             self.cluster = Some((cluster, nodes));
             return Ok(());
         }
+        let cluster = match self.make(spec, &nodes) {
+            Ok(cluster) => cluster,
+            // Nothing of the product has run: it is plain kubeadm that failed, and it gets one more chance.
+            Err(error) => {
+                let kept = evidence::collect(&self.cache, "making-a-cluster", &error, &nodes)?;
+                sh::say(format_args!(
+                    "no cluster came of it, so it is made once more: {error:#}; evidence is in {}",
+                    kept.display()
+                ));
+                self.make(spec, &nodes)?
+            }
+        };
+        self.cluster = Some((cluster, nodes));
+        Ok(())
+    }
+
+    fn make(&mut self, spec: &ClusterSpec, nodes: &[Node]) -> Result<Cluster> {
         self.distrust();
+        self.making = nodes.to_vec();
         step("bringing the masters up", || {
             self.lab
                 .destroy(&[&self.lab.m1(), &self.lab.m2(), &self.lab.m3()])?;
             self.lab.up(&nodes.iter().collect::<Vec<_>>(), Bare::Full)
         })?;
-        let cluster = Cluster::make(spec, &self.materials, &nodes)?;
-        self.cluster = Some((cluster, nodes));
-        Ok(())
+        Cluster::make(spec.clone(), &self.materials, nodes)
     }
 
     /// Adds the masters of these that the cluster has not got yet.

@@ -234,7 +234,7 @@ fn stages(bench: &mut Bench, scenario: &mut dyn Scenario, times: &mut Vec<String
     let stages: [(&str, Stage); 4] = [
         ("prepare", |scenario, bench| {
             let (spec, masters) = scenario.wants(bench.version());
-            bench.cluster_of(spec, masters)?;
+            bench.cluster_of(&spec, masters)?;
             scenario.prepare(bench)
         }),
         ("run", |scenario, bench| scenario.run(bench)),
