@@ -54,6 +54,9 @@ fn patience() -> Duration {
 
 /// All that must hold after `node` joined: Ready as a control-plane node, `voters` started and healthy voters in etcd, its
 /// control plane running, its own API server answering, and no credential left in the cluster.
+///
+/// A kubelet that starts before its Node exists lists its static pods when it looks at them again, on 1.20 a minute later: what else there is to ask is better asked
+/// first.
 pub fn joined(cluster: &Cluster, node: &Node, voters: usize) -> Result<()> {
     control_plane_node(cluster, node)?;
     etcd_voters(cluster, node, voters)?;

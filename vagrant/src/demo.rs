@@ -36,9 +36,9 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
     let (m1, m2, b1) = (lab.m1(), lab.m2(), lab.b1());
     let (cluster, materials) = thread::scope(|scope| {
         let machines = scope.spawn(|| {
-            step("vagrant up m1 m2 b1", || {
+            step("vagrant up m1 m2", || {
                 lab.raze()?;
-                lab.up(&[&m1, &m2, &b1], Bare::Full)
+                lab.up(&[&m1, &m2], Bare::Full)
             })
         });
         let kpot = scope.spawn(|| step("compiling kpot with its installer inside", Kpot::compile));
@@ -55,7 +55,10 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
                 // Machines, pot and cluster mostly wait: for Vagrant, for the disk, for Kubernetes.
                 let pot = scope.spawn(move || build(&kpot, cache, version, &arguments));
                 ended(machines)?;
-                let carried = scope.spawn(|| carry(&ended(pot)?, &b1));
+                let carried = scope.spawn(|| {
+                    backup_up(lab, &b1)?;
+                    carry(&ended(pot)?, &b1)
+                });
                 let cluster = make_cluster(version, &materials, &masters)?;
                 ended(carried)?;
                 anyhow::Ok((cluster, materials))
@@ -65,6 +68,7 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
                 let pot = build(&ended(kpot)?, cache, version, &arguments)?;
                 let materials = Materials::of_internet(cache, version, &pot.file)?;
                 ended(machines)?;
+                backup_up(lab, &b1)?;
                 carry(&pot, &b1)?;
                 let cluster = make_cluster(version, &materials, &masters)?;
                 Ok((cluster, materials))
@@ -88,8 +92,9 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
     step(
         "asking m1 whether it is true, and running a pod on b1",
         || {
+            checks::pods_work(&cluster, &b1, &materials.test_image)?;
             checks::joined(&cluster, &b1, 3)?;
-            checks::pods_work(&cluster, &b1, &materials.test_image)
+            cluster.wait_ready(3)
         },
     )?;
     println!(
@@ -132,14 +137,19 @@ fn carry(pot: &Pot, b1: &Node) -> Result<()> {
     )
 }
 
+fn backup_up(lab: &Lab, b1: &Node) -> Result<()> {
+    step("vagrant up b1", || lab.up(&[b1], Bare::Full))
+}
+
 fn build(kpot: &Kpot, cache: &Cache, version: Version, arguments: &[String]) -> Result<Pot> {
     step(&format!("kpot build --k8s {version}"), || {
         kpot.build(cache, version, arguments)
     })
 }
 
+/// A cluster whose nodes and DNS may still be on their way: the join does not wait for them, and what is asked at the end does.
 fn make_cluster(version: Version, materials: &Materials, masters: &[Node]) -> Result<Cluster> {
-    Cluster::make(ClusterSpec::plain(version), materials, masters)
+    Cluster::begin(ClusterSpec::plain(version), materials, masters)
 }
 
 #[allow(

@@ -91,8 +91,8 @@ impl Scenario for Change {
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
         let (cluster, m2, b1) = (bench.cluster()?, bench.lab().m2(), bench.b1());
         checks::gone(cluster, &bench.m3())?;
-        checks::joined(cluster, &b1, bench.masters())?;
         checks::pods_work(cluster, &b1, bench.test_image())?;
+        checks::joined(cluster, &b1, bench.masters())?;
         join::no_secret_folder(&b1)?;
         self.account = Some(writer::finish(cluster, &[&m2, &b1])?);
         (self.afterwards)(bench)

@@ -135,8 +135,8 @@ impl Scenario for DiskFull {
         b1.run(&format!("rm {}/lab-filler", self.place))?;
         join::join(bench, &b1)?;
         let cluster = bench.cluster()?;
-        checks::joined(cluster, &b1, bench.masters() + 1)?;
         checks::pods_work(cluster, &b1, bench.test_image())?;
+        checks::joined(cluster, &b1, bench.masters() + 1)?;
         let manifest = bench.pot().manifest()?;
         ensure!(
             whole_or_absent(&b1, &manifest)? == places(&manifest).len(),

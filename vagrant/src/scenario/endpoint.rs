@@ -96,8 +96,8 @@ impl Scenario for AtEndpoint {
         let node = (self.who)(bench);
         let cluster = bench.cluster()?;
         let masters = bench.masters() + usize::from(self.command == "join-master");
-        checks::joined(cluster, &node, masters)?;
         checks::pods_work(cluster, &node, bench.test_image())?;
+        checks::joined(cluster, &node, masters)?;
         join::no_secret_folder(&node)?;
         (self.check)(bench)?;
         // What leads elsewhere is gone, wherever somebody might have put it.

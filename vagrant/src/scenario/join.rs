@@ -41,8 +41,8 @@ impl Scenario for Join {
 
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
         let (cluster, b1) = (bench.cluster()?, bench.b1());
-        checks::joined(cluster, &b1, bench.masters() + 1)?;
         checks::pods_work(cluster, &b1, bench.test_image())?;
+        checks::joined(cluster, &b1, bench.masters() + 1)?;
         no_secret_folder(&b1)
     }
 

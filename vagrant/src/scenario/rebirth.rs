@@ -78,8 +78,8 @@ impl Scenario for Rebirth {
 
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
         let (cluster, m2, m3) = (bench.cluster()?, bench.lab().m2(), bench.m3());
-        checks::joined(cluster, &m3, bench.masters())?;
         checks::pods_work(cluster, &m3, bench.test_image())?;
+        checks::joined(cluster, &m3, bench.masters())?;
         identity::kept(cluster, &m3)?;
         join::no_secret_folder(&m3)?;
         let account = writer::finish(cluster, &[&m2, &m3])?;

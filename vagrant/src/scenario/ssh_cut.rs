@@ -120,8 +120,8 @@ impl Scenario for SshCut {
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
         join::join(bench, &bench.b1()).context("with no cut any more")?;
         let (cluster, b1) = (bench.cluster()?, bench.b1());
-        checks::joined(cluster, &b1, bench.masters() + 1)?;
         checks::pods_work(cluster, &b1, bench.test_image())?;
+        checks::joined(cluster, &b1, bench.masters() + 1)?;
         join::no_secret_folder(&b1)
     }
 
