@@ -1,7 +1,7 @@
 //! Builds the static installers that `kpot` carries inside itself, and tells `src/installers.rs` where they lie.
 //!
 //! Each is built by a cargo of its own, in a target directory of its own (the outer one is locked while this runs), with none of the outer build's flags: the same
-//! sources give the same installer whether `kpot` itself is built for debugging, for release or by clippy. `KPOT_INSTALLER_AMD64=FILE` and `KPOT_INSTALLER_ARM64=FILE`
+//! sources give the same installer whether `kpot` itself is built for debugging, for release or by clippy, so all of these share that directory. `KPOT_INSTALLER_AMD64=FILE` and `KPOT_INSTALLER_ARM64=FILE`
 //! embed installers that are already there, for packagers who build them elsewhere.
 //!
 //! The one for amd64 is always there. The one for arm64 is left out, with a warning, where this machine has no compiler for it; `kpot version` tells.
@@ -166,8 +166,10 @@ fn on_path(name: &str) -> bool {
 }
 
 fn build(machine: &Machine, compiler: &str) -> Result<PathBuf, String> {
-    // The folder of amd64 keeps the name that it always had.
-    let target_dir = Path::new(&variable("OUT_DIR")?).join("installer");
+    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    // TARGET/PROFILE/build/PACKAGE/out: whoever else builds below TARGET finds what is built here, and waits for it.
+    let target_dir = out_dir.ancestors().nth(4).unwrap_or(&out_dir);
+    let target_dir = target_dir.join("installers");
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
         .args([
