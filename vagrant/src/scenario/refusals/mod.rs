@@ -95,7 +95,9 @@ impl Scenario for Refusal {
         let b1 = bench.b1();
         let files = Snapshot::of_files(&b1, Files::Machine)?;
         // A cluster that cannot be asked cannot be compared; what it was is compared after it was made right again.
-        let state = Snapshot::of_cluster(bench.cluster()?).ok();
+        let state = served(bench)
+            .and_then(|_| Snapshot::of_cluster(bench.cluster()?))
+            .ok();
         self.asked = state.is_some();
         self.outcome = Some(self.attempt(bench)?);
         files.ensure_same(&Snapshot::of_files(&b1, Files::Machine)?, "files on b1")?;
@@ -147,6 +149,13 @@ impl Refusal {
             .timeout(REFUSAL_LIMIT)
             .outcome()
     }
+}
+
+/// Whether the API server is well: one without its etcd takes more than a minute to give no answer to a large question.
+fn served(bench: &Bench) -> Result<String> {
+    bench
+        .cluster()?
+        .kubectl(&["--request-timeout=5s", "get", "--raw", "/healthz"])
 }
 
 /// The node controller needs a while to see that all nodes answer again, and to take its taints away.
