@@ -247,6 +247,9 @@ pub struct Lock {
     /// for the version that --k8s stands for today, with all that belongs to it; may be repeated
     #[arg(long = "update", value_name = "NAME")]
     pub updates: Vec<String>,
+    /// What is kept for the build that follows, and where
+    #[command(flatten)]
+    pub keeping: Keeping,
     /// How the network is reached.
     #[command(flatten)]
     pub network: network::Flags,

@@ -484,3 +484,30 @@ fn flags_alone_have_a_lock_too() {
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     assert_eq!(lock(&desk)["kubernetes"]["wanted"], "v1.20.2");
 }
+
+#[test]
+fn what_a_lock_was_made_of_is_there_for_the_build() {
+    let contents = |upstream: &Upstream| upstream.server.sent("/release/");
+    let (desk, upstream) = locked();
+    assert!(contents(&upstream) > 0, "it was fetched to be pinned");
+    upstream.server.forget();
+    let built = desk.kpot(&["build", "--no-cache"]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let needed = contents(&upstream);
+    upstream.server.forget();
+    let built = desk.kpot(&["build", "-o", "again.pot"]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let asked = contents(&upstream);
+    assert!(asked < needed, "{asked} of {needed} bytes were sent");
+    std::fs::remove_file(desk.out().join("kpot.lock")).unwrap();
+    upstream.server.forget();
+    let relocked = desk.kpot(&["lock"]);
+    assert_eq!(code(&relocked), 0, "{}", stderr(&relocked));
+    let marker = "v1.20.2".len() as u64;
+    assert_eq!(contents(&upstream), asked + marker, "and which 1.20 is");
+    std::fs::remove_file(desk.out().join("kpot.lock")).unwrap();
+    upstream.server.forget();
+    let uncached = desk.kpot(&["lock", "--no-cache"]);
+    assert_eq!(code(&uncached), 0, "{}", stderr(&uncached));
+    assert!(contents(&upstream) >= needed, "nothing was looked up");
+}

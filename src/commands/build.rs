@@ -18,7 +18,6 @@ use super::prepare::Desk;
 use super::{follow, print, print_json, summary};
 use crate::asked::{self, Asked};
 use crate::cache::Cache;
-use crate::cache::place::Place;
 use crate::cli::Build;
 use crate::exit::usage;
 use crate::fetch::{Policy, Stop};
@@ -88,11 +87,10 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
     } else {
         Some(signing_key(command.sign_key)?)
     };
-    let cache = if command.keeping.no_cache || command.plan {
+    let cache = if command.plan {
         None
     } else {
-        let place = Place::find(command.keeping.cache)?;
-        Some(Cache::open(place, desk.stop.clone())?)
+        desk.cache(command.keeping)?
     };
     let planned = match &lock {
         Some(lock) => follow::plans(&desk, lock, command.follow.locked)?,

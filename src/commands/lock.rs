@@ -1,19 +1,22 @@
 //! `kpot lock`
 //!
 //! Downloads and files are fetched and hashed, because what is pinned is what was seen and checked; of images, the manifest and the config are enough, which pin
-//! their layers by digest. Nothing is packed, and what was fetched is not kept.
+//! their layers by digest. Nothing is packed; what was fetched stays in the cache for the build that follows.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 
 use super::prepare::{Desk, Planned};
 use super::print;
+use crate::cache::Cache;
 use crate::cli;
 use crate::exit::usage;
 use crate::fetch::{Policy, Stop};
 use crate::image_name::ImageName;
+use crate::interrupt;
 use crate::lock::{Artifact, Image, Installer, Kubernetes, Lock, Target, Unpinned};
 use crate::order::Order;
 use crate::pack::output::{self, Existing};
@@ -25,6 +28,12 @@ use crate::plan::Plan;
 const KUBERNETES: &str = "kubernetes";
 
 pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
+    let stop = Stop::default();
+    let work = stop.clone();
+    interrupt::watched(&stop, move || lock(command, work))
+}
+
+fn lock(command: cli::Lock, stop: Stop) -> anyhow::Result<()> {
     let order = Order::read(command.wish)?;
     let before = Lock::read(&order.lock).map_err(usage)?;
     if before.is_none() && !command.updates.is_empty() {
@@ -34,7 +43,13 @@ pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
         )));
     }
     let folder = output::folder(&order.lock)?;
-    let desk = Desk::new(order, Policy::DEFAULT, &command.network, Stop::default())?;
+    let desk = Desk::new(order, Policy::DEFAULT, &command.network, stop)?;
+    let cache = desk.cache(command.keeping)?;
+    let pinning = Pinning {
+        desk: &desk,
+        cache: cache.as_ref(),
+        folder: &folder,
+    };
     let wanted = desk.order.kubernetes.to_string();
     let whole = command.updates.iter().all(|name| name == KUBERNETES);
     let meant = command.updates.is_empty();
@@ -43,7 +58,7 @@ pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
         .filter(|lock| lock.stands_for(&wanted) && (meant || !whole));
     let lock = if whole {
         let planned = desk.plans(known.map(|lock| lock.kubernetes.version))?;
-        afresh(&desk, &folder, before.as_ref(), &planned)?
+        afresh(&pinning, before.as_ref(), &planned)?
     } else {
         let Some(lock) = known else {
             return Err(usage(format!(
@@ -52,7 +67,7 @@ pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
             )));
         };
         let planned = desk.plans(Some(lock.kubernetes.version))?;
-        updated(&desk, &folder, lock, &planned, &command.updates)?
+        updated(&pinning, lock, &planned, &command.updates)?
     };
     let path = &desk.order.lock;
     let text = lock.encode()?;
@@ -69,18 +84,21 @@ pub(super) fn run(command: cli::Lock) -> anyhow::Result<()> {
     ))
 }
 
+/// What it takes to pin something.
+struct Pinning<'a> {
+    desk: &'a Desk,
+    cache: Option<&'a Cache>,
+    /// Where contents are put that are only looked at.
+    folder: &'a Path,
+}
+
 /// A lock of what is asked for, in which stays what was pinned of the same.
-fn afresh(
-    desk: &Desk,
-    folder: &std::path::Path,
-    before: Option<&Lock>,
-    planned: &Planned,
-) -> anyhow::Result<Lock> {
+fn afresh(pinning: &Pinning<'_>, before: Option<&Lock>, planned: &Planned) -> anyhow::Result<Lock> {
     let kubernetes = Kubernetes {
-        wanted: desk.order.kubernetes.to_string(),
+        wanted: pinning.desk.order.kubernetes.to_string(),
         version: planned.kubernetes,
     };
-    let mut lock = Lock::new(kubernetes, desk.order.style(before));
+    let mut lock = Lock::new(kubernetes, pinning.desk.order.style(before));
     for (plan, _) in &planned.plans {
         let installer = Installer::own(plan.arch)
             .with_context(|| format!("this kpot carries no installer for {}", plan.arch))?;
@@ -88,7 +106,7 @@ fn afresh(
         let old = before.and_then(|lock| lock.target(plan.arch));
         let Unpinned { plan, mut kept } = old.unwrap_or(&empty).unpinned(plan, &|_| false);
         kept.installer = installer;
-        pin(desk, folder, &plan, &mut kept)?;
+        pin(pinning, &plan, &mut kept)?;
         lock.set(kept);
     }
     Ok(lock)
@@ -96,8 +114,7 @@ fn afresh(
 
 /// The lock that was there, in which only `names` are pinned anew. One that nobody asks for any more goes.
 fn updated(
-    desk: &Desk,
-    folder: &std::path::Path,
+    pinning: &Pinning<'_>,
     before: &Lock,
     planned: &Planned,
     names: &[String],
@@ -131,7 +148,7 @@ fn updated(
         };
         target.artifacts.retain(|it| keep(&it.name));
         target.images.retain(|it| keep(&it.name));
-        pin(desk, folder, &rest, &mut target)?;
+        pin(pinning, &rest, &mut target)?;
         lock.set(target);
     }
     if let Some(unknown) = names.difference(&found).next() {
@@ -167,20 +184,16 @@ fn named(plan: &Plan) -> Vec<String> {
 }
 
 /// Adds to `target` what everything in `plan` is today.
-fn pin(
-    desk: &Desk,
-    folder: &std::path::Path,
-    plan: &Plan,
-    target: &mut Target,
-) -> anyhow::Result<()> {
+fn pin(pinning: &Pinning<'_>, plan: &Plan, target: &mut Target) -> anyhow::Result<()> {
+    let desk = pinning.desk;
     let contents = gather(&Workshop {
         plan,
         depth: Depth::Digests,
         lock: None,
         client: &desk.client,
-        cache: None,
+        cache: pinning.cache,
         stop: &desk.stop,
-        spool: &Spool::new(folder),
+        spool: &Spool::new(pinning.folder),
         progress: &desk.progress,
         jobs: 1,
         effort: desk.order.style(None).effort,

@@ -3,6 +3,9 @@
 use anyhow::Context as _;
 use bundle_spec::{Arch, KubeVersion};
 
+use crate::cache::Cache;
+use crate::cache::place::Place;
+use crate::cli::Keeping;
 use crate::cli::network::Flags;
 use crate::exit::usage;
 use crate::fetch::marker::Resolved;
@@ -69,6 +72,18 @@ impl Desk {
             progress,
             releases,
         })
+    }
+
+    /// The cache, where one is wanted.
+    ///
+    /// # Errors
+    /// Where its folder cannot be found or made.
+    pub(super) fn cache(&self, keeping: Keeping) -> anyhow::Result<Option<Cache>> {
+        if keeping.no_cache {
+            return Ok(None);
+        }
+        let place = Place::find(keeping.cache)?;
+        Ok(Some(Cache::open(place, self.stop.clone())?))
     }
 
     /// Plans for every architecture, for the version that is `known`; without one, for the version that the order stands for today.
