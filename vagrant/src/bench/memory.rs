@@ -1,7 +1,8 @@
-//! Peak memory of the builder and of the installer's check, with a pot and with one several times as large.
+//! Peak memory of the builder and of the installer's check, with a pot, with one several times as large, and with one of
+//! five gigabytes.
 //!
-//! The larger pot has one more image, of bytes that no compressor makes smaller. It stays in the lab's registry for the
-//! next run.
+//! The larger pots have one more image each, of a single layer of bytes that no compressor makes smaller. These images stay
+//! in the lab's registry for the next run.
 
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -18,44 +19,70 @@ const BUILDER: f64 = 128.0;
 /// As [`BUILDER`], of the installer.
 pub(super) const INSTALLER: f64 = 64.0;
 
-/// How much more memory a pot of more than three times the size may take and still count as "flat": what two runs of
-/// the same differ by, and some.
+/// How much more memory the largest pot may take than the smallest and still count as "flat": what two runs of the same
+/// differ by, and some.
 const FLAT: f64 = 1.1;
 
-const BALLAST: &str = "kpot.lab/ballast:1";
-const BALLAST_BYTES: usize = 512 << 20;
+/// An image of so many bytes.
+struct Ballast {
+    name: &'static str,
+    bytes: usize,
+}
+
+const BALLASTS: [Ballast; 2] = [
+    Ballast {
+        name: "kpot.lab/ballast:1",
+        bytes: 512 << 20,
+    },
+    Ballast {
+        name: "kpot.lab/ballast:9",
+        bytes: 9 * (512 << 20),
+    },
+];
+
+/// The pots, the smallest first.
+const POTS: usize = 1 + BALLASTS.len();
 
 pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
-    let image = desk.mirrored.image(BALLAST)?;
-    push_ballast(desk, &image)?;
-    let pots = [desk.pot.file.as_path(), &desk.folder.join("large.pot")];
-    let [small, large] = pots;
-    let mut with_ballast = desk.arguments.clone();
-    with_ballast.extend(["--image".to_owned(), BALLAST.to_owned()]);
+    for ballast in &BALLASTS {
+        push_ballast(desk, ballast)?;
+    }
     let build = |arguments: &[String], file: &Path| {
         build::kpot(&desk.kpot, &desk.pot, desk.version(), arguments, file)
     };
     let again = desk.folder.join("again.pot");
-    let mut built = [vec![desk.first_build.peak], Vec::new()];
+    let larger = BALLASTS.map(|ballast| {
+        let mut arguments = desk.arguments.clone();
+        arguments.extend(["--image".to_owned(), ballast.name.to_owned()]);
+        (
+            arguments,
+            desk.folder.join(format!("{}.pot", ballast.bytes)),
+        )
+    });
+    let mut built: [Vec<u64>; POTS] = Default::default();
+    built[0].push(desk.first_build.peak);
     for round in 0..desk.repeat {
         if round > 0 {
             built[0].push(build(&desk.arguments, &again)?.peak);
         }
-        built[1].push(build(&with_ballast, large)?.peak);
+        for ((arguments, file), peaks) in larger.iter().zip(&mut built[1..]) {
+            peaks.push(build(arguments, file)?.peak);
+        }
     }
-    let sizes = format!(
-        "pots of {:.1} and {:.1} MB",
-        measure::megabytes(measure::size(small)?),
-        measure::megabytes(measure::size(large)?)
-    );
-    let checked = |check: fn(&Desk, &Path) -> Result<Sample>| -> Result<[Vec<u64>; 2]> {
-        let peaks = |pot| {
-            (0..desk.repeat)
-                .map(|_| Ok(check(desk, pot)?.peak))
-                .collect()
-        };
-        let [small, large]: [Result<Vec<u64>>; 2] = pots.map(peaks);
-        Ok([small?, large?])
+    let pots: [&Path; POTS] = [&desk.pot.file, &larger[0].1, &larger[1].1];
+    let mut sizes = Vec::new();
+    for pot in pots {
+        sizes.push(format!("{:.0}", measure::megabytes(measure::size(pot)?)));
+    }
+    let sizes = format!("pots of {} MB", sizes.join(", "));
+    let checked = |check: fn(&Desk, &Path) -> Result<Sample>| -> Result<[Vec<u64>; POTS]> {
+        let mut peaks: [Vec<u64>; POTS] = Default::default();
+        for (pot, peaks) in pots.iter().zip(&mut peaks) {
+            for _ in 0..desk.repeat {
+                peaks.push(check(desk, pot)?.peak);
+            }
+        }
+        Ok(peaks)
     };
     let rows = [
         rows("kpot build, peak memory", BUILDER, built, &sizes),
@@ -72,19 +99,20 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
             &sizes,
         ),
     ];
-    sh::remove(large)?;
+    for (_, file) in &larger {
+        sh::remove(file)?;
+    }
     sh::remove(&again)?;
     Ok(rows.into_iter().flatten().collect())
 }
 
-/// What one program took with the small pot and with the large one, in KiB: the most that was ever seen, and whether the
-/// medians differ.
-fn rows(name: &'static str, goal: f64, mut peaks: [Vec<u64>; 2], sizes: &str) -> [Row; 2] {
+/// What one program took with each pot, in KiB: the most that was ever seen, and whether the medians differ.
+fn rows(name: &'static str, goal: f64, mut peaks: [Vec<u64>; POTS], sizes: &str) -> [Row; 2] {
     for peaks in &mut peaks {
         peaks.sort_unstable();
     }
     let worst = peaks.iter().flatten().max().copied().unwrap_or_default();
-    let [small, large] = peaks.each_ref().map(|peaks| peaks[peaks.len() / 2]);
+    let medians = peaks.each_ref().map(|peaks| peaks[peaks.len() / 2]);
     let list = |peaks: &[u64]| -> String {
         let figures: Vec<String> = peaks
             .iter()
@@ -92,7 +120,8 @@ fn rows(name: &'static str, goal: f64, mut peaks: [Vec<u64>; 2], sizes: &str) ->
             .collect();
         figures.join(" ")
     };
-    let detail = format!("{} MiB; {} MiB; {sizes}", list(&peaks[0]), list(&peaks[1]));
+    let lists: Vec<String> = peaks.iter().map(|peaks| list(peaks)).collect();
+    let detail = format!("{} MiB; {sizes}", lists.join(" MiB; "));
     [
         Row {
             name,
@@ -102,8 +131,8 @@ fn rows(name: &'static str, goal: f64, mut peaks: [Vec<u64>; 2], sizes: &str) ->
             detail,
         },
         Row {
-            name: "  large pot / small pot",
-            figure: measure::float(large) / measure::float(small),
+            name: "  largest pot / smallest pot",
+            figure: measure::float(medians[POTS - 1]) / measure::float(medians[0]),
             goal: FLAT,
             unit: Unit::Ratio,
             detail: sizes.to_owned(),
@@ -112,8 +141,8 @@ fn rows(name: &'static str, goal: f64, mut peaks: [Vec<u64>; 2], sizes: &str) ->
 }
 
 /// Puts the image into the lab's registry, unless it is there.
-fn push_ballast(desk: &Desk, image: &str) -> Result<()> {
-    let reference = format!("docker://{image}");
+fn push_ballast(desk: &Desk, ballast: &Ballast) -> Result<()> {
+    let reference = format!("docker://{}", desk.mirrored.image(ballast.name)?);
     let there = Sh::new("skopeo")
         .args(["inspect", "--raw", "--tls-verify=false", &reference])
         .outcome()?;
@@ -122,12 +151,12 @@ fn push_ballast(desk: &Desk, image: &str) -> Result<()> {
     }
     step("making and pushing an image that does not compress", || {
         let folder = desk.folder.join("ballast");
-        write_ballast(&folder.join("ballast"))?;
+        write_ballast(&folder.join("ballast"), ballast.bytes)?;
         let import = "set -o pipefail; tar -C \"$1\" --mtime=@0 --owner=0 --group=0 -c ballast | docker import - \"$2\"";
         Sh::new("bash")
             .args(["-c", import, "import"])
             .arg(&folder)
-            .arg(BALLAST)
+            .arg(ballast.name)
             .run()?;
         let pushed = Sh::new("skopeo")
             .args([
@@ -136,19 +165,19 @@ fn push_ballast(desk: &Desk, image: &str) -> Result<()> {
                 "--quiet",
                 "--dest-tls-verify=false",
             ])
-            .args([&format!("docker-daemon:{BALLAST}"), &reference])
+            .args([&format!("docker-daemon:{}", ballast.name), &reference])
             .run();
-        Sh::new("docker").args(["rmi", BALLAST]).run()?;
+        Sh::new("docker").args(["rmi", ballast.name]).run()?;
         sh::remove(&folder)?;
         pushed
     })
 }
 
 /// Bytes without a pattern, the same ones every time.
-fn write_ballast(path: &Path) -> Result<()> {
+fn write_ballast(path: &Path, bytes: usize) -> Result<()> {
     let mut file = BufWriter::new(sh::create(path)?);
     let mut state = 1_u64;
-    let written = (0..BALLAST_BYTES / 8)
+    let written = (0..bytes / 8)
         .try_for_each(|_| file.write_all(&scrambled(&mut state).to_le_bytes()))
         .and_then(|()| file.flush());
     written.with_context(|| format!("writing {}", path.display()))

@@ -12,6 +12,7 @@ mod memory;
 mod report;
 mod size;
 mod verify;
+mod zarf;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -52,6 +53,8 @@ pub enum Part {
     Verify,
     /// Peak memory, and whether it grows with the pot
     Memory,
+    /// `kpot build` against `zarf package create`: time, and size at every compression
+    Zarf,
     /// `kpot-install join-master` against unpacking, `docker load` and `kubeadm join` by hand, on the lab's machines
     Join,
 }
@@ -98,6 +101,7 @@ pub fn run(
             Part::Size => step("measuring the size", || size::measure(&desk)),
             Part::Verify => step("measuring verification", || verify::measure(&desk)),
             Part::Memory => step("measuring memory", || memory::measure(&desk)),
+            Part::Zarf => step("measuring against zarf", || zarf::measure(&desk)),
             Part::Join => step("measuring the join", || join::measure(&desk)),
         };
         match measured {

@@ -88,6 +88,21 @@ impl Upstream {
 
 /// Builds what is missing of an era and says where everything is.
 pub fn ensure(cache: &Path, era: &Era) -> Result<Upstream> {
+    made_by(cache, |works| works.ensure(era))
+}
+
+/// Builds a part that no era needs, if it is missing, and gives the folder of its programs.
+pub fn part(cache: &Path, name: &str) -> Result<PathBuf> {
+    made_by(cache, |works| {
+        let programs = works.part(name)?;
+        if works.missing == Missing::IsMade {
+            works.tidy()?;
+        }
+        Ok(programs)
+    })
+}
+
+fn made_by<T>(cache: &Path, work: impl Fn(&Works<'_>) -> Result<T>) -> Result<T> {
     let eras = Eras::load()?;
     let works = |missing| Works {
         eras: &eras,
@@ -96,14 +111,14 @@ pub fn ensure(cache: &Path, era: &Era) -> Result<Upstream> {
         missing,
     };
     // What is there can be used while another lab builds something else.
-    if let Ok(found) = works(Missing::IsAnError).ensure(era) {
+    if let Ok(found) = work(&works(Missing::IsAnError)) {
         return Ok(found);
     }
     let works = works(Missing::IsMade);
     sh::make_dirs(&works.store)?;
     let lock = sh::create(&works.store.join("lock"))?;
     lock.lock().context("waiting for another lab that builds")?;
-    works.ensure(era)
+    work(&works)
 }
 
 /// The builder's view: data, tools, and the place for results.
