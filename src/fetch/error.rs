@@ -135,11 +135,14 @@ pub(super) fn unanswered(from: &Url, error: &reqwest::Error, silence: String) ->
     } else if causes.contains("proxy authorization required") {
         FetchError::refused(from, causes).advise(PROXY_LOGIN)
     } else if error.is_timeout() {
-        FetchError::transient(from, silence)
+        FetchError::transient(from, silence).advise(WAY)
     } else {
-        FetchError::transient(from, causes)
+        FetchError::transient(from, causes).advise(WAY)
     }
 }
+
+/// What to try where nobody answers.
+const WAY: &str = "look at the name, and at this machine's way to it: behind a proxy, HTTPS_PROXY names the proxy, and --mirror HOST=URL takes another server";
 
 /// What to try where a proxy wants to know who asks.
 pub(super) const PROXY_LOGIN: &str =

@@ -5,6 +5,7 @@
 //! descriptors. Who we are to a registry is for `tokens`. Refused, with the reason: schema 1, an index within an index, layers that live elsewhere ("foreign"), anything that
 //! is no Linux image for the wanted architecture.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 
@@ -264,13 +265,16 @@ impl<'a> Registries<'a> {
         // Tokens live for minutes: a layer that takes longer goes on with another one where it was.
         let mut partial = Partial::take_up(file, Algorithm::Sha256)
             .map_err(|cause| cannot_write(&from, &cause))?;
-        self.tokens.with(name, task, |authorization| {
+        let so_far = Cell::new(partial.length());
+        self.tokens.with(name, task, &so_far, |authorization| {
             let ask = Ask {
                 authorization,
                 ..Ask::plain(&url)
             };
             let size = Size::Exactly(layer.size);
-            self.client.fill(ask, size, task, &mut partial)
+            let filled = self.client.fill(ask, size, task, &mut partial);
+            so_far.set(partial.length());
+            filled
         })?;
         let saved = partial.finish();
         if saved.sha256 == layer.digest {
@@ -398,14 +402,15 @@ impl<'a> Registries<'a> {
         limit: u64,
         task: &Task,
     ) -> Result<Reply, FetchError> {
-        self.tokens.with(name, task, |authorization| {
-            let ask = Ask {
-                accept: Some(ACCEPT),
-                authorization,
-                ..Ask::plain(url)
-            };
-            self.client.get(ask, limit, task)
-        })
+        self.tokens
+            .with(name, task, &Cell::new(0), |authorization| {
+                let ask = Ask {
+                    accept: Some(ACCEPT),
+                    authorization,
+                    ..Ask::plain(url)
+                };
+                self.client.get(ask, limit, task)
+            })
     }
 }
 

@@ -3,6 +3,7 @@
 //! A registry is asked without a login first, and told more only when it wants to know. A login goes to the registry that it is stored for, or to the server of tokens that
 //! is known to be that registry's; both over https. Whatever else a registry names gets an anonymous request: anybody can answer 401 and name any server.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -56,31 +57,37 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Asks as who we are known there, and once more where the registry wants to know better.
+    /// Asks as who we are known there, and again where the registry wants to know better. Tokens live for minutes: one that has just been given and is refused is the
+    /// end, unless bytes came by it, `so_far` in all.
     pub(super) fn with<T>(
         &self,
         name: &ImageName,
         task: &Task,
+        so_far: &Cell<u64>,
         mut request: impl FnMut(Option<&Authorization>) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         let key = (name.registry().to_owned(), name.repository().to_owned());
         let known = self.lock().get(&key).cloned();
-        let refused = match request(known.as_ref()) {
-            Err(error) if error.challenge().is_some() => error,
-            other => return other,
-        };
-        let root =
-            registry_root(name.registry()).map_err(|problem| FetchError::refused(name, problem))?;
-        let registry = self.client.route(&root);
-        let Some(authorization) = self.answer(&registry, name, &refused, task)? else {
-            return Err(self.explain(&registry, refused));
-        };
-        let result = request(Some(&authorization));
-        self.lock().insert(key, authorization);
-        result.map_err(|error| match error.challenge() {
-            Some(_) => self.explain(&registry, error),
-            None => error,
-        })
+        let mut result = request(known.as_ref());
+        let mut given_at = None;
+        loop {
+            let refused = match result {
+                Err(error) if error.challenge().is_some() => error,
+                other => return other,
+            };
+            let root = registry_root(name.registry())
+                .map_err(|problem| FetchError::refused(name, problem))?;
+            let registry = self.client.route(&root);
+            if given_at.is_some_and(|before| so_far.get() <= before) {
+                return Err(self.explain(&registry, refused));
+            }
+            let Some(authorization) = self.answer(&registry, name, &refused, task)? else {
+                return Err(self.explain(&registry, refused));
+            };
+            given_at = Some(so_far.get());
+            result = request(Some(&authorization));
+            self.lock().insert(key.clone(), authorization);
+        }
     }
 
     /// What to say to the challenges, where there is something.

@@ -293,15 +293,16 @@ fn a_layer_is_held_to_its_size_and_its_digest() {
 }
 
 #[test]
-fn a_layer_goes_on_with_another_token_when_its_own_has_ended() {
+fn a_layer_goes_on_with_another_token_whenever_its_own_has_ended() {
     let image = FakeImage::new("etcd");
     let layer = image.layers[0].clone();
     let (config, manifest) = (bytes(&image.config), bytes(&image.manifest));
     let address = Arc::new(Mutex::new(String::new()));
     let named = Arc::clone(&address);
-    let half = layer.len() / 2;
+    let (half, most) = (layer.len() / 2, layer.len() * 3 / 4);
     let served = layer.clone();
     let server = Raw::start(move |request, before, wire| {
+        let range = request.headers.get("range").map(String::as_str);
         let known = request.headers.get("authorization").map(String::as_str);
         if request.path.starts_with("/token") {
             return answer(wire, "200 X", "", format!("{{\"token\": \"t{before}\"}}"));
@@ -328,7 +329,14 @@ fn a_layer_goes_on_with_another_token_when_its_own_has_ended() {
                 )?;
                 wire.write_all(&served[..half])
             }
-            Some("Bearer t1") => super::support::raw::ranged(wire, request, "\"x\"", &served),
+            Some("Bearer t1") if range == Some(&format!("bytes={half}-")) => {
+                let (length, last) = (served.len(), served.len() - 1);
+                let range = format!("Content-Range: bytes {half}-{last}/{length}\r\n");
+                let rest = format!("Content-Length: {}\r\n", length - half);
+                head(wire, "206 X", &format!("ETag: \"x\"\r\n{range}{rest}"))?;
+                wire.write_all(&served[half..most])
+            }
+            Some("Bearer t2") => super::support::raw::ranged(wire, request, "\"x\"", &served),
             // Nobody, or somebody whose token has ended.
             _ => answer(wire, "401 X", &challenge, ""),
         }
@@ -352,9 +360,33 @@ fn a_layer_goes_on_with_another_token_when_its_own_has_ended() {
     let last = seen.last().unwrap();
     assert_eq!(
         last.headers["range"],
-        format!("bytes={half}-"),
+        format!("bytes={most}-"),
         "it did not begin again"
     );
+    assert_eq!(last.headers["authorization"], "Bearer t2");
+}
+
+#[test]
+fn a_token_that_brings_nothing_is_not_followed_by_another() {
+    let address = Arc::new(Mutex::new(String::new()));
+    let named = Arc::clone(&address);
+    let server = Raw::start(move |request, before, wire| {
+        if request.path.starts_with("/token") {
+            return answer(wire, "200 X", "", format!("{{\"token\": \"t{before}\"}}"));
+        }
+        let challenge = format!(
+            "WWW-Authenticate: Bearer realm=\"{}/token\",service=\"s\"\r\n",
+            named.lock().unwrap()
+        );
+        answer(wire, "401 X", &challenge, "")
+    });
+    *address.lock().unwrap() = server.url();
+    let client = client(plainly(&server));
+    let refused = Registries::new(&client).resolve(&name(&server), Arch::Amd64, &task());
+    assert!(refused.unwrap_err().to_string().contains("401"));
+    let seen = server.seen();
+    let tokens = seen.iter().filter(|seen| seen.path.starts_with("/token"));
+    assert_eq!(tokens.count(), 1);
 }
 
 /// A registry that wants a token for everything, whose token server answers `body`, and that no token satisfies.
