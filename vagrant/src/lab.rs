@@ -227,8 +227,6 @@ impl Lab {
             .env("KPOT_LAB_NAME", &self.name)
             .env("KPOT_LAB_NET", &self.net)
             .env("VAGRANT_DEFAULT_PROVIDER", &self.provider)
-            // In parallel, Vagrant has taken the container that it had just made for one machine for another one's.
-            .env("VAGRANT_NO_PARALLEL", "1")
             .log("vagrant.log");
         match bare {
             Bare::Full => vagrant.env_remove("KPOT_LAB_BARE"),

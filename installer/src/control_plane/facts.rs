@@ -16,6 +16,7 @@ use super::kubeadm::{
 };
 use super::objects::{DaemonSet, Data, List, Node, Pod};
 use super::{ADMIN_CONF, ClusterView, UPLOADED_CERTS, credentials};
+use crate::facts::configures_network;
 use crate::host::command::Cmd;
 use crate::host::remote::RemoteView;
 
@@ -187,7 +188,7 @@ impl ClusterFacts {
             apiserver_port: apiserver_port(&own),
             extra_paths: extra_paths(&own, &config.certificates_dir),
             daemon_sets: daemon_sets.items,
-            healthy_has_cni: view.ask(&cni_files())?.text().lines().count() > 0,
+            healthy_has_cni: (view.ask(&cni_files())?.text().lines()).any(configures_network),
             cgroup_driver: cgroup_driver(view, &runtime, &kubelet)?,
             kubeadm: kubeadm.ok().then(|| kubeadm.text()),
             healthy,

@@ -4,6 +4,7 @@
 //! The pod network is the cluster's: what its DaemonSets run must be in the pot or on this machine already. Everything here is pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use bundle_spec::manifest::Image;
 use bundle_spec::{Manifest, Sha256};
@@ -15,15 +16,23 @@ use crate::steps::ImageWanted;
 /// Where a CNI plugin's configuration lies on a node.
 const CNI_CONFIG: &str = "/etc/cni";
 
-/// The images that kubeadm and the kubelet need on a master, by their names without repository.
-const CORE: [&str; 7] = [
+/// The images that kubeadm and the kubelet need on a master, by their names without repository. kubeadm's preflight wants those of DNS on every master, too, whether or not
+/// DNS will run there.
+const CORE: [&str; 6] = [
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
     "kube-proxy",
     "pause",
     "etcd",
-    "coredns",
+];
+
+/// DNS, as kubeadm has it by default, and as it had it before.
+const CORE_DNS: &[&str] = &["coredns"];
+const KUBE_DNS: &[&str] = &[
+    "k8s-dns-kube-dns",
+    "k8s-dns-sidecar",
+    "k8s-dns-dnsmasq-nanny",
 ];
 
 /// A name that the cluster uses and the pot does not satisfy.
@@ -52,7 +61,12 @@ pub fn name_after_cluster(
             .extend(image.names.iter().cloned());
     }
     let mut missing = Vec::new();
-    for component in CORE {
+    let dns = if config.dns.kind == "kube-dns" {
+        KUBE_DNS
+    } else {
+        CORE_DNS
+    };
+    for &component in CORE.iter().chain(dns) {
         if external_etcd && component == "etcd" {
             continue;
         }
@@ -64,13 +78,10 @@ pub fn name_after_cluster(
             Ok(None) => component.to_owned(),
             Err(name) => name,
         };
-        // CoreDNS is a Deployment that may run elsewhere, or may have been replaced: a new master does not need it.
-        if component != "coredns" {
-            missing.push(MissingImage {
-                name,
-                needed_by: "kubeadm on every master of this cluster".to_owned(),
-            });
-        }
+        missing.push(MissingImage {
+            name,
+            needed_by: "kubeadm on every master of this cluster".to_owned(),
+        });
     }
     if missing.is_empty() {
         Ok(wanted
@@ -94,7 +105,9 @@ fn core_name<'m>(
     let local = config.etcd.local.clone().unwrap_or_default();
     let (repository, tag) = match component {
         "etcd" => (&local.image_repository, &local.image_tag),
-        "coredns" => (&config.dns.image_repository, &config.dns.image_tag),
+        dns if CORE_DNS.contains(&dns) || KUBE_DNS.contains(&dns) => {
+            (&config.dns.image_repository, &config.dns.image_tag)
+        }
         // kubeadm's pause has a tag of its own; the others have the version that kubeadm's configuration records, which vendors give a suffix.
         "pause" => (&config.image_repository, &String::new()),
         _ => (
@@ -177,6 +190,17 @@ pub struct PodNetwork {
 impl PodNetwork {
     /// Reads it off the cluster's DaemonSets, for a node with these labels.
     pub fn of(daemon_sets: &[DaemonSet], labels: &BTreeMap<String, String>) -> Self {
+        let here = |set: &&DaemonSet| runs_on(&set.spec.template.spec, labels);
+        let by_its_folder =
+            |set: &DaemonSet| mounts(set, |path| Path::new(path).starts_with(CNI_CONFIG));
+        // Some (Weave Net is one) mount all of /etc, as others do who only read there: it counts where nobody says it more plainly.
+        let plainly = daemon_sets.iter().filter(here).any(by_its_folder);
+        let gives = |set: &DaemonSet| {
+            by_its_folder(set)
+                || (!plainly
+                    && set.spec.template.spec.host_network
+                    && mounts(set, |path| path.trim_end_matches('/') == "/etc"))
+        };
         let mut network = Self::default();
         for set in daemon_sets {
             let pod = &set.spec.template.spec;
@@ -184,12 +208,7 @@ impl PodNetwork {
                 continue;
             }
             let name = format!("{}/{}", set.metadata.namespace, set.metadata.name);
-            let mut paths = pod
-                .volumes
-                .iter()
-                .filter_map(|volume| volume.host_path.as_ref());
-            let gives_cni =
-                paths.any(|path| path.path == CNI_CONFIG || path.path.starts_with("/etc/cni/"));
+            let gives_cni = gives(set);
             if gives_cni {
                 network.given_by.push(name.clone());
             }
@@ -206,6 +225,15 @@ impl PodNetwork {
         }
         network
     }
+}
+
+/// Whether a DaemonSet's pod mounts such a path of its node.
+fn mounts(set: &DaemonSet, is_meant: impl Fn(&str) -> bool) -> bool {
+    let volumes = &set.spec.template.spec.volumes;
+    volumes
+        .iter()
+        .filter_map(|volume| volume.host_path.as_ref())
+        .any(|path| is_meant(&path.path))
 }
 
 /// Whether a DaemonSet's pod runs on a master with these labels. What cannot be told from the labels counts as "runs": a refusal that names an image is better than a node
@@ -281,6 +309,7 @@ mod tests {
 
     fn core(host: &str) -> Vec<String> {
         CORE.iter()
+            .chain(CORE_DNS)
             .map(|component| format!("{host}/{component}:1"))
             .collect()
     }
@@ -373,6 +402,31 @@ mod tests {
     }
 
     #[test]
+    fn dns_is_named_as_kubeadm_pulls_it() {
+        let config = |kind: &str, tag: &str| ClusterConfiguration {
+            image_repository: "k8s.gcr.io".to_owned(),
+            dns: crate::control_plane::kubeadm::Dns {
+                kind: kind.to_owned(),
+                image_tag: tag.to_owned(),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        assert!(name_after_cluster(&pot(), &config("CoreDNS", ""), false).is_ok());
+        let lacks = |kind, tag| {
+            let missing = name_after_cluster(&pot(), &config(kind, tag), false).unwrap_err();
+            let names = missing.into_iter().map(|image| image.name);
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(lacks("CoreDNS", "1.6.5"), ["k8s.gcr.io/coredns:1.6.5"]);
+        assert_eq!(lacks("kube-dns", "").len(), KUBE_DNS.len());
+        assert_eq!(
+            lacks("kube-dns", "1.14.13")[0],
+            "k8s.gcr.io/k8s-dns-kube-dns:1.14.13"
+        );
+    }
+
+    #[test]
     fn coredns_moves_a_folder_down_only_in_the_default_registry() {
         let mut all = core("k8s.gcr.io");
         all[6] = "k8s.gcr.io/coredns/coredns:v1.8.0".to_owned();
@@ -420,6 +474,23 @@ mod tests {
         };
         assert_eq!(images(&network.images), ["cni:1", "flannel:1"]);
         assert_eq!(images(&network.others), ["logs:1"]);
+    }
+
+    #[test]
+    fn who_mounts_all_of_etc_gives_the_network_where_nobody_says_it_more_plainly() {
+        let set = |name: &str, path: &str, network: bool| {
+            daemon_set(&format!(
+                r#"{{"metadata":{{"name":"{name}","namespace":"x"}},"spec":{{"template":{{"spec":{{"hostNetwork":{network},"tolerations":[{{"operator":"Exists"}}],"containers":[{{"image":"{name}:1"}}],"volumes":[{{"name":"c","hostPath":{{"path":"{path}"}}}}]}}}}}}}}"#
+            ))
+        };
+        let given = |sets: &[DaemonSet]| {
+            PodNetwork::of(sets, &labels_of_master("b1", Arch::Amd64)).given_by
+        };
+        let (weave, reader) = (set("weave", "/etc/", true), set("reader", "/etc", false));
+        let exporter = set("exporter", "/", true);
+        assert_eq!(given(&[weave.clone(), reader, exporter]), ["x/weave"]);
+        let calico = set("calico", "/etc/cni/net.d/", true);
+        assert_eq!(given(&[weave, calico]), ["x/calico"]);
     }
 
     #[test]

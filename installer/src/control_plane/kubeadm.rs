@@ -91,11 +91,6 @@ impl Generation {
     }
 }
 
-/// Whether kubeadm of this version refuses kernels that it does not know (it knows 3.10 and later of 3, and 4): seen up to 1.17; 1.18 knows 5.
-pub fn refuses_unknown_kernels(version: KubeVersion) -> bool {
-    version.minor <= 17
-}
-
 /// The label that kubeadm of this version gives to a master, without a value.
 pub fn master_label(version: KubeVersion) -> &'static str {
     if version.minor < 20 {
@@ -134,7 +129,7 @@ pub struct ClusterConfiguration {
     /// etcd's place and overrides.
     pub etcd: EtcdSection,
     /// CoreDNS's overrides.
-    pub dns: ImageOverride,
+    pub dns: Dns,
 }
 
 /// etcd in kubeadm's configuration.
@@ -181,10 +176,13 @@ pub struct ExternalEtcd {
     pub ca_file: String,
 }
 
-/// An override of an image's place.
+/// DNS: what it is, and an override of its image's place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ImageOverride {
+pub struct Dns {
+    /// `CoreDNS`, or up to 1.20 `kube-dns`; empty for the former.
+    #[serde(rename = "type")]
+    pub kind: String,
     /// Overrides the cluster's repository.
     pub image_repository: String,
     /// Overrides kubeadm's own tag.

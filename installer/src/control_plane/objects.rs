@@ -195,6 +195,8 @@ pub struct PodTemplate {
 pub struct PodSpec {
     /// The node it is bound to.
     pub node_name: String,
+    /// Whether it has no network of its own.
+    pub host_network: bool,
     /// Containers.
     pub containers: Vec<Container>,
     /// Containers that run before those.

@@ -54,10 +54,16 @@ const FILES: [&str; 8] = [
 const FOLDERS: [&str; 5] = [
     "/etc/kubernetes/manifests",
     "/etc/kubernetes/pki",
-    "/etc/cni/net.d",
+    NETWORKS,
     "/var/lib/cni",
     "/var/lib/kubelet/pki",
 ];
+
+/// Where CNI plugins are configured.
+const NETWORKS: &str = "/etc/cni/net.d";
+
+/// Where kubeadm puts etcd's data, unless the cluster says otherwise.
+pub const ETCD_DATA: &str = "/var/lib/etcd";
 
 /// Where Docker keeps its data, unless it says otherwise.
 const DOCKER_ROOT: &str = "/var/lib/docker";
@@ -158,8 +164,14 @@ pub struct Disks {
     pub state: Space,
 }
 
-/// Looks at this machine; `healthy` is the address of the healthy master that it will talk to.
-pub fn gather(host: &HostView, healthy: Option<IpAddr>) -> Result<Facts> {
+/// Whether CNI's library reads a file of this name as configuration; packages put others beside it.
+pub fn configures_network(name: &str) -> bool {
+    let (_, kind) = name.rsplit_once('.').unwrap_or_default();
+    ["conf", "conflist", "json"].contains(&kind)
+}
+
+/// Looks at this machine; `healthy` is the address of the healthy master that it will talk to, and `etcd` the folder that the cluster has for etcd's data.
+pub fn gather(host: &HostView, healthy: Option<IpAddr>, etcd: &str) -> Result<Facts> {
     let line = |path: &str| -> Result<String> {
         Ok(host.text(path)?.unwrap_or_default().trim().to_owned())
     };
@@ -174,7 +186,7 @@ pub fn gather(host: &HostView, healthy: Option<IpAddr>) -> Result<Facts> {
         plugins: host.space("/opt/cni/bin")?,
         images: host.space(images)?,
         kubelet: host.space("/var/lib/kubelet")?,
-        etcd: host.space("/var/lib/etcd")?,
+        etcd: host.space(etcd)?,
         state: host.space(crate::journal::STATE_DIR)?,
     };
     let mut standings = BTreeMap::new();
@@ -207,7 +219,7 @@ pub fn gather(host: &HostView, healthy: Option<IpAddr>) -> Result<Facts> {
             .into_iter()
             .filter(|name| host.program(name).is_some())
             .collect(),
-        leftovers: leftovers(host)?,
+        leftovers: leftovers(host, etcd)?,
         modules: standings,
         image_names: match docker {
             Some(_) => docker::image_names(host)?,
@@ -268,15 +280,16 @@ fn memory(host: &HostView) -> Result<u64> {
         .context("cannot read the size of the memory from /proc/meminfo")
 }
 
-fn leftovers(host: &HostView) -> Result<Vec<String>> {
+fn leftovers(host: &HostView, etcd: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for path in FILES {
         if host.exists(path)? {
             found.push(path.to_owned());
         }
     }
-    for path in FOLDERS.into_iter().chain(["/var/lib/etcd"]) {
-        if !host.list(path)?.is_empty() {
+    for path in FOLDERS.into_iter().chain([etcd]) {
+        let mut names = host.list(path)?.into_iter();
+        if names.any(|name| path != NETWORKS || configures_network(&name)) {
             found.push(format!("{path}/"));
         }
     }
@@ -314,7 +327,7 @@ mod tests {
         let machine = bare();
         machine.program("ip").file("/run/systemd/system/x", "");
         machine.file("/boot/config-4.19.0", "CONFIG_MEMCG=y\n");
-        let facts = gather(&machine.view(Scripted::new()), None).unwrap();
+        let facts = gather(&machine.view(Scripted::new()), None, ETCD_DATA).unwrap();
         assert_eq!(
             (facts.hostname.as_str(), facts.cpus, facts.memory),
             ("b1", 4, 2_048_000 << 10)
@@ -343,6 +356,7 @@ mod tests {
         machine
             .file("/etc/kubernetes/admin.conf", "")
             .file("/var/lib/etcd/member/x", "")
+            .file("/etc/cni/net.d/.kubernetes-cni-keep", "")
             .file("/sys/fs/cgroup/cgroup.controllers", "cpu memory\n")
             .file(
                 "/proc/net/tcp6",
@@ -360,7 +374,12 @@ mod tests {
                 0,
                 "sha256:1 busybox:1\nsha256:2 <none>:<none>",
             );
-        let facts = gather(&machine.view(script), Some("127.0.0.1".parse().unwrap())).unwrap();
+        let facts = gather(
+            &machine.view(script),
+            Some("127.0.0.1".parse().unwrap()),
+            ETCD_DATA,
+        )
+        .unwrap();
         assert_eq!(
             facts.leftovers,
             ["/etc/kubernetes/admin.conf", "/var/lib/etcd/"]

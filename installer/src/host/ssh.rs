@@ -25,6 +25,10 @@ use bundle_spec::Sha256;
 
 use super::command::{Cmd, CommandError, Feed, Output, Runner, Secret};
 
+/// Seconds after its last use in which the connection ends by itself, should this program be killed. It must outlast the work on this machine (the images alone may take an
+/// hour), and an operator who thinks before he says yes: a password or a key's touch would have to be given anew.
+const IDLE: u32 = 7200;
+
 /// The variable that tells this program, run by `ssh` to ask for a password, where to get it. It holds a path, not a secret.
 pub const ASKPASS_VARIABLE: &str = "KPOT_ASKPASS";
 
@@ -61,15 +65,6 @@ impl Role {
             Self::Healthy => 45,
             Self::Down => 10,
         })
-    }
-
-    /// Seconds after its last use in which the connection ends by itself, should this program be killed. The machine that is down is asked nothing during a whole join, and a
-    /// password cannot be given anew: with one, the connection to the healthy master must outlast the work on this machine, too (the images alone may take an hour).
-    fn idle(self, with_password: bool) -> u32 {
-        match self {
-            Self::Healthy if !with_password => 60,
-            Self::Healthy | Self::Down => 7200,
-        }
     }
 
     /// The option for the fingerprint of its host key.
@@ -241,8 +236,7 @@ impl Ssh {
     fn open(&self) -> Result<()> {
         let mut args = self.options.clone();
         args.extend(["-M", "-f", "-N", "-o"].map(str::to_owned));
-        let idle = self.target.role.idle(self.target.password.is_some());
-        args.push(format!("ControlPersist={idle}"));
+        args.push(format!("ControlPersist={IDLE}"));
         args.push(self.destination());
         let mut cmd = Cmd::new("ssh", args).timeout(self.target.role.limit());
         let _server = match &self.target.password {

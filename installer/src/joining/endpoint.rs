@@ -53,7 +53,10 @@ pub enum EndpointName {
 
 impl EndpointName {
     /// Decides it, from what the endpoint is, what this machine resolves its name to, and what the healthy master does.
-    pub fn decide(endpoint: &Endpoint, resolved_here: &[IpAddr], healthy: IpAddr) -> Self {
+    ///
+    /// A loopback address is right on a machine that is a master, and wrong before: an old line in /etc/hosts would lead kubeadm to an apiserver that does not run.
+    pub fn decide(here: &Resolved<'_>, healthy: IpAddr) -> Self {
+        let endpoint = here.endpoint;
         if let Ok(address) = endpoint.host.parse() {
             return Self::Address(address);
         }
@@ -61,10 +64,13 @@ impl EndpointName {
             .resolved_there
             .iter()
             .filter_map(|text| text.parse().ok())
+            // A machine often knows its own name by a loopback address: that is no word on where masters find the name.
+            .filter(|address: &IpAddr| !(address.is_loopback() && here.is_healthy_name))
             .collect();
         let foreign = there.iter().copied().find(|address| !address.is_loopback());
         let looped = there.iter().copied().find(IpAddr::is_loopback);
-        let outside = resolved_here
+        let outside = here
+            .addresses
             .iter()
             .copied()
             .filter(|address| !address.is_loopback())
@@ -76,7 +82,12 @@ impl EndpointName {
         let bridge = foreign.unwrap_or(healthy);
         let acceptable = there
             .into_iter()
-            .chain(outside)
+            .filter(|address| here.is_master || !address.is_loopback())
+            .chain(
+                outside
+                    .into_iter()
+                    .filter(|address| (here.answers)(*address)),
+            )
             .filter(|address| *address != bridge)
             .collect();
         Self::Name {
@@ -95,6 +106,20 @@ impl EndpointName {
             Self::Name { bridge, .. } => vec![*bridge],
         }
     }
+}
+
+/// What a decision about the endpoint's name is made from.
+pub struct Resolved<'a> {
+    /// The endpoint, with what the healthy master resolves it to.
+    pub endpoint: &'a Endpoint,
+    /// What this machine resolves it to.
+    pub addresses: &'a [IpAddr],
+    /// Whether it is the healthy master's own name.
+    pub is_healthy_name: bool,
+    /// Whether this machine is a master, whose own apiserver may be meant.
+    pub is_master: bool,
+    /// Whether something answers at an address, on the endpoint's port.
+    pub answers: &'a dyn Fn(IpAddr) -> bool,
 }
 
 /// What this machine's own resolver has for the endpoint's name; nothing where it is an address or unknown.
@@ -281,9 +306,21 @@ mod tests {
         }
     }
 
+    /// What a stranger decides, whom everything answers.
+    fn decide(endpoint: &Endpoint, here: &[IpAddr], healthy: IpAddr) -> EndpointName {
+        let resolved = Resolved {
+            endpoint,
+            addresses: here,
+            is_healthy_name: false,
+            is_master: false,
+            answers: &|_| true,
+        };
+        EndpointName::decide(&resolved, healthy)
+    }
+
     #[test]
     fn an_address_is_used_as_it_is() {
-        let name = EndpointName::decide(&endpoint("10.0.0.100", &[]), &[], ip("10.0.0.11"));
+        let name = decide(&endpoint("10.0.0.100", &[]), &[], ip("10.0.0.11"));
         assert_eq!(name.addresses(), [ip("10.0.0.100")]);
     }
 
@@ -303,14 +340,14 @@ mod tests {
         let own = [ip("10.0.0.99"), ip("10.0.0.13")];
         let healthy = ip("10.0.0.11");
         let cluster = of(endpoint("10.0.0.13", &[]));
-        let name = EndpointName::decide(&cluster.endpoint, &[], healthy);
+        let name = decide(&cluster.endpoint, &[], healthy);
         let Reached::Ours(bridge) = reach(&cluster, &name, &own, healthy, &nobody) else {
             panic!("it is ours")
         };
         assert_eq!(bridge.endpoint.to_string(), "10.0.0.13:6443");
         assert_eq!(bridge.healthy.to_string(), "10.0.0.11:6443");
         let named = of(endpoint("api.lab", &["10.0.0.13"]));
-        let name = EndpointName::decide(&named.endpoint, &[], healthy);
+        let name = decide(&named.endpoint, &[], healthy);
         assert!(
             matches!(
                 reach(&named, &name, &own, healthy, &nobody),
@@ -322,7 +359,7 @@ mod tests {
             port: 8443,
             ..endpoint("10.0.0.13", &[])
         });
-        let name = EndpointName::decide(&balancer.endpoint, &[], healthy);
+        let name = decide(&balancer.endpoint, &[], healthy);
         assert!(
             matches!(
                 reach(&balancer, &name, &own, healthy, &nobody),
@@ -352,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_name_in_dns_needs_no_line() {
-        let name = EndpointName::decide(
+        let name = decide(
             &endpoint("k8s.corp", &["10.0.0.100"]),
             &[ip("10.0.0.100")],
             ip("10.0.0.11"),
@@ -362,8 +399,7 @@ mod tests {
 
     #[test]
     fn a_name_that_only_the_masters_know_gets_their_address() {
-        let name =
-            EndpointName::decide(&endpoint("k8s.lab", &["10.0.0.100"]), &[], ip("10.0.0.11"));
+        let name = decide(&endpoint("k8s.lab", &["10.0.0.100"]), &[], ip("10.0.0.11"));
         assert_eq!(
             name,
             EndpointName::Name {
@@ -377,23 +413,59 @@ mod tests {
 
     #[test]
     fn a_name_that_every_master_points_at_itself_leads_to_the_healthy_one_first() {
-        let decided = EndpointName::decide(
-            &endpoint("api.tke.com", &["127.0.0.1"]),
-            &[],
+        let (tke, own, healthy) = (
+            endpoint("api.tke.com", &["127.0.0.1"]),
+            ip("127.0.0.1"),
             ip("10.0.0.11"),
         );
-        let expected = EndpointName::Name {
+        let expected = |acceptable: &[IpAddr]| EndpointName::Name {
             name: "api.tke.com".to_owned(),
-            bridge: ip("10.0.0.11"),
-            acceptable: vec![ip("127.0.0.1")],
-            finally: Some(ip("127.0.0.1")),
+            bridge: healthy,
+            acceptable: acceptable.to_vec(),
+            finally: Some(own),
         };
-        assert_eq!(decided, expected);
-        let again = EndpointName::decide(
-            &endpoint("api.tke.com", &["127.0.0.1"]),
-            &[ip("127.0.0.1")],
-            ip("10.0.0.11"),
+        assert_eq!(decide(&tke, &[], healthy), expected(&[]));
+        let old_line = decide(&tke, &[own], healthy);
+        assert_eq!(old_line, expected(&[]), "no apiserver runs here any more");
+        let (alive, dead) = (ip("10.0.0.12"), ip("10.0.0.13"));
+        for (is_master, acceptable) in [(false, &[alive][..]), (true, &[own, alive])] {
+            let resolved = Resolved {
+                endpoint: &tke,
+                addresses: &[own, alive, dead],
+                is_healthy_name: false,
+                is_master,
+                answers: &|address| address == alive,
+            };
+            let decided = EndpointName::decide(&resolved, healthy);
+            assert_eq!(decided, expected(acceptable));
+        }
+    }
+
+    #[test]
+    fn what_the_healthy_master_calls_itself_is_no_word_for_others() {
+        let named = endpoint("m1", &["127.0.1.1"]);
+        let decide = |addresses: &[IpAddr]| {
+            let resolved = Resolved {
+                endpoint: &named,
+                addresses,
+                is_healthy_name: true,
+                is_master: false,
+                answers: &|_| true,
+            };
+            EndpointName::decide(&resolved, ip("10.0.0.11"))
+        };
+        assert_eq!(
+            decide(&[ip("10.0.0.11")]),
+            EndpointName::Known(vec![ip("10.0.0.11")])
         );
-        assert_eq!(again, expected, "the same once this machine has joined");
+        assert_eq!(
+            decide(&[]),
+            EndpointName::Name {
+                name: "m1".to_owned(),
+                bridge: ip("10.0.0.11"),
+                acceptable: vec![],
+                finally: None
+            }
+        );
     }
 }

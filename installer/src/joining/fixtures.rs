@@ -44,6 +44,7 @@ pub fn cluster() -> ClusterFacts {
         config: ClusterConfiguration {
             certificates_dir: "/etc/kubernetes/pki".to_owned(),
             image_repository: "k8s.gcr.io".to_owned(),
+            control_plane_endpoint: "10.0.0.11:6443".to_owned(),
             ..ClusterConfiguration::default()
         },
         config_text: "kind: ClusterConfiguration\n".to_owned(),

@@ -107,6 +107,16 @@ pub fn judge(
                 .to_owned(),
         );
     }
+    if here.past != Past::Joined && cluster.config.control_plane_endpoint.is_empty() {
+        let address = healthy_address(cluster);
+        refuse(
+            "the cluster has no controlPlaneEndpoint: kubeadm joins no second master to such a cluster".to_owned(),
+            format!(
+                "Give it one, in a line of its own under ClusterConfiguration (a load balancer's address, or that of a master that stays): kubectl --namespace kube-system edit configmap kubeadm-config\n    controlPlaneEndpoint: {address}:{}",
+                cluster.apiserver_port
+            ),
+        );
+    }
     for path in &cluster.missing_etcd_files {
         refuse(
             format!(
@@ -616,6 +626,18 @@ mod tests {
         assert!(
             refused(|_, here| here.network.others.push(others)).is_empty(),
             "a warning, not a refusal"
+        );
+    }
+
+    #[test]
+    fn a_cluster_that_kubeadm_joins_no_second_master_to() {
+        once(
+            &refused(|cluster, _| cluster.config.control_plane_endpoint.clear()),
+            &[
+                "controlPlaneEndpoint",
+                "edit configmap kubeadm-config",
+                "10.0.0.11:6443",
+            ],
         );
     }
 

@@ -199,7 +199,7 @@ fn demands(disks: &Disks, needs: &Needs) -> Vec<Demand> {
             write.images,
         ),
         ("/var/lib/kubelet", disks.kubelet, 0, 0),
-        ("/var/lib/etcd", disks.etcd, etcd, etcd),
+        ("etcd's data", disks.etcd, etcd, etcd),
         ("/var/lib/kpot", disks.state, 0, 0),
     ];
     let mut demands: Vec<Demand> = Vec::new();

@@ -1,5 +1,6 @@
 //! A name of the cluster is found from this machine, by a line in /etc/hosts where nothing else knows it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -55,6 +56,31 @@ impl HostsEntry {
         address == self.address || self.acceptable.contains(&address)
     }
 
+    /// Whether a line that leads the name to `address` goes: on a machine that was a master it may lead to itself, where no apiserver runs before it is one again.
+    fn goes(&self, address: IpAddr) -> bool {
+        self.stage == Stage::Join && address.is_loopback() && !self.accepts(address)
+    }
+
+    /// A line of the file without the name, where it leads that to an address that goes; nothing where no other name is left in it.
+    fn without_loopback<'l>(&self, line: &'l str) -> Option<Cow<'l, str>> {
+        let (entry, comment) = line.split_at(line.find('#').unwrap_or(line.len()));
+        let fields: Vec<&str> = entry.split_whitespace().collect();
+        let leads = |address: &&str| address.parse().is_ok_and(|address| self.goes(address));
+        if !fields.first().is_some_and(leads) || !fields[1..].contains(&self.name.as_str()) {
+            return Some(line.into());
+        }
+        let others: Vec<&str> = fields
+            .into_iter()
+            .filter(|field| *field != self.name)
+            .collect();
+        (others.len() > 1).then(|| {
+            format!("{} {comment}", others.join(" "))
+                .trim_end()
+                .to_owned()
+                .into()
+        })
+    }
+
     fn line(&self) -> String {
         format!("{} {} {MARK}", self.address, self.name)
     }
@@ -100,7 +126,8 @@ impl Step for HostsEntry {
             return Ok(State::Satisfied);
         }
         for (address, ours) in entries {
-            if !ours && !address.is_some_and(|address| self.accepts(address)) {
+            if !ours && !address.is_some_and(|address| self.accepts(address) || self.goes(address))
+            {
                 let shown = address.map_or_else(
                     || "an unreadable address".to_owned(),
                     |address| address.to_string(),
@@ -124,13 +151,12 @@ impl Step for HostsEntry {
 
     fn apply(&self, world: World<'_>) -> Result<()> {
         let view = world.host.view();
-        let mut text: String = view
-            .text(HOSTS)?
-            .unwrap_or_default()
+        let before = view.text(HOSTS)?.unwrap_or_default();
+        let kept = before
             .lines()
             .filter(|line| !self.is_ours(line))
-            .flat_map(|line| [line, "\n"])
-            .collect();
+            .filter_map(|line| self.without_loopback(line));
+        let mut text: String = kept.flat_map(|line| [line, "\n".into()]).collect();
         text.push_str(&self.line());
         text.push('\n');
         let mode = view.facts(HOSTS)?.map_or(0o644, |facts| facts.mode);
@@ -211,6 +237,32 @@ mod tests {
         machine.file(HOSTS, "10.7.7.7 other api.tke.com # by hand\n");
         let state = machine.check(&step(), Scripted::new());
         assert!(matches!(state, State::Conflict { reason, .. } if reason.contains("10.7.7.7")));
+    }
+
+    #[test]
+    fn a_line_that_leads_to_this_machine_goes_until_it_is_a_master() {
+        let machine = Machine::new();
+        machine.file(
+            HOSTS,
+            "127.0.0.1 localhost api.tke.com # TKE\n127.0.0.1 api.tke.com\n::1 localhost\n",
+        );
+        let script = Scripted::new().once_each(
+            "getent ahosts api.tke.com",
+            [
+                (0, "127.0.0.1 STREAM api.tke.com"),
+                (0, "10.0.0.3 STREAM api.tke.com"),
+            ],
+        );
+        let (before, after) = machine.ensure(&step(), script).unwrap();
+        assert_eq!(
+            before,
+            State::Pending("api.tke.com leads to 127.0.0.1".to_owned())
+        );
+        assert_eq!(after, State::Satisfied);
+        assert_eq!(
+            machine.text(HOSTS).unwrap(),
+            "127.0.0.1 localhost # TKE\n::1 localhost\n10.0.0.3 api.tke.com # kpot\n"
+        );
     }
 
     #[test]

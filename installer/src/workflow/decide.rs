@@ -14,7 +14,7 @@ use crate::control_plane::freshness;
 use crate::control_plane::guard::Votes;
 use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
 use crate::control_plane::lease::{self, Holder};
-use crate::facts::Facts;
+use crate::facts::{Facts, configures_network};
 use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
@@ -103,7 +103,9 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
         address: &seen.joining.address,
         manifest: run.pot.manifest(),
         images: images_here(&seen.facts),
-        has_cni: !run.host.list("/etc/cni/net.d")?.is_empty(),
+        has_cni: (run.host.list("/etc/cni/net.d")?)
+            .iter()
+            .any(|name| configures_network(name)),
         network,
         past: seen.past,
         departed: seen.departed.as_ref(),

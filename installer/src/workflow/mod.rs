@@ -24,8 +24,8 @@ pub(crate) use self::session::lock_state;
 use crate::console::Console;
 use crate::engine::{self, Plan};
 use crate::exit::NotEligible;
-use crate::facts;
 use crate::facts::docker::CgroupDriver;
+use crate::facts::{self, Facts};
 use crate::host::command::CommandError;
 use crate::host::{Host, HostView};
 use crate::joining::refusals::Refusal;
@@ -86,7 +86,7 @@ pub struct InitEnv {
 
 /// Tells whether this machine can become a master.
 pub fn preflight(run: &Run<'_>) -> Result<()> {
-    let facts = facts::gather(&run.host, None)?;
+    let facts = look_here(run)?;
     let needs = needs(run, Purpose::Master, hostname()?)?;
     let report = preflight::run(&facts, &needs);
     run.console.findings(&report)?;
@@ -126,7 +126,7 @@ const ETCD_ROOM: u64 = 512 << 20;
 /// Prepares this machine as a node.
 pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
     let manifest = run.pot.manifest();
-    let facts = facts::gather(&run.host, None)?;
+    let facts = look_here(run)?;
     let needs = needs(run, Purpose::Environment, hostname()?)?;
     let report = preflight::run(&facts, &needs);
     refuse(run.console, &report_refusals(&report))?;
@@ -166,6 +166,11 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
     session.end(&run.terms(), outcome, &json!({}))?;
     run.console
         .result("This machine is ready to join: ./kpot-install join-master --healthy ADDRESS")
+}
+
+/// This machine, where no cluster says more. A prepared one cannot be looked at by everybody.
+fn look_here(run: &Run<'_>) -> Result<Facts> {
+    facts::gather(&run.host, None, facts::ETCD_DATA).or_else(|cause| root_only().and(Err(cause)))
 }
 
 pub(crate) fn root_only() -> Result<()> {

@@ -64,7 +64,11 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let cluster = ClusterFacts::gather(&view).map_err(not_eligible)?;
     let journal = Journal::read(&terms.state)?;
     let owed = Owed::of(&journal);
-    let facts = facts::gather(&options.host, Some(endpoint::healthy_address(&cluster)?))?;
+    let facts = facts::gather(
+        &options.host,
+        Some(endpoint::healthy_address(&cluster)?),
+        cluster.config.etcd.data_dir(),
+    )?;
     let departed = ourselves(options, &cluster, &facts, owed.member.as_ref())?;
     let holder = Holder {
         identity: format!("{}/{}", departed.name, departed.address),

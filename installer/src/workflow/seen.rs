@@ -1,6 +1,6 @@
 //! Everything that is looked at before anything is decided: the healthy master, its cluster, this machine, and how far an earlier run came.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::exit::NotEligible;
 use crate::facts::{self, Facts};
 use crate::host::command::await_outliving;
 use crate::host::ssh::Connect;
-use crate::joining::endpoint::{self, EndpointName, Knock, Reached};
+use crate::joining::endpoint::{self, EndpointName, Knock, Reached, Resolved};
 use crate::joining::refusals::Past;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
@@ -72,7 +72,7 @@ pub(super) fn look(
     })?;
     let cluster = Rc::new(cluster);
     let healthy = endpoint::healthy_address(&cluster)?;
-    let facts = facts::gather(&run.host, Some(healthy))?;
+    let facts = facts::gather(&run.host, Some(healthy), cluster.config.etcd.data_dir())?;
     let own = options.advertise_address.or(facts.source_address);
     let address = own.context("this machine has no address that reaches the healthy master: give one with --advertise-address")?.to_string();
     let records = match &options.way {
@@ -178,7 +178,16 @@ pub(super) fn look(
         ));
     }
     let found = endpoint::resolve_here(&run.host, &cluster.endpoint)?;
-    let endpoint = EndpointName::decide(&cluster.endpoint, &found, healthy);
+    let endpoint = EndpointName::decide(
+        &Resolved {
+            endpoint: &cluster.endpoint,
+            addresses: &found,
+            is_healthy_name: cluster.endpoint.host == cluster.healthy.metadata.name,
+            is_master: past == Past::Joined,
+            answers: &|address| knock(&SocketAddr::new(address, cluster.endpoint.port)).is_ok(),
+        },
+        healthy,
+    );
     let reached = if past == Past::Joined {
         Reached::Answers
     } else {

@@ -132,7 +132,7 @@ fn what_a_command_printed_before_the_connection_broke_is_not_told() {
 }
 
 #[test]
-fn a_connection_with_a_password_outlasts_the_work_on_this_machine() {
+fn a_connection_outlasts_the_work_on_this_machine_and_a_long_thought() {
     let persists = |password: Option<Secret>| {
         let local = Arc::new(Scripted::new().with(|_, _| Some(Output::default())));
         let mut ssh = connected(Scripted::new(), Elevation::Root);
@@ -146,8 +146,9 @@ fn a_connection_with_a_password_outlasts_the_work_on_this_machine() {
         let digits = seconds.split(|letter: char| !letter.is_ascii_digit());
         digits.map(str::parse::<u32>).next().unwrap().unwrap()
     };
-    assert_eq!(persists(None), 60);
-    assert!(persists(Some(Secret::new("pw"))) > 3600);
+    for password in [None, Some(Secret::new("pw"))] {
+        assert!(persists(password) > 3600);
+    }
 }
 
 #[test]

@@ -150,7 +150,9 @@ fn pot(minor: u16) -> Arc<VerifiedPot> {
         .into_iter()
         .map(of_it)
         .collect();
-        names.extend(["flannel:1", "k8s.gcr.io/etcd:3", "k8s.gcr.io/pause:3"].map(str::to_owned));
+        let others = ["coredns:1", "etcd:3", "pause:3"].map(|name| format!("k8s.gcr.io/{name}"));
+        names.extend(others);
+        names.push("flannel:1".to_owned());
         let pot = names
             .iter()
             .fold(Pot::of(version), |pot, name| pot.image(name, name, &[]));
