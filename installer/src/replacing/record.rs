@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Departed;
+use super::restore::passes;
 use crate::control_plane::objects::{Data, List};
 use crate::control_plane::{Cluster, ClusterView};
 use crate::journal::Change;
@@ -74,11 +75,16 @@ fn worth_keeping(kept: Option<&Value>, node: Option<&Value>) -> Value {
     let Some(node) = node else {
         return kept.cloned().unwrap_or(Value::Null);
     };
+    // A master that has just died gets taints of that in these very seconds.
+    let mut taints = node["spec"]["taints"].clone();
+    if let Some(taints) = taints.as_array_mut() {
+        taints.retain(|taint| !passes(taint));
+    }
     let fresh = json!({
         "uid": node["metadata"]["uid"],
         "labels": node["metadata"]["labels"],
         "annotations": node["metadata"]["annotations"],
-        "taints": node["spec"]["taints"],
+        "taints": if taints == json!([]) { Value::Null } else { taints },
     });
     let Some(kept) = kept.filter(|kept| kept.is_object() && kept["uid"] != fresh["uid"]) else {
         return fresh;
@@ -235,6 +241,18 @@ mod tests {
             (&json!({ "rack": "b" }), &json!([taint("mine")]))
         );
         assert_eq!(worth_keeping(Some(&kept), None), kept, "the Node is gone");
+    }
+
+    #[test]
+    fn what_tells_of_a_dead_machine_is_nothing_to_keep() {
+        let dying = [
+            Value::Null,
+            json!([taint("node.kubernetes.io/unreachable")]),
+            json!([taint("mine"), taint("node.kubernetes.io/unreachable")]),
+        ];
+        let kept = dying.map(|taints| worth_keeping(None, Some(&node("1", &json!({}), &taints))));
+        assert_eq!(kept[0], kept[1]);
+        assert_eq!(kept[2]["taints"], json!([taint("mine")]));
     }
 
     #[test]

@@ -92,11 +92,14 @@ fn taints(taints: &Value) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) 
         let key = format!("{} {}", taint["key"], taint["effect"]);
         (key, taint.clone())
     })
-    .partition(|(_, taint)| {
-        !taint["key"]
-            .as_str()
-            .is_some_and(|key| key.starts_with(CONDITION_TAINT))
-    })
+    .partition(|(_, taint)| !passes(taint))
+}
+
+/// Whether a taint comes and goes by itself.
+pub(super) fn passes(taint: &Value) -> bool {
+    taint["key"]
+        .as_str()
+        .is_some_and(|key| key.starts_with(CONDITION_TAINT))
 }
 
 /// What an operator may want to give the node of another name: kubectl commands, one a line. What held the old machine's address (TKE's label machine-ip does) is offered with the
