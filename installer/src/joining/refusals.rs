@@ -354,8 +354,13 @@ fn network<'h>(
         );
     }
     let absent = |image: &&MissingImage| !present.contains(&familiar(&image.name));
-    let missing: Vec<MissingImage> = here.network.images.iter().filter(absent).cloned().collect();
-    missing_images(&missing, cluster, refuse);
+    let missing = here.network.images.iter().filter(absent).cloned();
+    let (by_digest, by_tag): (Vec<_>, Vec<_>) = missing.partition(|image| image.name.contains('@'));
+    missing_images(&by_tag, cluster, refuse);
+    // A node that is one already has got it from somewhere, and Docker does not list it by that name.
+    if here.past != Past::Joined {
+        named_by_digest(&by_digest, refuse);
+    }
     if here.network.given_by.is_empty()
         && cluster.healthy_has_cni
         && !here.has_cni
@@ -367,6 +372,26 @@ fn network<'h>(
         );
     }
     here.network.others.iter().filter(absent).collect()
+}
+
+/// `docker load` brings no digest of a registry along, so a pot with the same image would not help.
+fn named_by_digest(missing: &[MissingImage], refuse: &mut impl FnMut(String, String)) {
+    for image in missing {
+        let set = image
+            .needed_by
+            .rsplit_once(' ')
+            .map_or(image.needed_by.as_str(), |(_, set)| set);
+        let (namespace, name) = set.split_once('/').unwrap_or(("default", set));
+        refuse(
+            format!(
+                "{} names its image by the digest of a registry, which this machine can only get from there: {}",
+                image.needed_by, image.name
+            ),
+            format!(
+                "Name it by its tag alone, and build the pot with it (kpot build --image NAME:TAG): kubectl --namespace {namespace} edit daemonset {name}"
+            ),
+        );
+    }
 }
 
 fn missing_images(
@@ -618,6 +643,19 @@ mod tests {
                 });
             }),
             &["k8s.gcr.io/etcd:9"],
+        );
+        let pinned = format!("calico:3@sha256:{}", "a".repeat(64));
+        once(
+            &refused(|_, here| here.network.images[0].name.clone_from(&pinned)),
+            &["digest", &pinned, "edit daemonset flannel"],
+        );
+        assert!(
+            refused(|_, here| {
+                here.network.images[0].name.clone_from(&pinned);
+                here.past = Past::Joined;
+            })
+            .is_empty(),
+            "it runs here already"
         );
         let others = MissingImage {
             name: "logs:1".to_owned(),
