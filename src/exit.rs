@@ -71,7 +71,7 @@ impl std::error::Error for UsageError {}
 /// Somebody asked for the end of the run.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "stopped by a signal; no pot was written. Run the same command again: what is in the cache by now is not fetched again"
+    "stopped by a signal; no pot was written but those told above. Run the same command again: what is in the cache by now is not fetched again"
 )]
 pub struct Interrupted {
     /// The signal's number.

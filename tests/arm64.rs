@@ -180,3 +180,37 @@ fn what_there_is_not_for_arm64_is_refused_by_name() {
         "{told}"
     );
 }
+
+#[test]
+fn two_architectures_are_two_pots_and_one_document() {
+    let upstream = Upstream::new("v1.20.2");
+    upstream.add_arm64();
+    let desk = Desk::new();
+    let mut arguments = upstream.arguments("");
+    let output = arguments.iter().position(|it| it == "--output").unwrap();
+    arguments.drain(output..output + 2);
+    arguments.extend(["--arch", "amd64", "--arch", "arm64", "--json"].map(str::to_owned));
+    let arches = |more: &[&str]| {
+        let all: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let run = desk.kpot(&[&all, more].concat());
+        assert_eq!(code(&run), 0, "{}", stderr(&run));
+        let documents = json_of(&run);
+        let documents = documents.as_array().unwrap();
+        let arch = |it: &serde_json::Value| match more {
+            [] => it["manifest"]["arch"].clone(),
+            _ => it["arch"].clone(),
+        };
+        documents.iter().map(arch).collect::<Vec<_>>()
+    };
+    assert_eq!(arches(&["--plan"]), ["amd64", "arm64"]);
+    assert!(desk.made().is_empty());
+    assert_eq!(arches(&[]), ["amd64", "arm64"]);
+    assert_eq!(
+        desk.made(),
+        ["kpot-v1.20.2-amd64.pot", "kpot-v1.20.2-arm64.pot"]
+    );
+    for name in desk.made() {
+        let verified = desk.verify(&desk.out().join(&name));
+        assert_eq!(code(&verified), 0, "{name}: {}", stderr(&verified));
+    }
+}

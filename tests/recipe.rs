@@ -157,6 +157,24 @@ fn files_are_carried_and_written_out_and_never_programs() {
     );
     assert!(manifest.artifact("crictl").is_none());
 
+    upstream.server.forget();
+    let again = desk.kpot(&["build", "-o", "y.pot", "--json"]);
+    assert_eq!(code(&again), 0, "{}", stderr(&again));
+    assert_eq!(upstream.server.sent("/tools/"), 0, "it is in the cache");
+    let report: Value = serde_json::from_slice(&again.stdout).unwrap();
+    let parts = report["parts"].as_array().unwrap().iter();
+    let got: Vec<(&Value, &Value)> = parts
+        .filter(|part| part["name"].as_str().unwrap().starts_with("file."))
+        .map(|part| (&part["name"], &part["got"]))
+        .collect();
+    assert_eq!(
+        got,
+        [
+            (&"file.addon.yml".into(), &"here".into()),
+            (&"file.crictl".into(), &"cache".into())
+        ]
+    );
+
     let signers = desk.signers().display().to_string();
     let out = desk.kpot(&[
         "extract",

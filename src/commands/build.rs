@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use bundle_spec::manifest::Checked;
 use bundle_spec::{Manifest, Sha256, SigningKey};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::prepare::Desk;
 use super::{follow, print, print_json, summary};
@@ -97,10 +98,11 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
         None => desk.plans(None)?,
     };
     let style = desk.order.style(lock.as_ref());
+    let mut reports = Vec::new();
     for (plan, target) in &planned.plans {
         if command.plan {
             let resolved = planned.resolved.as_ref();
-            super::plan::run(plan, resolved, &desk, command.json)?;
+            reports.extend(super::plan::run(plan, resolved, &desk, command.json)?);
             continue;
         }
         let jobs = threads(&desk, style, command.jobs)?;
@@ -119,9 +121,14 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
             signer: signer.as_ref(),
             json: command.json,
         };
-        making.make(&desk)?;
+        reports.extend(making.make(&desk)?);
     }
-    Ok(())
+    match reports.as_slice() {
+        [] => Ok(()),
+        [report] => print_json(report),
+        // Several architectures are one document, too.
+        reports => print_json(&reports),
+    }
 }
 
 /// How many cores to compress on.
@@ -153,7 +160,8 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    fn make(&self, desk: &Desk) -> anyhow::Result<()> {
+    /// Makes it; gives the report, where that is to be JSON.
+    fn make(&self, desk: &Desk) -> anyhow::Result<Option<Value>> {
         let Self { plan, output, .. } = self;
         let progress = &desk.progress;
         let installer = super::prepare::installer(plan.arch)?;
@@ -192,7 +200,7 @@ impl Making<'_> {
         let parts = summary::parts(&contents);
         let fingerprint = self.signer.map(SigningKey::fingerprint);
         if self.json {
-            return print_json(&Report {
+            let report = Report {
                 pot: output,
                 size: written.size,
                 identity: written.identity,
@@ -200,7 +208,8 @@ impl Making<'_> {
                 kubeadm: &asked,
                 manifest: &manifest,
                 parts: &parts,
-            });
+            };
+            return Ok(Some(serde_json::to_value(&report)?));
         }
         print(&summary::text(
             output,
@@ -209,7 +218,8 @@ impl Making<'_> {
             &written,
             &asked.lines(plan.kubernetes, plan.arch).join("\n"),
             fingerprint.as_deref(),
-        ))
+        ))?;
+        Ok(None)
     }
 }
 

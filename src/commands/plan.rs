@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use bundle_spec::manifest::{Checked, Runtime};
 use bundle_spec::{Arch, KubeVersion, Sha256};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::build::how;
 use super::prepare::Desk;
-use super::{print, print_json};
+use super::print;
 use crate::fetch::marker::Resolved;
 use crate::fetch::registry::Described;
 use crate::plan::{Check, Plan};
@@ -82,7 +83,7 @@ pub(super) fn run(
     resolved: Option<&Resolved>,
     desk: &Desk,
     json: bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Value>> {
     let progress = &desk.progress;
     let survey = survey(plan, &desk.client, &desk.stop, progress)?;
     let report = report(plan, resolved, &survey);
@@ -90,9 +91,10 @@ pub(super) fn run(
         progress.line(&format!("warning: {warning}"));
     }
     if json {
-        return print_json(&report);
+        return Ok(Some(serde_json::to_value(&report)?));
     }
-    print(&text(&report))
+    print(&text(&report))?;
+    Ok(None)
 }
 
 fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey) -> Report<'a> {

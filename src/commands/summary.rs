@@ -22,6 +22,8 @@ pub(super) enum Got {
     Cache,
     /// Some layers from the cache, some from the network.
     Both,
+    /// A file of this machine.
+    Here,
 }
 
 /// A part of a pot, as it was had.
@@ -59,6 +61,7 @@ impl Got {
             Self::Fetched => "network",
             Self::Cache => "cache",
             Self::Both => "cache, network",
+            Self::Here => "this machine",
         }
     }
 }
@@ -94,7 +97,9 @@ pub(super) fn parts(contents: &Contents) -> Vec<Part> {
         from: file.from.clone(),
         host: file.from.clone(),
         checked: "given by you",
-        got: Got::Fetched,
+        got: file
+            .origin
+            .map_or(Got::Here, |origin| Got::of(std::iter::once(origin))),
     });
     downloads.chain(files).chain(images).collect()
 }

@@ -7,9 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use bundle_spec::{Hasher, Sha256, limits};
+use reqwest::Url;
 
-use crate::extra::{self, Extra, ExtraName, Place};
-use crate::fetch::http::{Ask, Client, FetchError, Size};
+use crate::cache::Origin;
+use crate::extra::{self, ExtraName};
+use crate::fetch::http::{Ask, Client, FetchError, Saved, Size};
 use crate::progress::Task;
 use crate::releases::Algorithm;
 
@@ -27,57 +29,53 @@ pub struct FetchedExtra {
     pub digest: Sha256,
     /// Its size in bytes.
     pub size: u64,
+    /// Where it was had from; nothing where it is a file of this machine.
+    pub origin: Option<Origin>,
 }
 
-/// Fetches `extra` into `to`, which is empty.
+/// Downloads a file of somebody's from its address into `to`, which may hold its beginning.
 ///
 /// # Errors
 /// Where it is not to be had, is too large, or is not what somebody said it is.
-pub fn fetch(
-    extra: &Extra,
+pub fn download(
+    name: &ExtraName,
+    (url, expected): (&Url, Sha256),
     client: &Client,
     to: File,
     task: &Task,
-) -> anyhow::Result<(FetchedExtra, File)> {
-    let (from, digest, size, file) = match &extra.place {
-        Place::At(address, expected) => {
-            let from = client.route(address.url());
-            let size = Size::AtMost(limits::BLOB_SIZE);
-            let ask = Ask::plain(address.url());
-            let saved = client.save(ask, to, size, Algorithm::Sha256, task)?;
-            if saved.sha256 != *expected {
-                let problem = format!(
-                    "its digest is {}, and the recipe says {expected} for {}",
-                    saved.sha256, extra.name
-                );
-                return Err(FetchError::refused(&from, problem).into());
-            }
-            (from.to_string(), saved.sha256, saved.size, saved.file)
-        }
-        Place::Here(path, expected) => {
-            let (digest, size, file) = copy(path, to, task)
-                .with_context(|| format!("cannot carry {} ({})", extra.name, path.display()))?;
-            if let Some(expected) = expected
-                && digest != *expected
-            {
-                bail!(
-                    "cannot carry {} ({}): its digest is {digest}, and the recipe says {expected}",
-                    extra.name,
-                    path.display()
-                );
-            }
-            (path.display().to_string(), digest, size, file)
-        }
-    };
-    let fetched = FetchedExtra {
-        name: extra.name.clone(),
-        version: extra.version.clone(),
-        source: extra.source(),
-        from,
-        digest,
-        size,
-    };
-    Ok((fetched, file))
+) -> Result<Saved, FetchError> {
+    let size = Size::AtMost(limits::BLOB_SIZE);
+    let saved = client.save(Ask::plain(url), to, size, Algorithm::Sha256, task)?;
+    if saved.sha256 == expected {
+        return Ok(saved);
+    }
+    let problem = format!(
+        "its digest is {}, and the recipe says {expected} for {name}",
+        saved.sha256
+    );
+    Err(FetchError::wrong_content(client.route(url), problem)
+        .advise("look at what is there now; where it is meant, the recipe is to say its digest"))
+}
+
+/// Copies a file of this machine into `to`, which is empty, and tells its digest and size.
+///
+/// # Errors
+/// Where it cannot be read, is too large, or is not what somebody said it is.
+pub fn read(
+    name: &ExtraName,
+    (path, expected): (&Path, Option<Sha256>),
+    to: File,
+    task: &Task,
+) -> anyhow::Result<(Sha256, u64, File)> {
+    let (digest, size, file) = copy(path, to, task)
+        .with_context(|| format!("cannot carry {name} ({})", path.display()))?;
+    if let Some(expected) = expected.filter(|expected| *expected != digest) {
+        bail!(
+            "cannot carry {name} ({}): its digest is {digest}, and the recipe says {expected}",
+            path.display()
+        );
+    }
+    Ok((digest, size, file))
 }
 
 fn copy(path: &Path, mut to: File, task: &Task) -> anyhow::Result<(Sha256, u64, File)> {

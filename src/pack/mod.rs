@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::place::Key;
 use crate::cache::{Cache, Fetcher, Obtained, Origin, Wanted};
+use crate::extra::Place;
 use crate::fetch::http::{Ask, Client, FetchError, Size};
 use crate::fetch::registry::{Compression, Registries, RemoteImage, RemoteLayer};
 use crate::fetch::{Stop, checksum};
@@ -315,15 +316,48 @@ impl Run<'_> {
     fn file(&self, index: usize) -> Outcome<Fetch, Pack> {
         let shop = self.shop;
         let extra = &shop.plan.files[index];
-        let task = shop.progress.task(&extra.name.to_string(), None);
-        let to = shop.spool.file().context(BESIDE)?;
-        let (fetched, file) = extras::fetch(extra, shop.client, to, &task)?;
-        let name = fetched.name.to_string();
+        let name = extra.name.to_string();
+        let (from, origin, digest, size, file) = match &extra.place {
+            Place::At(address, expected) => {
+                let task = shop.progress.transfer(&name, Expected::Unknown);
+                let key = Key::Sha256(*expected);
+                let wanted = Wanted {
+                    key: &key,
+                    size: None,
+                    label: &name,
+                };
+                let url = address.url();
+                let obtained = self.obtain(wanted, &task, &|new_file| {
+                    let to = new_file().map_err(|cause| no_file(url, &cause))?;
+                    extras::download(&extra.name, (url, *expected), shop.client, to, &task)
+                })?;
+                task.finish(&how(&obtained));
+                let from = shop.client.route(url).to_string();
+                let Obtained {
+                    file, size, sha256, ..
+                } = obtained;
+                (from, Some(obtained.origin), sha256, size, file)
+            }
+            Place::Here(path, expected) => {
+                let task = shop.progress.task(&name, None);
+                let to = shop.spool.file().context(BESIDE)?;
+                let (digest, size, file) = extras::read(&extra.name, (path, *expected), to, &task)?;
+                task.finish(&format!("read and checked ({})", bytes(size)));
+                (path.display().to_string(), None, digest, size, file)
+            }
+        };
         if let Some(lock) = shop.lock {
-            lock.of_fetched(&name, &fetched.from, fetched.digest, fetched.size)?;
+            lock.of_fetched(&name, &from, digest, size)?;
         }
-        task.finish(&format!("read and checked ({})", bytes(fetched.size)));
-        let (digest, size) = (fetched.digest, fetched.size);
+        let fetched = FetchedExtra {
+            name: extra.name.clone(),
+            version: extra.version.clone(),
+            source: extra.source(),
+            from,
+            digest,
+            size,
+            origin,
+        };
         let mut gathered = self.lock();
         gathered.files.insert(index, fetched);
         if shop.depth == Depth::Digests {
