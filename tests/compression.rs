@@ -242,7 +242,8 @@ fn a_verbatim_layer_that_a_reader_could_not_unpack_is_refused() {
     let refused = desk.build(&upstream, "x.pot", &["--image", &name]);
     assert_eq!(code(&refused), 1);
     assert!(
-        stderr(&refused).contains("it cannot be unpacked"),
+        stderr(&refused).contains("it cannot be unpacked")
+            && stderr(&refused).contains("--verbatim"),
         "{}",
         stderr(&refused)
     );

@@ -53,11 +53,20 @@ pub enum PackError {
     #[error("it unpacks to more than {} bytes", limits::BLOB_SIZE)]
     Size,
     /// It cannot be unpacked.
-    #[error("it cannot be unpacked: {0}")]
+    #[error("it cannot be unpacked: {0}{advice}", advice = window_advice(.0))]
     Unpack(#[source] io::Error),
     /// It cannot be written.
     #[error("it cannot be written beside the output file: {0}")]
     Write(#[source] io::Error),
+}
+
+/// What to try where a layer was compressed with a window that is not read here.
+fn window_advice(cause: &io::Error) -> &'static str {
+    if cause.to_string().contains("memory") {
+        " (it was compressed with a window of more than 8 MiB: --verbatim packs it as it is)"
+    } else {
+        ""
+    }
 }
 
 /// Packs `source` into `to`, an empty file, and gives it back with what the manifest says of it.

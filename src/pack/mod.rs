@@ -397,9 +397,18 @@ impl Run<'_> {
             .client
             .get(Ask::plain(&url), checksum::LIMIT, task)
             .with_context(|| {
+                let name = download.name;
+                let version = self.shop.plan.kubernetes;
+                let doubt = if download.version == version.to_string() {
+                    format!(
+                        "; is {version} a release? --k8s {}.{} takes the latest of its patches",
+                        version.major, version.minor
+                    )
+                } else {
+                    String::new()
+                };
                 format!(
-                    "there is no checksum for {name}, so it is not downloaded; if you know its digest, give it with --pin {name}=sha256:HEX",
-                    name = download.name
+                    "there is no checksum for {name}, so it is not downloaded{doubt}; if you know its digest, give it with --pin {name}=sha256:HEX"
                 )
             })?;
         let file = download.url.rsplit('/').next().unwrap_or_default();
