@@ -60,6 +60,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         if departed.whose == Whose::Ours {
             let own = addresses(facts);
             all.extend(identity::not_ourselves(&run.host, &own, cluster, departed)?);
+            all.extend(no_worker(run, seen, cluster, departed)?);
         }
         all.extend(foreseen(seen, cluster, departed)?);
         if cluster.etcd.is_some() {
@@ -145,6 +146,9 @@ pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
     let removing = seen.past != Past::Joined;
     if let Some(departed) = seen.departed.as_ref().filter(|_| removing) {
         all.extend(foreseen(seen, &now, departed)?);
+        if departed.whose == Whose::Ours {
+            all.extend(no_worker(run, seen, &now, departed)?);
+        }
         let kept = record::kept(&seen.view, departed)?;
         if departed.whose == Whose::Another && !departed.is_listed(&now) && kept.is_none() {
             all.push(Refusal {
@@ -209,6 +213,15 @@ pub(super) fn addresses(facts: &Facts) -> Vec<String> {
 fn foreseen(seen: &Seen, cluster: &ClusterFacts, departed: &Departed) -> Result<Vec<Refusal>> {
     let begun = record::kept(&seen.view, departed)?.is_some();
     Ok(remove_member::foreseen(cluster, departed, begun))
+}
+
+fn no_worker(
+    run: &Run<'_>,
+    seen: &Seen,
+    cluster: &ClusterFacts,
+    departed: &Departed,
+) -> Result<Option<Refusal>> {
+    identity::no_worker(&run.host, &seen.view, &seen.journal, cluster, departed)
 }
 
 fn images_here(facts: &Facts) -> Vec<String> {

@@ -15,9 +15,10 @@ mod runner;
 mod world;
 
 use self::kubeadm::{Break, PHASES};
-use self::process::End;
+use self::process::{End, options};
 use self::runner::{Trouble, locked};
-use self::world::{Case, Scenario, World};
+use self::world::{Case, GONE, Scenario, World};
+use crate::workflow::{Master, Way};
 
 const CASES: [Case; 5] = [
     Case::Wiped,
@@ -231,6 +232,36 @@ fn a_machine_that_was_half_emptied_is_emptied_by_the_next_run() {
             finish(&world, &format!("{scenario:?}, {count} removed"));
         }
     }
+}
+
+#[test]
+fn a_worker_is_not_brought_back_as_a_master() {
+    let world = World::new(scenario(Case::Worker, 20));
+    for force in [false, true] {
+        let rebirth = Master {
+            way: Way::Rebirth { force },
+            node_name: None,
+            ..options(world.scenario)
+        };
+        let ran = world.run_another(&rebirth, None);
+        assert!(
+            matches!(&ran.end, End::Refused(why) if why.contains("the worker w1") && why.contains("change-master --down")),
+            "{ran:#?}"
+        );
+        assert_eq!(ran.changes, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_master_without_its_label_comes_back() {
+    let world = World::new(scenario(Case::Wiped, 20));
+    if let Some(node) = locked(&world.played).objects.get_mut("node", "", GONE.0) {
+        let label = crate::control_plane::kubeadm::master_label(world::version(20));
+        node["metadata"]["labels"]
+            .as_object_mut()
+            .map(|labels| labels.remove(label));
+    }
+    finish(&world, "its member is still listed");
 }
 
 #[test]

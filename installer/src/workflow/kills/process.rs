@@ -46,9 +46,14 @@ pub(super) struct Ran {
 impl World {
     /// Runs the scenario's command once.
     pub(super) fn run(&self, trouble: Option<Trouble>) -> Ran {
+        self.run_another(&options(self.scenario), trouble)
+    }
+
+    /// Runs another command once.
+    pub(super) fn run_another(&self, options: &Master, trouble: Option<Trouble>) -> Ran {
         locked(&self.played).etcd.snapshot = Snapshot::None;
         let process = Process::new(self.played.clone(), trouble);
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.play(&process)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.play(&process, options)));
         let end = match outcome {
             _ if process.is_dead() => End::Killed,
             Ok(Ok(())) => End::Done,
@@ -62,7 +67,7 @@ impl World {
         }
     }
 
-    fn play(&self, process: &Arc<Process>) -> Result<()> {
+    fn play(&self, process: &Arc<Process>, options: &Master) -> Result<()> {
         let console = Console::on(Format::Text, io::sink(), io::sink());
         let run = Run {
             pot: pot(self.scenario.minor),
@@ -84,8 +89,7 @@ impl World {
             }
             Err(io::ErrorKind::TimedOut.into())
         };
-        let options = options(self.scenario);
-        let mut seen = look(&run, &options, &connect, &knock)?;
+        let mut seen = look(&run, options, &connect, &knock)?;
         seen.facts = Facts {
             leftovers: seen.facts.leftovers,
             interfaces: vec![Interface {
@@ -98,14 +102,15 @@ impl World {
         let work = Work {
             environment: Vec::new(),
             before: Vec::new(),
-            on_cluster: cluster_steps(&options, &seen, &images),
+            on_cluster: cluster_steps(options, &seen, &images),
             after: Vec::new(),
         };
-        carry_out(&run, &options, &seen, &work, || Ok(Stop::default()))
+        carry_out(&run, options, &seen, &work, || Ok(Stop::default()))
     }
 }
 
-fn options(scenario: Scenario) -> Master {
+/// The scenario's command.
+pub(super) fn options(scenario: Scenario) -> Master {
     let (name, address) = scenario.here();
     let way = if scenario.is_rebirth() {
         Way::Rebirth { force: false }
