@@ -17,7 +17,7 @@ mod world;
 use self::kubeadm::{Break, PHASES};
 use self::process::{End, options};
 use self::runner::{Trouble, locked};
-use self::world::{Case, GONE, Scenario, World};
+use self::world::{Case, GONE, SECOND, Scenario, World};
 use crate::workflow::{Master, Way};
 
 const CASES: [Case; 5] = [
@@ -250,6 +250,27 @@ fn a_worker_is_not_brought_back_as_a_master() {
         );
         assert_eq!(ran.changes, Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_master_takes_no_other_ones_place() {
+    let world = World::new(scenario(Case::Dead, 14));
+    finish(&world, "b1 takes the place of m3");
+    locked(&world.played).lose_master();
+    let change = Master {
+        way: Way::Change {
+            down: SECOND.0.to_owned(),
+            reset_down: false,
+            down_host_key: None,
+        },
+        ..options(world.scenario)
+    };
+    let ran = world.run_another(&change, None);
+    assert!(
+        matches!(&ran.end, End::Refused(why) if why.contains("did not take the place of m2")),
+        "{ran:#?}"
+    );
+    assert_eq!(ran.changes, Vec::<String>::new());
 }
 
 #[test]
