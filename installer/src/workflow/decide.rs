@@ -61,7 +61,13 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         }
         if departed.whose == Whose::Ours {
             let own = addresses(facts);
-            all.extend(identity::not_ourselves(&run.host, &own, cluster, departed)?);
+            all.extend(identity::not_ourselves(
+                &run.host,
+                &own,
+                &facts.ports,
+                cluster,
+                departed,
+            )?);
             all.extend(no_worker(run, seen, cluster, departed)?);
         }
         all.extend(foreseen(seen, cluster, departed)?);

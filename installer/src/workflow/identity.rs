@@ -1,5 +1,7 @@
 //! Whether this machine is the master that it is about to be taken for. A wrong answer would wipe a healthy one, so everything that contradicts refuses.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use crate::control_plane::ClusterView;
@@ -45,11 +47,15 @@ pub(super) fn other_cluster(host: &HostView, cluster: &ClusterFacts) -> Result<O
     }))
 }
 
+/// Where etcd listens for clients.
+const ETCD_PORT: u16 = 2379;
+
 /// Refuses to take this machine for `departed` where the cluster knows it by another name or address, or knows somebody else by that one; `own` are this
-/// machine's addresses.
+/// machine's addresses, `ports` those at which it listens.
 pub(super) fn not_ourselves(
     host: &HostView,
     own: &[String],
+    ports: &BTreeSet<u16>,
     cluster: &ClusterFacts,
     departed: &Departed,
 ) -> Result<Vec<Refusal>> {
@@ -58,12 +64,7 @@ pub(super) fn not_ourselves(
     for member in &cluster.members {
         if departed.owns(member) {
             if member.votes() && !host.exists(&data)? {
-                all.push(Refusal {
-                    cause: format!(
-                        "etcd member {member} is well, and this machine has no {data}: another machine has that name and address"
-                    ),
-                    remedy: "Look which machine answers there, and give this one an address of its own".to_owned(),
-                });
+                all.push(without_data(&member.to_string(), &data, ports));
             }
         } else if own.iter().any(|address| member.is_at(address)) {
             all.push(elsewhere(departed, &format!("etcd member {member}")));
@@ -122,6 +123,27 @@ pub(super) fn no_worker(
     }))
 }
 
+/// A member that answers, and whose data is not here. An etcd goes on in memory where its data is deleted under it, and counts until it stops.
+fn without_data(member: &str, data: &str, ports: &BTreeSet<u16>) -> Refusal {
+    if ports.contains(&ETCD_PORT) {
+        return Refusal {
+            cause: format!(
+                "etcd member {member} answers, {data} is not on this machine, and something listens at port {ETCD_PORT} here: as it seems this machine's own etcd, whose data was deleted while it runs"
+            ),
+            remedy: format!(
+                "Where enough of the other members answer without it, let it stop, and run this again: mv /etc/kubernetes/manifests/etcd.yaml /root/; its container has ended where nothing listens any more: ss -ltn 'sport = :{ETCD_PORT}'"
+            ),
+        };
+    }
+    Refusal {
+        cause: format!(
+            "etcd member {member} is well, and this machine has no {data}: another machine has that name and address"
+        ),
+        remedy: "Look which machine answers there, and give this one an address of its own"
+            .to_owned(),
+    }
+}
+
 fn elsewhere(departed: &Departed, what: &str) -> Refusal {
     Refusal {
         cause: format!(
@@ -164,19 +186,26 @@ mod tests {
         cluster.members.push(fixtures::member(3, "m3", "10.0.0.13"));
         cluster.nodes.push(fixtures::node("m3", "10.0.0.13"));
         let own = ["10.0.0.13", "10.1.0.13"].map(str::to_owned);
-        let judged = |departed: &Departed| {
-            let refusals = not_ourselves(&host, &own, &cluster, departed).unwrap();
+        let judged_with = |ports: &[u16], departed: &Departed| {
+            let ports = ports.iter().copied().collect();
+            let refusals = not_ourselves(&host, &own, &ports, &cluster, departed).unwrap();
             refusals
                 .into_iter()
                 .map(|refusal| refusal.cause)
                 .collect::<Vec<_>>()
                 .join("; ")
         };
+        let judged = |departed: &Departed| judged_with(&[22, 6443], departed);
         assert!(judged(&ours("m3", "10.1.0.13")).contains("knows this machine as etcd member m3"));
         assert!(judged(&ours("b1", "10.1.0.13")).contains("as node m3"));
         assert!(
             judged(&ours("m3", "10.0.0.13")).contains("another machine has that name"),
             "it is well, and its data is not here"
+        );
+        let deleted = judged_with(&[2379], &ours("m3", "10.0.0.13"));
+        assert!(
+            deleted.contains("deleted while it runs") && !deleted.contains("another machine"),
+            "{deleted}"
         );
         fs::create_dir_all(root.path().join("var/lib/etcd/member")).unwrap();
         assert_eq!(judged(&ours("m3", "10.0.0.13")), "");

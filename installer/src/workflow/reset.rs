@@ -85,6 +85,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     refused.extend(identity::not_ourselves(
         &options.host,
         &own,
+        &facts.ports,
         &cluster,
         &departed,
     )?);
