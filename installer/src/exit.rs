@@ -9,6 +9,16 @@ use std::process::ExitCode;
 #[error("{0}")]
 pub struct NotEligible(pub String);
 
+/// The same of a run that is at work on this machine already, with each cause and remedy: the one JSON document of such a run is its last word, and tells them.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub struct Refused {
+    /// What people read.
+    pub words: String,
+    /// What scripts read.
+    pub refusals: serde_json::Value,
+}
+
 /// A command line that says too little or too much, beyond what the parser can tell.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -17,7 +27,7 @@ pub struct Usage(pub String);
 /// The number for an error.
 pub fn status(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if cause.is::<NotEligible>() {
+        if cause.is::<NotEligible>() || cause.is::<Refused>() {
             return 3;
         }
         if cause.is::<Usage>() {
@@ -53,6 +63,11 @@ mod tests {
         let wrapped =
             |error: anyhow::Error| status(&Err::<(), _>(error).context("outer").unwrap_err());
         assert_eq!(wrapped(NotEligible("x".to_owned()).into()), 3);
+        let refused = Refused {
+            words: "x".to_owned(),
+            refusals: serde_json::Value::Null,
+        };
+        assert_eq!(wrapped(refused.into()), 3);
         assert_eq!(wrapped(Usage("x".to_owned()).into()), 2);
         assert_eq!(wrapped(bundle_spec::Error::Unsigned.into()), 4);
         assert_eq!(wrapped(anyhow::anyhow!("x")), 1);

@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use bundle_spec::{KubeVersion, Manifest};
 
 use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
+use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
-use crate::replacing::Departed;
+use crate::replacing::{Departed, Whose};
 use crate::steps::ImageWanted;
 
 /// Why a join is refused.
@@ -314,11 +315,8 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
                     "etcd member {member} does not answer ({up} of {} do, {quorum} are needed): adding one more now would put the quorum at risk",
                     cluster.members.len()
                 ),
-                if here.departed.is_some() {
-                    format!(
-                        "Bring that member back first. If its machine is gone for good as well, and a quorum of the others answers, take it out by hand on a healthy master, after a snapshot: `etcdctl member remove {}` and `kubectl delete node {}`",
-                        member.id, member.name
-                    )
+                if let Some(departed) = here.departed {
+                    second_down(cluster, member, departed)
                 } else {
                     format!(
                         "Bring that member back first; or, if its machine is gone for good and a quorum of the others answers, let this machine take its place: kpot-install change-master --down {} --healthy {}",
@@ -333,6 +331,36 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
             );
         }
     }
+}
+
+/// What to do about a member that is down besides that of `departed`. One that never started has no name, but may have a Node.
+fn second_down(cluster: &ClusterFacts, member: &Member, departed: &Departed) -> String {
+    let node = cluster.nodes.iter().find(|node| {
+        let at = |address: &str| member.is_at(address);
+        node.metadata.name == member.name || node.internal_address().is_some_and(at)
+    });
+    let name = node.map_or(&member.name, |node| &node.metadata.name);
+    let back = if member.name.is_empty() {
+        "It is of a join that did not come to its end: finish that one there, with the command that began it"
+    } else {
+        "Bring that member back first"
+    };
+    let removed = departed.member(&cluster.members).is_none();
+    if member.name.is_empty() && node.is_some() && removed && departed.whose == Whose::Another {
+        return format!(
+            "{back}; or, if its machine is gone for good, let this machine take its place instead: kpot-install change-master --down {name} --healthy {}",
+            healthy_address(cluster)
+        );
+    }
+    let forget = if name.is_empty() {
+        String::new()
+    } else {
+        format!(" and `kubectl delete node {name}`")
+    };
+    format!(
+        "{back}. If its machine is gone for good as well, and a quorum of the others answers, take it out by hand on a healthy master, after a snapshot: `etcdctl member remove {}`{forget}",
+        member.id
+    )
 }
 
 /// Refuses what the pod network needs and this machine has not; returns what a join can do without.
@@ -575,7 +603,7 @@ mod tests {
         let departed = Departed {
             name: "m3".to_owned(),
             address: "10.0.0.13".to_owned(),
-            whose: crate::replacing::Whose::Another,
+            whose: Whose::Another,
         };
         let mut here = stranger(&manifest);
         assert_eq!(judge(&cluster, &here).0.unwrap_err().len(), 2);
@@ -586,6 +614,53 @@ mod tests {
             judge(&cluster, &here).0.unwrap_err().len(),
             1,
             "another one that is down still is"
+        );
+    }
+
+    #[test]
+    fn a_second_member_that_is_down_goes_by_commands_that_can_be_typed() {
+        let manifest = fixtures::whole_manifest();
+        let departed = Departed {
+            name: "m3".to_owned(),
+            address: "10.0.0.13".to_owned(),
+            whose: Whose::Another,
+        };
+        let mut here = stranger(&manifest);
+        here.departed = Some(&departed);
+        let mut cluster = fixtures::cluster();
+        let mut unstarted = fixtures::member(0x1f, "", "10.0.0.29");
+        unstarted.healthy = false;
+        cluster.members.push(unstarted);
+        let remedy = |cluster: &ClusterFacts| {
+            let refusals = judge(cluster, &here).0.unwrap_err();
+            assert_eq!(refusals.len(), 1, "{refusals:#?}");
+            refusals[0].remedy.clone()
+        };
+        let told = remedy(&cluster);
+        assert!(told.ends_with("`etcdctl member remove 1f`"), "{told}");
+        let mut node = fixtures::node("b9", "10.0.0.29");
+        node.metadata.labels.clear();
+        cluster.nodes.push(node);
+        let told = remedy(&cluster);
+        assert!(
+            told.ends_with("change-master --down b9 --healthy 10.0.0.11"),
+            "{told}"
+        );
+        let mut gone = fixtures::member(3, "m3", "10.0.0.13");
+        gone.healthy = false;
+        cluster.members.push(gone);
+        let told = remedy(&cluster);
+        assert!(
+            told.ends_with("`etcdctl member remove 1f` and `kubectl delete node b9`"),
+            "{told}"
+        );
+        cluster.members.truncate(2);
+        cluster.members[1].healthy = false;
+        let told = remedy(&cluster);
+        assert!(
+            told.starts_with("Bring that member back first")
+                && told.ends_with("`kubectl delete node m2`"),
+            "{told}"
         );
     }
 

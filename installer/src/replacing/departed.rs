@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::record::Record;
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::objects::Node;
 use crate::joining::refusals::Refusal;
 
 /// Whose records go.
@@ -96,11 +97,19 @@ impl Departed {
             return Err(unclear(cluster, down));
         };
         if name.is_empty() {
+            let unstarted = cluster
+                .members
+                .iter()
+                .filter(|member| member.name.is_empty() && member.is_at(&address));
+            let ids: Vec<String> = unstarted.map(|member| member.id.to_string()).collect();
             return Err(Refusal {
                 cause: format!(
-                    "{down} is an etcd member at {address} that never started, and the cluster knows no master there"
+                    "{down} is an etcd member at {address} that never started, and the cluster knows no node there"
                 ),
-                remedy: "It was left by a join that failed. Take it out on a healthy master: etcdctl member remove, with its ID".to_owned(),
+                remedy: format!(
+                    "It was left by a join that failed. Take it out on a healthy master, after a snapshot: etcdctl member remove {}",
+                    ids.join(" ")
+                ),
             });
         }
         if name == cluster.healthy.metadata.name {
@@ -172,9 +181,19 @@ impl Departed {
     }
 }
 
-/// The masters that the cluster's Nodes, kubeadm's ClusterStatus and our own records name, with their addresses.
+/// The masters that the cluster's Nodes, kubeadm's ClusterStatus and our own records name, with their addresses. kubeadm labels a Node last: one at the address of a member that never started
+/// is that of a join that was cut off.
 fn known(cluster: &ClusterFacts, records: &[Record]) -> BTreeSet<(String, String)> {
-    let nodes = cluster.nodes.iter().filter(|node| node.is_master());
+    let half_joined = |node: &Node| {
+        let mut members = cluster.members.iter();
+        members.any(|member| {
+            member.name.is_empty() && node.internal_address().is_some_and(|own| member.is_at(own))
+        })
+    };
+    let nodes = cluster
+        .nodes
+        .iter()
+        .filter(|node| node.is_master() || half_joined(node));
     let nodes = nodes.flat_map(|node| {
         let internal = node
             .status
@@ -335,6 +354,32 @@ mod tests {
                 .unwrap_err()
                 .cause
                 .contains("never started")
+        );
+    }
+
+    #[test]
+    fn a_join_that_was_cut_off_is_found_by_the_node_that_has_no_label_yet() {
+        let mut half = cluster();
+        let mut node = node("b9", "10.0.0.29");
+        node.metadata.labels.clear();
+        half.nodes.push(node);
+        assert!(find(&half, "b9").is_err(), "a worker");
+        let mut member = member(0x1f, "", "10.0.0.29");
+        member.client_urls.clear();
+        half.members.push(member);
+        for down in ["b9", "10.0.0.29", "1f"] {
+            let found = find(&half, down).expect(down);
+            assert_eq!(
+                (found.name.as_str(), found.address.as_str()),
+                ("b9", "10.0.0.29")
+            );
+            assert!(found.member(&half.members).is_some());
+        }
+        half.nodes.pop();
+        let refused = find(&half, "10.0.0.29").unwrap_err();
+        assert!(
+            refused.remedy.ends_with("etcdctl member remove 1f"),
+            "{refused:?}"
         );
     }
 }

@@ -28,9 +28,8 @@ const NETWORKS: &str = "/etc/cni/net.d";
 /// The kubelet's folder; what people put there, profiles of seccomp for one, stays.
 const KUBELET: &str = "/var/lib/kubelet";
 
-/// What goes besides, whole. Most is the kubelet's own, by the names in its sources (`pkg/kubelet/config/defaults.go` and `pkg/kubelet/cm`).
-const MADE: [&str; 20] = [
-    "/var/lib/etcd/member",
+/// What goes besides, whole, and etcd's data, which lies where kubeadm's configuration says. Most is the kubelet's own, by the names in its sources (`pkg/kubelet/config/defaults.go` and `pkg/kubelet/cm`).
+const MADE: [&str; 19] = [
     "/var/lib/cni",
     "/var/lib/dockershim",
     "/var/run/kubernetes",
@@ -77,6 +76,8 @@ pub struct ResetDown {
     down: Down,
     etcd: Option<Etcd>,
     ca: String,
+    /// etcd's data.
+    data: String,
 }
 
 /// What is left of Kubernetes on a machine.
@@ -98,6 +99,7 @@ impl ResetDown {
             down,
             etcd: cluster.etcd.clone(),
             ca: format!("{}/ca.crt", cluster.config.certificates_dir),
+            data: format!("{}/member", cluster.config.etcd.data_dir()),
         }
     }
 
@@ -160,7 +162,7 @@ impl Step for ResetDown {
 
     fn check(&self, _view: View<'_>) -> Result<State> {
         Ok(match &self.down.reach {
-            Reach::Answers(machine) => match Left::on(machine)?.to_string() {
+            Reach::Answers(machine) => match Left::on(machine, &self.data)?.to_string() {
                 left if left.is_empty() => State::Satisfied,
                 left => State::Pending(format!(
                     "on {}: {left}; not reversible, but for what is backed up",
@@ -183,7 +185,7 @@ impl Step for ResetDown {
             .context("a machine that does not answer cannot be reset")?;
         self.may_reset(cluster.view(), machine)?;
         let remote = Remote::new(machine, world.host);
-        let left = Left::on(machine)?;
+        let left = Left::on(machine, &self.data)?;
         let files = machine.stamps(&[KUBERNETES])?;
         ensure!(
             self.down.is_kept(world.host.view(), &files)? || files.is_empty(),
@@ -192,14 +194,15 @@ impl Step for ResetDown {
         );
         left.stop_kubelet(&remote)?;
         // What it began while it was being stopped is seen now.
-        Left::on(machine)?.remove_pods(&remote)?;
+        Left::on(machine, &self.data)?.remove_pods(&remote)?;
         unmount(machine, &remote)?;
-        remove_files(machine, &remote)
+        remove_files(machine, &remote, &self.data)
     }
 }
 
 impl Left {
-    fn on(machine: &RemoteView) -> Result<Self> {
+    /// `data` is where etcd's lies.
+    fn on(machine: &RemoteView, data: &str) -> Result<Self> {
         let unit = machine.probe(&Probe::unit("kubelet.service"))?.text();
         let is = |line: &str| unit.lines().any(|one| one == line);
         let found = is("LoadState=loaded") || is("LoadState=masked");
@@ -212,7 +215,7 @@ impl Left {
             docker: ids(machine, &Probe::docker_pods())?,
             containerd: ids(machine, &Probe::containerd_pods())?,
             files: files.iter().filter(|entry| !entry.is_folder).count(),
-            made: machine.existing(&MADE)?,
+            made: machine.existing(&[&[data], &MADE[..]].concat())?,
             networks: networks.filter(|path| is_pod_network(path)).collect(),
         })
     }
@@ -299,8 +302,8 @@ fn unmount(machine: &RemoteView, remote: &Remote<'_>) -> Result<()> {
 }
 
 /// Removes the files. What is mounted somewhere below all the same is not entered.
-fn remove_files(machine: &RemoteView, remote: &Remote<'_>) -> Result<()> {
-    let left = Left::on(machine)?;
+fn remove_files(machine: &RemoteView, remote: &Remote<'_>, data: &str) -> Result<()> {
+    let left = Left::on(machine, data)?;
     if !machine.existing(&[KUBERNETES])?.is_empty() {
         let args = ["-H", KUBERNETES, "-xdev", "-mindepth", "1", "-delete"];
         remote.run(&Cmd::new("find", args))?;
@@ -321,6 +324,7 @@ mod tests {
 
     use super::super::down::tests::{m3, with_world};
     use super::*;
+    use crate::control_plane::kubeadm::LocalEtcd;
     use crate::host::command::Output;
     use crate::host::scripted::Scripted;
     use crate::joining::fixtures;
@@ -443,6 +447,28 @@ mod tests {
         });
         let left: Vec<String> = things.lock().unwrap().iter().cloned().collect();
         assert_eq!(left, ["/etc/cni/net.d/87-podman.conflist", "/opt/data"]);
+    }
+
+    #[test]
+    fn etcds_data_goes_where_the_cluster_has_it() {
+        let (script, things) = machine();
+        things
+            .lock()
+            .unwrap()
+            .insert("/data/etcd/member".to_owned());
+        let mut facts = fixtures::cluster();
+        facts.config.etcd.local = Some(LocalEtcd {
+            data_dir: "/data/etcd/".to_owned(),
+            ..LocalEtcd::default()
+        });
+        let step = ResetDown::new(m3(script), &facts);
+        with_world(cluster(""), |world| {
+            world.host.write_file(KEPT, LIST, 0o600).unwrap();
+            step.apply(world).unwrap();
+        });
+        let left = things.lock().unwrap();
+        assert!(!left.contains("/data/etcd/member"), "{left:?}");
+        assert!(left.contains("/var/lib/etcd/member"), "{left:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::seen::{Seen, tell_of_lost_quorum};
 use super::{
-    Run, Untouched, identity, needs, refuse, refused, report_refusals, report_warnings, warn,
+    Run, Untouched, down, identity, needs, refuse, refused, report_refusals, report_warnings, warn,
 };
 use crate::control_plane::ClusterView;
 use crate::control_plane::facts::ClusterFacts;
@@ -28,7 +28,6 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         joining,
         facts,
         past,
-        departed,
         ..
     } = seen;
     let (past, cluster, manifest) = (*past, &joining.cluster, run.pot.manifest());
@@ -56,10 +55,20 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
     let here = here(run, seen, network)?;
     let (judged, warnings) = refusals::judge(cluster, &here);
     all.extend(identity::other_cluster(&run.host, cluster)?);
-    if let Some(departed) = departed.as_ref().filter(|_| past != Past::Joined) {
+    if let Some(departed) = leaving(seen, cluster) {
+        if past == Past::Joined {
+            all.extend(down::no_place_taken(&seen.journal, cluster, departed)?);
+        }
         if departed.whose == Whose::Ours {
             let own = addresses(facts);
-            all.extend(identity::not_ourselves(&run.host, &own, cluster, departed)?);
+            all.extend(identity::not_ourselves(
+                &run.host,
+                &own,
+                &facts.ports,
+                cluster,
+                departed,
+            )?);
+            all.extend(no_worker(run, seen, cluster, departed)?);
         }
         all.extend(foreseen(seen, cluster, departed)?);
         if cluster.etcd.is_some() {
@@ -81,7 +90,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         all.extend(endpoint::reach_members(cluster, &joining.discovery, knock));
         all.extend(own_address(&addresses(facts), &joining.address));
     }
-    if past != Past::Joined || departed.is_some() {
+    if past != Past::Joined || seen.departed.is_some() {
         all.extend(locked(&seen.view, &holder(seen))?);
     }
     let images = match judged {
@@ -143,10 +152,14 @@ pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
         .0
         .err()
         .unwrap_or_default();
-    // What is finished takes nobody out any more.
-    let removing = seen.past != Past::Joined;
-    if let Some(departed) = seen.departed.as_ref().filter(|_| removing) {
+    if let Some(departed) = leaving(seen, &now) {
+        if seen.past == Past::Joined {
+            all.extend(down::no_place_taken(&seen.journal, &now, departed)?);
+        }
         all.extend(foreseen(seen, &now, departed)?);
+        if departed.whose == Whose::Ours {
+            all.extend(no_worker(run, seen, &now, departed)?);
+        }
         let kept = record::kept(&seen.view, departed)?;
         if departed.whose == Whose::Another && !departed.is_listed(&now) && kept.is_none() {
             all.push(Refusal {
@@ -207,10 +220,27 @@ pub(super) fn addresses(facts: &Facts) -> Vec<String> {
         .collect()
 }
 
+/// Whom this run may still take out of the cluster. Who has joined takes nobody out any more, but for another master that is listed all the same.
+fn leaving<'s>(seen: &'s Seen, cluster: &ClusterFacts) -> Option<&'s Departed> {
+    seen.departed.as_ref().filter(|departed| {
+        seen.past != Past::Joined
+            || (departed.whose == Whose::Another && departed.is_listed(cluster))
+    })
+}
+
 /// What would refuse the removal of `departed` now.
 fn foreseen(seen: &Seen, cluster: &ClusterFacts, departed: &Departed) -> Result<Vec<Refusal>> {
     let begun = record::kept(&seen.view, departed)?.is_some();
     Ok(remove_member::foreseen(cluster, departed, begun))
+}
+
+fn no_worker(
+    run: &Run<'_>,
+    seen: &Seen,
+    cluster: &ClusterFacts,
+    departed: &Departed,
+) -> Result<Option<Refusal>> {
+    identity::no_worker(&run.host, &seen.view, &seen.journal, cluster, departed)
 }
 
 fn images_here(facts: &Facts) -> Vec<String> {

@@ -10,6 +10,7 @@ use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::host::Host;
 use crate::host::ssh::Connect;
+use crate::joining::endpoint;
 use crate::joining::refusals::{Past, Refusal};
 use crate::joining::static_pods::{Former, Manifests, StaticPods};
 use crate::journal::{Change, Entry, Event};
@@ -99,24 +100,62 @@ pub(super) fn note_taken(host: &Host<'_>, departed: &Departed, members: &[Member
 
 /// The master whose place this machine took, as the journal says, if it is `down`, whichever way that is called.
 pub(super) fn took_the_place(journal: &[Entry], down: &str) -> Option<Departed> {
-    journal.iter().find_map(|entry| {
-        let Event::Intent {
-            change: Change::Cluster { what },
-            ..
-        } = &entry.event
-        else {
-            return None;
-        };
-        let whom: Vec<&str> = what.strip_prefix(TOOK)?.split_whitespace().collect();
-        let [name, address, ..] = whom[..] else {
-            return None;
-        };
-        whom.contains(&down).then(|| Departed {
-            name: name.to_owned(),
-            address: address.to_owned(),
-            whose: Whose::Another,
+    journal
+        .iter()
+        .filter_map(taken)
+        .find(|whom| whom.contains(&down))
+        .and_then(|whom| {
+            let [name, address, ..] = whom[..] else {
+                return None;
+            };
+            Some(Departed {
+                name: name.to_owned(),
+                address: address.to_owned(),
+                whose: Whose::Another,
+            })
         })
-    })
+}
+
+/// The name, address and, where it had one, member of the master whose place this machine takes, where this line says so.
+fn taken(entry: &Entry) -> Option<Vec<&str>> {
+    let Event::Intent {
+        change: Change::Cluster { what },
+        ..
+    } = &entry.event
+    else {
+        return None;
+    };
+    Some(what.strip_prefix(TOOK)?.split_whitespace().collect())
+}
+
+/// Refuses a machine that is a master already and did not take the place of `departed`, which the cluster lists: nobody would come for the one that goes. What is left to finish is this
+/// machine's own work where a run of it was cut off, or where only the Node of `departed` was made anew since.
+pub(super) fn no_place_taken(
+    journal: &[Entry],
+    cluster: &ClusterFacts,
+    departed: &Departed,
+) -> Result<Option<Refusal>> {
+    let place = [departed.name.as_str(), departed.address.as_str()];
+    let took = journal
+        .iter()
+        .rposition(|entry| taken(entry).is_some_and(|whom| whom.starts_with(&place)));
+    let is_end =
+        |entry: &Entry| matches!(&entry.event, Event::End { outcome } if outcome == "done");
+    let is_ours = took.is_some_and(|at| {
+        !journal[at..].iter().any(is_end) || departed.member(&cluster.members).is_none()
+    });
+    if is_ours {
+        return Ok(None);
+    }
+    let (name, healthy) = (&departed.name, endpoint::healthy_address(cluster)?);
+    Ok(Some(Refusal {
+        cause: format!(
+            "this machine is a master of the cluster already, and did not take the place of {name}: without {name} there would be one master fewer, and none instead"
+        ),
+        remedy: format!(
+            "On the machine that is to take its place: kpot-install change-master --down {name} --healthy {healthy}\nTo have one master fewer, or where {name} is well: on its own machine, kpot-install reset --healthy {healthy}"
+        ),
+    }))
 }
 
 /// What the operator should know of static pods that are not copied.
@@ -202,5 +241,39 @@ mod tests {
             assert_eq!(took_the_place(&entries, down), Some(departed.clone()));
         }
         assert_eq!(took_the_place(&entries, "m2"), None);
+    }
+
+    #[test]
+    fn a_master_finishes_its_own_change_and_begins_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let journal = Journal::new(root.path());
+        let host = Host::new(
+            HostView::new(root.path(), Arc::new(Scripted::new())),
+            &journal,
+        );
+        let departed = silent(Fate::Left).departed;
+        let mut listed = cluster();
+        listed.nodes.push(node("m3", "10.0.0.13"));
+        listed.members.push(member(0x1f, "m3", "10.0.0.13"));
+        let judged = |cluster: &ClusterFacts| {
+            let entries = Journal::read(root.path()).unwrap();
+            no_place_taken(&entries, cluster, &departed).unwrap()
+        };
+        let refused = judged(&listed).unwrap();
+        assert!(
+            refused.cause.contains("a master of the cluster already")
+                && refused
+                    .remedy
+                    .contains("change-master --down m3 --healthy 10.0.0.11")
+                && refused.remedy.contains("kpot-install reset"),
+            "{refused:?}"
+        );
+        note_taken(&host, &departed, &listed.members).unwrap();
+        assert_eq!(judged(&listed), None, "it was cut off");
+        let outcome = "done".to_owned();
+        journal.record(Event::End { outcome }).unwrap();
+        assert!(judged(&listed).is_some(), "m3 is a master again since");
+        listed.members.pop();
+        assert_eq!(judged(&listed), None, "its kubelet was switched on again");
     }
 }

@@ -3,7 +3,9 @@
 //! All three look first, refuse what can be refused, show one plan, and change this machine before the cluster. What is done on the cluster is done under its lock, after everything
 //! that refuses was asked once more.
 
+use std::io::Write as _;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -162,12 +164,13 @@ pub(super) fn carry_out(
         host: &host,
         cluster: Some(&changing),
     };
-    let mut offered = Vec::new();
+    let (mut offered, mut kept) = (Vec::new(), None);
     let outcome = (|| {
         engine::run(&work.environment, world, &session.journal, run.console)?;
         engine::run(&work.before, world, &session.journal, run.console)?;
         offered = offer(seen)?;
         if !cluster_is_done {
+            kept = keep_offered(&host, seen, &offered)?;
             on_cluster(run, &session, world, &work.on_cluster, seen)?;
         }
         engine::run(&work.after, world, &session.journal, run.console)
@@ -183,6 +186,18 @@ pub(super) fn carry_out(
     }
     if outcome.is_err() && seen.departed.is_some() {
         run.console.say("what was begun is finished by running the same command again here; if this machine is lost, another one takes its place, and the old one's: change-master --down NAME");
+    }
+    if outcome.is_err()
+        && let Some(kept) = kept
+    {
+        run.console.say(&format!(
+            "what the old master's node had, and {} may want as well, is kept as commands in {}",
+            joining.node,
+            kept.display()
+        ));
+    }
+    if !offered.is_empty() {
+        subject["offered"] = json!(offered);
     }
     session.end(&run.terms(), outcome, &subject)?;
     run.console.result(&format!(
@@ -252,6 +267,21 @@ fn offer(seen: &Seen) -> Result<Vec<String>> {
         let addresses = (departed.address.as_str(), seen.joining.address.as_str());
         restore::offer(&node, &seen.joining.node, addresses)
     }))
+}
+
+/// Keeps what is offered among this run's backups, and says where: with the record the cluster forgets it, and what comes after that may fail.
+fn keep_offered(host: &Host<'_>, seen: &Seen, offered: &[String]) -> Result<Option<PathBuf>> {
+    let Some(departed) = seen.departed.as_ref().filter(|_| !offered.is_empty()) else {
+        return Ok(None);
+    };
+    // etcd lets a member be called anything, and what holds a slash is no file's name.
+    let name = format!("offered-{}.sh", departed.name.replace('/', "_"));
+    let path = host.keep(&name, &mut |file| {
+        Ok(offered
+            .iter()
+            .try_for_each(|command| writeln!(file, "{command}"))?)
+    })?;
+    Ok(Some(path))
 }
 
 /// What is done under the cluster's lock.

@@ -23,7 +23,7 @@ use self::session::Session;
 pub(crate) use self::session::lock_state;
 use crate::console::Console;
 use crate::engine::{self, Plan};
-use crate::exit::NotEligible;
+use crate::exit::{NotEligible, Refused};
 use crate::facts::docker::CgroupDriver;
 use crate::facts::{self, Facts};
 use crate::host::command::CommandError;
@@ -239,15 +239,12 @@ fn refuse(console: &Console, refusals: &[Refusal]) -> Result<()> {
     }
 }
 
-/// The error that every refusal at once is.
+/// The error that every refusal at once is. Before a run is at work this is its end, and its JSON document is printed here; else the end of its session prints it.
 fn refused(console: &Console, untouched: Untouched, refusals: &[Refusal]) -> anyhow::Error {
     let causes: Vec<Value> = refusals
         .iter()
         .map(|refusal| json!({ "cause": refusal.cause, "remedy": refusal.remedy }))
         .collect();
-    if let Err(cause) = console.document(&json!({ "outcome": "refused", "refusals": causes })) {
-        return cause;
-    }
     let list: Vec<String> = refusals
         .iter()
         .map(|refusal| {
@@ -258,11 +255,23 @@ fn refused(console: &Console, untouched: Untouched, refusals: &[Refusal]) -> any
             )
         })
         .collect();
-    let untouched = match untouched {
-        Untouched::Everything => "nothing was changed",
-        Untouched::Cluster => "this machine was made ready, and nothing was changed on the cluster",
-    };
-    NotEligible(format!("refused; {untouched}:\n{}", list.join("\n"))).into()
+    let list = list.join("\n");
+    match untouched {
+        Untouched::Everything => {
+            let document = json!({ "outcome": "refused", "refusals": causes });
+            if let Err(cause) = console.document(&document) {
+                return cause;
+            }
+            NotEligible(format!("refused; nothing was changed:\n{list}")).into()
+        }
+        Untouched::Cluster => Refused {
+            words: format!(
+                "refused; this machine was made ready, and nothing was changed on the cluster:\n{list}"
+            ),
+            refusals: json!(causes),
+        }
+        .into(),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! It needs no pot. What this program's own runs wrote is rolled back from the journal; a master that somebody else made is backed up and cleared as `kubeadm reset` does it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -9,9 +10,9 @@ use serde_json::json;
 
 use super::decide::{addresses, locked, own_address};
 use super::session::Session;
-use super::{Terms, Untouched, hostname, identity, not_eligible, refuse, refused, root_only};
+use super::{Terms, Untouched, hostname, identity, not_eligible, refuse, refused, root_only, warn};
 use crate::console::Console;
-use crate::control_plane::facts::ClusterFacts;
+use crate::control_plane::facts::{ClusterFacts, Endpoint};
 use crate::control_plane::lease::{Holder, Lock};
 use crate::control_plane::{Cluster, ClusterView, credentials};
 use crate::engine::{self, Plan};
@@ -19,9 +20,9 @@ use crate::exit::Usage;
 use crate::facts::{self, Facts};
 use crate::host::command::Runner;
 use crate::host::ssh::{Ssh, Target};
-use crate::host::{Host, HostView};
+use crate::host::{Host, HostView, Kind};
 use crate::joining::refusals::Refusal;
-use crate::joining::{self, endpoint};
+use crate::joining::{self, MANIFESTS, endpoint};
 use crate::journal::{Change, Journal, STATE_DIR};
 use crate::plans;
 use crate::replacing::{Departed, remove_member};
@@ -77,10 +78,18 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let mut refused = refusals(&view, &cluster, &departed, &holder)?;
     refused.extend(identity::other_cluster(&options.host, &cluster)?);
     let own = addresses(&facts);
+    let resolved_here = endpoint::resolve_here(&options.host, &cluster.endpoint)?;
+    let mover = mover(&options.host)?;
+    let holds = Holds::of(&cluster.endpoint, &resolved_here, &own, &departed.address);
+    match holds.judge(&cluster.endpoint, mover.as_deref()) {
+        Ok(note) => warn(console, note.as_slice()),
+        Err(refusal) => refused.push(refusal),
+    }
     refused.extend(own_address(&own, &departed.address));
     refused.extend(identity::not_ourselves(
         &options.host,
         &own,
+        &facts.ports,
         &cluster,
         &departed,
     )?);
@@ -226,15 +235,179 @@ fn refusals(
     if departed.member(&cluster.members).is_some() {
         all.extend(remove_member::foreseen(cluster, departed, false));
     }
-    if cluster.endpoint.host == departed.address {
-        all.push(Refusal {
-            cause: format!(
-                "the cluster's endpoint {}:{} is this machine's own address: without it no node would find the cluster",
-                cluster.endpoint.host, cluster.endpoint.port
-            ),
-            remedy: "Give that address to another master, or to a load balancer before them, first".to_owned(),
-        });
-    }
     all.extend(locked(view, holder)?);
     Ok(all)
+}
+
+/// What of the cluster's endpoint is at this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    /// Nothing.
+    Nothing,
+    /// One of the addresses that its name has, or its name as only this machine resolves it.
+    Part,
+    /// All of it, by an address beside the one that the machine has as a master.
+    Second,
+    /// All of it, by the address that the machine has as a master.
+    First,
+}
+
+impl Holds {
+    /// `own` are all addresses of this machine, `first` is the one that it has as a master. A name that leads the masters to the loopback leads each to itself, and nobody here.
+    fn of(endpoint: &Endpoint, here: &[IpAddr], own: &[String], first: &str) -> Self {
+        let here: Vec<String> = here
+            .iter()
+            .filter(|address| !address.is_loopback())
+            .map(IpAddr::to_string)
+            .collect();
+        let is_loopback = |text: &&String| {
+            text.parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+        };
+        let (looped, there): (Vec<&String>, Vec<&String>) =
+            endpoint.resolved_there.iter().partition(is_loopback);
+        let ours = |address: &String| address == first || own.contains(address);
+        // What the healthy master finds is what the other nodes find; a name that only this machine resolves says less.
+        let leads: Vec<&String> = if endpoint.host.parse::<IpAddr>().is_ok() {
+            vec![&endpoint.host]
+        } else if there.is_empty() && looped.is_empty() {
+            here.iter().collect()
+        } else {
+            there
+        };
+        if leads.is_empty() || !leads.iter().all(|address| ours(address)) {
+            let part = leads.into_iter().chain(&here).any(ours);
+            return if part { Self::Part } else { Self::Nothing };
+        }
+        if leads.iter().any(|address| *address == first) {
+            Self::First
+        } else {
+            Self::Second
+        }
+    }
+
+    /// Refuses to take the endpoint away, or says what is to be known of it; `mover` moves addresses between the masters.
+    fn judge(self, endpoint: &Endpoint, mover: Option<&str>) -> Result<Option<String>, Refusal> {
+        let place = endpoint.place();
+        match (self, mover) {
+            (Self::Nothing, _) => Ok(None),
+            (Self::Part, _) => Ok(Some(format!(
+                "the cluster's endpoint {place} leads to this machine, too. Take its address out of DNS and of /etc/hosts wherever it stands there"
+            ))),
+            (Self::Second, Some(mover)) => Ok(Some(format!(
+                "the cluster's endpoint {place} is at this machine now. {mover} is here, so it should move to another master by itself: look afterwards whether it did"
+            ))),
+            (Self::First | Self::Second, _) => Err(Refusal {
+                cause: format!(
+                    "the cluster's endpoint {place} is this machine's own address: without it no node would find the cluster"
+                ),
+                remedy: "Give that address to another master, or to a load balancer before them, first (where a service such as keepalived holds it here: stop that here). Where it is a name, point it \
+                         at another master: in DNS, or in /etc/hosts of every node".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Programs that give an address to another machine when this one no longer serves.
+const MOVERS: [&str; 3] = ["keepalived", "kube-vip", "haproxy"];
+
+/// The static pod of this machine that does, where one is told by its manifest's name or content: its path.
+fn mover(host: &HostView) -> Result<Option<String>> {
+    const FOLDER: &str = "/etc/kubernetes/manifests";
+    for name in host.list(FOLDER)? {
+        let path = format!("{FOLDER}/{name}");
+        let Some(facts) = host.facts(&path)? else {
+            continue;
+        };
+        if facts.kind == Kind::Directory || MANIFESTS.contains(&name.as_str()) {
+            continue;
+        }
+        let text = host.text(&path)?.unwrap_or_default();
+        if MOVERS
+            .iter()
+            .any(|mover| name.contains(mover) || text.contains(mover))
+        {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests make the files of the machine that they look at"
+)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::host::scripted::Scripted;
+
+    fn endpoint(host: &str, there: &[&str]) -> Endpoint {
+        Endpoint {
+            host: host.to_owned(),
+            port: 6443,
+            resolved_there: there.iter().map(|&text| text.to_owned()).collect(),
+        }
+    }
+
+    fn holds(host: &str, there: &[&str], here: &[&str]) -> Holds {
+        let own = ["10.0.0.13", "10.0.0.100"].map(str::to_owned);
+        let here: Vec<IpAddr> = here.iter().map(|text| text.parse().unwrap()).collect();
+        Holds::of(&endpoint(host, there), &here, &own, "10.0.0.13")
+    }
+
+    #[test]
+    fn the_endpoint_is_seen_here_by_any_address_and_by_name() {
+        assert_eq!(holds("10.0.0.13", &[], &[]), Holds::First);
+        assert_eq!(holds("10.0.0.100", &[], &[]), Holds::Second);
+        assert_eq!(holds("10.0.0.99", &[], &[]), Holds::Nothing);
+        let name = |there: &[&str], here: &[&str]| holds("api", there, here);
+        assert_eq!(name(&["10.0.0.13"], &[]), Holds::First);
+        assert_eq!(name(&["10.0.0.100"], &["10.0.0.100"]), Holds::Second);
+        assert_eq!(name(&[], &["10.0.0.13"]), Holds::First);
+        assert_eq!(
+            name(&["10.0.0.11", "10.0.0.13"], &[]),
+            Holds::Part,
+            "the others stay"
+        );
+        assert_eq!(
+            name(&["127.0.0.1"], &["127.0.0.1"]),
+            Holds::Nothing,
+            "each master is its own"
+        );
+        assert_eq!(name(&["127.0.0.1"], &["10.0.0.13"]), Holds::Part);
+        assert_eq!(name(&["10.0.0.11"], &["10.0.0.13"]), Holds::Part);
+        assert_eq!(name(&["10.0.0.99"], &["10.0.0.99"]), Holds::Nothing);
+    }
+
+    #[test]
+    fn only_an_address_that_moves_by_itself_may_go_with_this_machine() {
+        let at = endpoint("10.0.0.100", &[]);
+        let refused = Holds::Second.judge(&at, None).unwrap_err();
+        assert!(
+            refused.cause.contains("10.0.0.100:6443") && refused.remedy.contains("another master"),
+            "{refused:?}"
+        );
+        assert!(Holds::First.judge(&at, Some("x")).is_err());
+        let note = Holds::Second.judge(&at, Some("x")).unwrap().unwrap();
+        assert!(note.contains("move to another master"), "{note}");
+        assert!(Holds::Part.judge(&at, None).unwrap().is_some());
+        assert_eq!(Holds::Nothing.judge(&at, None), Ok(None));
+    }
+
+    #[test]
+    fn what_moves_an_address_is_found_by_the_name_or_content_of_its_manifest() {
+        let root = tempfile::tempdir().unwrap();
+        let host = HostView::new(root.path(), Arc::new(Scripted::new()));
+        assert_eq!(mover(&host).unwrap(), None);
+        let folder = root.path().join("etc/kubernetes/manifests");
+        fs::create_dir_all(folder.join("old")).unwrap();
+        fs::write(folder.join("kube-apiserver.yaml"), "# behind haproxy\n").unwrap();
+        assert_eq!(mover(&host).unwrap(), None);
+        fs::write(folder.join("vip.yaml"), "image: plndr/kube-vip:0.3\n").unwrap();
+        let found = mover(&host).unwrap().unwrap();
+        assert_eq!(found, "/etc/kubernetes/manifests/vip.yaml");
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Terms;
 use crate::console::Format;
 use crate::engine::Plan;
-use crate::exit::{self, NotEligible, Usage};
+use crate::exit::{self, NotEligible, Refused, Usage};
 use crate::journal::{Event, Journal};
 
 /// The exit status of a run that failed while at work.
@@ -96,10 +96,18 @@ impl Session {
             outcome: word.to_owned(),
         });
         if terms.console.format() == Format::Json {
+            let refused = outcome
+                .as_ref()
+                .err()
+                .and_then(anyhow::Error::downcast_ref::<Refused>);
+            let word = refused.map_or(word, |_| "refused");
             let mut document = json!({ "workflow": self.workflow, "outcome": word, "steps": terms.console.steps(), "seconds": terms.console.elapsed().as_secs_f64() });
             extend(&mut document, more);
             if let Err(cause) = &outcome {
                 document["error"] = json!(format!("{cause:#}"));
+            }
+            if let Some(refused) = refused {
+                document["refusals"] = refused.refusals.clone();
             }
             terms.console.document(&document)?;
         }

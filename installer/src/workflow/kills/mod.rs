@@ -14,10 +14,17 @@ mod process;
 mod runner;
 mod world;
 
+use std::sync::Arc;
+
+use serde_json::Value;
+
 use self::kubeadm::{Break, PHASES};
-use self::process::End;
+use self::process::{End, options};
 use self::runner::{Trouble, locked};
-use self::world::{Case, Scenario, World};
+use self::world::{Case, GONE, SECOND, Scenario, World};
+use crate::host::HostView;
+use crate::host::command::Local;
+use crate::workflow::{Master, Way};
 
 const CASES: [Case; 5] = [
     Case::Wiped,
@@ -231,6 +238,117 @@ fn a_machine_that_was_half_emptied_is_emptied_by_the_next_run() {
             finish(&world, &format!("{scenario:?}, {count} removed"));
         }
     }
+}
+
+#[test]
+fn a_worker_is_not_brought_back_as_a_master() {
+    let world = World::new(scenario(Case::Worker, 20));
+    for force in [false, true] {
+        let rebirth = Master {
+            way: Way::Rebirth { force },
+            node_name: None,
+            ..options(world.scenario)
+        };
+        let ran = world.run_another(&rebirth, None);
+        assert!(
+            matches!(&ran.end, End::Refused(why) if why.contains("the worker w1") && why.contains("change-master --down")),
+            "{ran:#?}"
+        );
+        assert_eq!(ran.changes, Vec::<String>::new());
+    }
+}
+
+/// The one document of a run.
+#[track_caller]
+fn only(documents: &[Value]) -> &Value {
+    assert_eq!(documents.len(), 1, "{documents:#?}");
+    &documents[0]
+}
+
+#[test]
+fn what_the_old_node_had_is_in_the_one_document_and_outlives_the_record() {
+    let world = World::new(scenario(Case::Dead, 20));
+    let commands = whole(world.scenario);
+    let dropped = commands
+        .iter()
+        .position(|cmd| cmd.contains("delete configmap kpot-m3"));
+    let dropped = dropped.expect("the record goes in the end") + 1;
+    let (ran, documents) = world.run_in_json(None);
+    assert!(matches!(ran.end, End::Done), "{ran:#?}");
+    let document = only(&documents);
+    assert_eq!(document["outcome"], "done");
+    let offered: Vec<&str> = document["offered"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(offered[0], "kubectl label node b1 'rack=7'");
+
+    let world = World::new(world.scenario);
+    world.run(Some(Trouble::KilledAfter(dropped)));
+    let here = locked(&world.played).here.clone();
+    let runs = here.list("/var/lib/kpot/backup");
+    let kept = |run: &String| {
+        let path = format!("/var/lib/kpot/backup/{run}/offered-m3.sh");
+        HostView::new(world.root.path(), Arc::new(Local)).text(&path)
+    };
+    let kept: Vec<String> = runs.iter().filter_map(|run| kept(run).unwrap()).collect();
+    assert_eq!(kept, [offered.join("\n") + "\n"]);
+}
+
+#[test]
+fn a_refusal_under_the_lock_is_in_the_one_document() {
+    let world = World::new(Scenario {
+        masters: 5,
+        ..scenario(Case::Dead, 20)
+    });
+    let (ran, documents) = world.run_in_json(Some(Trouble::MasterLost(1)));
+    assert!(
+        matches!(&ran.end, End::Refused(why) if why.contains("nothing was changed on the cluster")),
+        "{ran:#?}"
+    );
+    let document = only(&documents);
+    assert_eq!(document["outcome"], "refused");
+    let cause = document["refusals"][0]["cause"].as_str();
+    assert!(
+        cause.is_some_and(|cause| cause.contains("m2")),
+        "{document:#}"
+    );
+    assert!(document["error"].is_string() && document["steps"].is_array());
+}
+
+#[test]
+fn a_master_takes_no_other_ones_place() {
+    let world = World::new(scenario(Case::Dead, 14));
+    finish(&world, "b1 takes the place of m3");
+    locked(&world.played).lose_master();
+    let change = Master {
+        way: Way::Change {
+            down: SECOND.0.to_owned(),
+            reset_down: false,
+            down_host_key: None,
+        },
+        ..options(world.scenario)
+    };
+    let ran = world.run_another(&change, None);
+    assert!(
+        matches!(&ran.end, End::Refused(why) if why.contains("did not take the place of m2")),
+        "{ran:#?}"
+    );
+    assert_eq!(ran.changes, Vec::<String>::new());
+}
+
+#[test]
+fn a_master_without_its_label_comes_back() {
+    let world = World::new(scenario(Case::Wiped, 20));
+    if let Some(node) = locked(&world.played).objects.get_mut("node", "", GONE.0) {
+        let label = crate::control_plane::kubeadm::master_label(world::version(20));
+        node["metadata"]["labels"]
+            .as_object_mut()
+            .map(|labels| labels.remove(label));
+    }
+    finish(&world, "its member is still listed");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! One run of this program on the played machine: the whole way of `rebirth-master` and `change-master`, from the first look to the last word. Left out is what has no cluster in
 //! it: the pot's own steps, and SSH.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Result, bail};
 use bundle_spec::VerifiedPot;
+use serde_json::Value;
 
 use super::etcd::Snapshot;
 use super::runner::{Place, Process, Trouble, locked};
@@ -43,12 +44,47 @@ pub(super) struct Ran {
     pub(super) changes: Vec<String>,
 }
 
+/// What was printed.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        locked(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl World {
     /// Runs the scenario's command once.
     pub(super) fn run(&self, trouble: Option<Trouble>) -> Ran {
+        self.run_another(&options(self.scenario), trouble)
+    }
+
+    /// Runs another command once.
+    pub(super) fn run_another(&self, options: &Master, trouble: Option<Trouble>) -> Ran {
+        let console = Console::on(Format::Text, io::sink(), io::sink());
+        self.run_on(&console, options, trouble)
+    }
+
+    /// Runs the scenario's command once with `--json`, and reads what it printed.
+    pub(super) fn run_in_json(&self, trouble: Option<Trouble>) -> (Ran, Vec<Value>) {
+        let printed = Printed::default();
+        let console = Console::on(Format::Json, printed.clone(), io::sink());
+        let ran = self.run_on(&console, &options(self.scenario), trouble);
+        let text = locked(&printed.0).clone();
+        let documents = serde_json::Deserializer::from_slice(&text).into_iter();
+        let documents = documents.collect::<Result<_, _>>();
+        (ran, documents.expect("only JSON is printed"))
+    }
+
+    fn run_on(&self, console: &Console, options: &Master, trouble: Option<Trouble>) -> Ran {
         locked(&self.played).etcd.snapshot = Snapshot::None;
         let process = Process::new(self.played.clone(), trouble);
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.play(&process)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.play(&process, console, options)));
         let end = match outcome {
             _ if process.is_dead() => End::Killed,
             Ok(Ok(())) => End::Done,
@@ -62,12 +98,11 @@ impl World {
         }
     }
 
-    fn play(&self, process: &Arc<Process>) -> Result<()> {
-        let console = Console::on(Format::Text, io::sink(), io::sink());
+    fn play(&self, process: &Arc<Process>, console: &Console, options: &Master) -> Result<()> {
         let run = Run {
             pot: pot(self.scenario.minor),
             host: HostView::new(self.root.path(), process.on(Place::Here)),
-            console: &console,
+            console,
             dry_run: false,
             yes: true,
         };
@@ -84,8 +119,7 @@ impl World {
             }
             Err(io::ErrorKind::TimedOut.into())
         };
-        let options = options(self.scenario);
-        let mut seen = look(&run, &options, &connect, &knock)?;
+        let mut seen = look(&run, options, &connect, &knock)?;
         seen.facts = Facts {
             leftovers: seen.facts.leftovers,
             interfaces: vec![Interface {
@@ -98,14 +132,15 @@ impl World {
         let work = Work {
             environment: Vec::new(),
             before: Vec::new(),
-            on_cluster: cluster_steps(&options, &seen, &images),
+            on_cluster: cluster_steps(options, &seen, &images),
             after: Vec::new(),
         };
-        carry_out(&run, &options, &seen, &work, || Ok(Stop::default()))
+        carry_out(&run, options, &seen, &work, || Ok(Stop::default()))
     }
 }
 
-fn options(scenario: Scenario) -> Master {
+/// The scenario's command.
+pub(super) fn options(scenario: Scenario) -> Master {
     let (name, address) = scenario.here();
     let way = if scenario.is_rebirth() {
         Way::Rebirth { force: false }
