@@ -13,8 +13,8 @@ use bundle_spec::Sha256;
 
 use crate::control_plane::ClusterView;
 use crate::control_plane::facts::{DISTRIBUTION, ExtraPath};
-use crate::host::HostView;
 use crate::host::remote::{RemoteView, TreeEntry};
+use crate::host::{HostView, Kind};
 use crate::replacing::clear::LEFT;
 use crate::step::{State, Step, View, World};
 
@@ -87,6 +87,8 @@ struct Choice<'m> {
 enum Difference {
     Missing(String),
     Differs(String),
+    /// It is a file here, with nothing in it.
+    Hollow(String),
 }
 
 /// What a machine has of what is wanted.
@@ -124,7 +126,7 @@ impl ExtraFiles {
         Self { down, ..self }
     }
 
-    /// The same on a machine that was a master: where its own files differ, they stay.
+    /// The same on a machine that was a master: where its own files differ, they stay, unless nothing is in them.
     #[must_use]
     pub fn keeping_own(self) -> Self {
         Self {
@@ -160,6 +162,16 @@ impl ExtraFiles {
                         choices.insert(choice.wanted.path().to_owned(), choice);
                     }
                     Some(first) => match &first.wanted {
+                        // A power loss may be what brought the other machine down.
+                        Wanted::File { digest: taken, .. }
+                            if *taken == Sha256::of(b"") && digest.is_some() =>
+                        {
+                            *first = Choice {
+                                wanted,
+                                from,
+                                other: None,
+                            };
+                        }
                         Wanted::File { digest: taken, .. } if digest != Some(*taken) => {
                             first.other = digest;
                         }
@@ -317,6 +329,18 @@ fn is_below(path: &str, folder: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
+/// Whether a file here is empty, or zeros only: what a power loss leaves of one that was just written. No API server starts with it.
+fn is_hollow(host: &HostView, path: &str) -> Result<bool> {
+    let Some(facts) = host.facts(path)? else {
+        return Ok(false);
+    };
+    if facts.kind != Kind::File || facts.size > FILE {
+        return Ok(false);
+    }
+    let content = host.read(path)?.unwrap_or_default();
+    Ok(content.iter().all(|byte| *byte == 0))
+}
+
 fn differences(choices: &[Choice<'_>], host: &HostView) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
     for choice in choices {
@@ -345,6 +369,9 @@ fn differences(choices: &[Choice<'_>], host: &HostView) -> Result<Vec<Difference
                     "{path} ({named_by}){}",
                     choice.told()
                 ))),
+                Some(own) if own != *digest && is_hollow(host, path)? => {
+                    found.push(Difference::Hollow(path.clone()));
+                }
                 Some(own)
                     if own != *digest && Some(own) != choice.other && !is_distributions(path) =>
                 {
@@ -386,7 +413,10 @@ impl Step for ExtraFiles {
         for difference in differences(&choices, view.host)? {
             match difference {
                 Difference::Missing(what) => missing.push(what),
-                Difference::Differs(path) => different.push(path),
+                Difference::Hollow(path) if self.own_stay => missing.push(format!(
+                    "{path}, of which nothing is left in the one that is here"
+                )),
+                Difference::Differs(path) | Difference::Hollow(path) => different.push(path),
             }
         }
         if !different.is_empty() && !self.own_stay {
@@ -408,7 +438,10 @@ impl Step for ExtraFiles {
             .chain([cluster.machine()])
             .map(RemoteView::address)
             .collect();
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = different
+            .iter()
+            .map(|path| format!("{path} differs from the healthy master's; ours stays"))
+            .collect();
         if !links.is_empty() {
             notes.push(format!("not brought: {}", links.join(", ")));
         }
@@ -435,7 +468,9 @@ impl Step for ExtraFiles {
             match choice.wanted {
                 Wanted::Folder { path, mode, .. } => world.host.make_dir(&path, mode)?,
                 // What is here stays: check has judged it.
-                Wanted::File { path, .. } if world.host.view().exists(&path)? => {}
+                Wanted::File { path, .. }
+                    if world.host.view().exists(&path)?
+                        && !(self.own_stay && is_hollow(world.host.view(), &path)?) => {}
                 Wanted::File {
                     path, mode, digest, ..
                 } => {
@@ -460,7 +495,7 @@ mod tests {
     use crate::control_plane::Cluster;
     use crate::host::scripted::Scripted;
     use crate::host::{Host, command::Runner};
-    use crate::journal::Journal;
+    use crate::journal::{Before, Change, Event, Journal};
 
     fn healthy() -> Arc<dyn Runner> {
         let digest = Sha256::of(b"token,user,1\n").hex();
@@ -548,7 +583,13 @@ mod tests {
             State::Conflict { .. }
         ));
         let kept = step.keeping_own();
-        assert_eq!(kept.check(world.view()).unwrap(), State::Satisfied);
+        assert_eq!(
+            kept.check(world.view()).unwrap(),
+            State::Unsettable(
+                "/etc/kubernetes/known_tokens.csv differs from the healthy master's; ours stays"
+                    .to_owned()
+            )
+        );
         kept.apply(world).unwrap();
         assert_eq!(text("/etc/kubernetes/known_tokens.csv"), "ours");
     }
@@ -791,5 +832,71 @@ mod tests {
         assert!(matches!(step.check(look).unwrap(), State::Pending(_)));
         host.write_file(bundle, b"ours", 0o644).unwrap();
         assert_eq!(step.check(look).unwrap(), State::Satisfied);
+    }
+    #[test]
+    fn a_file_that_a_power_loss_emptied_there_is_not_taken() {
+        let tokens = "/etc/kubernetes/known_tokens.csv";
+        let emptied = Scripted::new()
+            .on(
+                &format!("find -H {tokens}"),
+                0,
+                &format!("f 600 0 {tokens}\n"),
+            )
+            .on("find -H", 1, "find: x: No such file or directory")
+            .on("sha256sum", 0, &Sha256::of(b"").hex());
+        let down = RemoteView::new(Arc::new(emptied), "10.0.0.13");
+        let view = ClusterView::new(healthy(), "10.0.0.11");
+        let step = ExtraFiles::new(vec![], "/etc/kubernetes/pki").preferring(Some(down));
+        let (choices, _) = step.choices(&view).unwrap();
+        let from: Vec<&str> = choices.iter().map(|choice| choice.from.address()).collect();
+        assert_eq!(from, ["10.0.0.11"]);
+    }
+
+    #[test]
+    fn a_file_that_a_power_loss_emptied_does_not_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let journal = Journal::new(root.path().join("state"));
+        let host = Host::new(
+            HostView::new(root.path(), Arc::new(Scripted::new())),
+            &journal,
+        );
+        let cluster = Cluster::new(ClusterView::new(healthy(), "10.0.0.11"));
+        let world = World {
+            host: &host,
+            cluster: Some(&cluster),
+        };
+        let tokens = "/etc/kubernetes/known_tokens.csv";
+        for left in [&b""[..], &[0; 13]] {
+            host.write_file(tokens, left, 0o600).unwrap();
+            let joins = ExtraFiles::new(vec![], "/etc/kubernetes/pki");
+            assert!(
+                matches!(joins.check(world.view()).unwrap(), State::Conflict { .. }),
+                "people look at what a stranger has"
+            );
+            let comes_back = joins.keeping_own();
+            let told = comes_back.check(world.view()).unwrap();
+            assert!(
+                matches!(&told, State::Pending(why) if why.contains(tokens) && why.contains("nothing is left")),
+                "{told:?}"
+            );
+            comes_back.apply(world).unwrap();
+            assert_eq!(comes_back.check(world.view()).unwrap(), State::Satisfied);
+            let text = host.view().text(tokens).unwrap();
+            assert_eq!(text.as_deref(), Some("token,user,1\n"));
+        }
+        let saved = Journal::read(&root.path().join("state")).unwrap();
+        let saved = saved.iter().filter(|entry| {
+            matches!(
+                &entry.event,
+                Event::Intent {
+                    change: Change::File {
+                        before: Before::File { .. },
+                        ..
+                    },
+                    ..
+                }
+            )
+        });
+        assert_eq!(saved.count(), 3, "two of them by this step");
     }
 }
