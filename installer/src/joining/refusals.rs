@@ -8,6 +8,7 @@ use bundle_spec::{KubeVersion, Manifest};
 use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
+use crate::joining::static_pods::PodImage;
 use crate::replacing::Departed;
 use crate::steps::ImageWanted;
 
@@ -35,6 +36,8 @@ pub struct Here<'a> {
     pub has_cni: bool,
     /// What the pod network asks of it.
     pub network: PodNetwork,
+    /// What the static pods ask of it that are copied here.
+    pub static_pods: Vec<PodImage>,
     /// How it stands in the cluster.
     pub past: Past,
     /// The master whose records will be gone before the join.
@@ -133,6 +136,9 @@ pub fn judge(
     };
     let mut warnings: Vec<String> =
         lacking.iter().map(|image| format!("{} will run here and its image {} is not in the pot: it is pulled, or fails until it can be", image.needed_by, image.name)).collect();
+    warnings.extend(here.static_pods.iter().filter(|pod| pod.always_pulled).map(|pod| {
+        format!("{} is pulled whenever its pod starts ({}), though it be here: without its registry the pod does not start. Set imagePullPolicy: IfNotPresent in the manifest, and a tag other than latest", pod.image.name, pod.image.needed_by)
+    }));
     if here.past == Past::Stranger && cluster.members.len() == 1 {
         warnings.push("the cluster has one etcd member: while this machine's member starts, both are needed, and the cluster pauses for some seconds".to_owned());
     }
@@ -344,7 +350,9 @@ fn network<'h>(
         );
     }
     let absent = |image: &&MissingImage| !present.contains(&familiar(&image.name));
-    let missing: Vec<MissingImage> = here.network.images.iter().filter(absent).cloned().collect();
+    let pods = here.static_pods.iter().map(|pod| &pod.image);
+    let needed = here.network.images.iter().chain(pods);
+    let missing: Vec<MissingImage> = needed.filter(absent).cloned().collect();
     missing_images(&missing, cluster, refuse);
     if here.network.given_by.is_empty()
         && cluster.healthy_has_cni
@@ -410,6 +418,7 @@ mod tests {
             images: vec![],
             has_cni: false,
             network: fixtures::network(),
+            static_pods: vec![],
             past: Past::Stranger,
             departed: None,
             uploaded: None,
@@ -616,6 +625,33 @@ mod tests {
         assert!(
             refused(|_, here| here.network.others.push(others)).is_empty(),
             "a warning, not a refusal"
+        );
+    }
+
+    #[test]
+    fn images_of_static_pods_that_are_copied() {
+        let pod = |always_pulled| PodImage {
+            image: MissingImage {
+                name: "keepalived:2".to_owned(),
+                needed_by: "keepalived.yaml of 10.0.0.11, by --copy-static-pods".to_owned(),
+            },
+            always_pulled,
+        };
+        once(
+            &refused(|_, here| here.static_pods = vec![pod(false)]),
+            &["keepalived.yaml of 10.0.0.11", "--image keepalived:2"],
+        );
+        let manifest = fixtures::whole_manifest();
+        let mut here = stranger(&manifest);
+        here.static_pods = vec![pod(true)];
+        here.images = vec!["keepalived:2".to_owned()];
+        let (judged, warnings) = judge(&fixtures::cluster(), &here);
+        assert!(judged.is_ok());
+        assert!(
+            warnings
+                .iter()
+                .any(|told| told.contains("keepalived:2 is pulled whenever")),
+            "{warnings:?}"
         );
     }
 

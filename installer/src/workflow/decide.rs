@@ -105,6 +105,7 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
         images: images_here(&seen.facts),
         has_cni: !run.host.list("/etc/cni/net.d")?.is_empty(),
         network,
+        static_pods: seen.static_pods.clone(),
         past: seen.past,
         departed: seen.departed.as_ref(),
         uploaded: joining::uploaded_since(&seen.journal),

@@ -19,6 +19,7 @@ use crate::host::command::await_outliving;
 use crate::host::ssh::Connect;
 use crate::joining::endpoint::{self, EndpointName, Knock, Reached};
 use crate::joining::refusals::Past;
+use crate::joining::static_pods::PodImage;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
 use crate::preflight;
@@ -45,6 +46,8 @@ pub(super) struct Seen {
     /// Whether it came to its end all the same, and no run of ours has since.
     pub settling: bool,
     pub past: Past,
+    /// The images of the static pods that are copied here.
+    pub static_pods: Vec<PodImage>,
 }
 
 /// Looks at this machine and asks the cluster.
@@ -192,6 +195,8 @@ pub(super) fn look(
         }
         Reached::Answers | Reached::Nobody(_) => None,
     };
+    let static_pods =
+        down::images_of_static_pods(options, down.as_ref(), past, here).map_err(not_eligible)?;
     Ok(Seen {
         view,
         facts,
@@ -204,6 +209,7 @@ pub(super) fn look(
         interrupted,
         settling,
         past,
+        static_pods,
     })
 }
 
