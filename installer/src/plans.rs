@@ -132,7 +132,7 @@ pub fn rebirth(
     steps.push(Box::new(ClearNode::new(
         joining.node.clone(),
         &joining.state,
-        &joining.cluster.config,
+        &joining.cluster,
     )));
     steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
@@ -180,7 +180,7 @@ pub fn change(
         steps.push(Box::new(ClearNode::new(
             joining.node.clone(),
             &joining.state,
-            &joining.cluster.config,
+            &joining.cluster,
         )));
     }
     steps.extend(join);
@@ -227,7 +227,7 @@ pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<St
 pub fn clear(cluster: &ClusterFacts, node: String, state: &Path) -> Steps {
     vec![
         Box::new(back_up(cluster)),
-        Box::new(ClearNode::new(node, state, &cluster.config)),
+        Box::new(ClearNode::new(node, state, cluster)),
     ]
 }
 

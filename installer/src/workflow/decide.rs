@@ -19,6 +19,7 @@ use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
 use crate::preflight::{self, KubeletThresholds, Purpose};
+use crate::replacing::own_files::OwnFiles;
 use crate::replacing::{Departed, Whose, record, remove_member};
 use crate::steps::ImageWanted;
 
@@ -103,7 +104,8 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
         address: &seen.joining.address,
         manifest: run.pot.manifest(),
         images: images_here(&seen.facts),
-        has_cni: !run.host.list("/etc/cni/net.d")?.is_empty(),
+        has_cni: !run.host.list("/etc/cni/net.d")?.is_empty()
+            || OwnFiles::of(&seen.joining.cluster).has_cni_to_put_back(&run.host)?,
         network,
         static_pods: seen.static_pods.clone(),
         past: seen.past,

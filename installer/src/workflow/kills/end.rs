@@ -101,6 +101,11 @@ impl World {
             "the control plane's files are here",
             here.has("/etc/kubernetes/known_tokens.csv"),
         );
+        expect(
+            "a login that people gave the kubelet is here",
+            here.has("/var/lib/kubelet/config.json")
+                || !matches!(self.scenario.case, Case::Corrupt | Case::Worker),
+        );
         expect("nothing half-written is left", !has_scraps(here));
         expect(
             "the down machine is as it shall be",
