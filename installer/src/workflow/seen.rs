@@ -46,6 +46,8 @@ pub(super) struct Seen {
     /// Whether it came to its end all the same, and no run of ours has since.
     pub settling: bool,
     pub past: Past,
+    /// Whether the cluster keeps a record of this machine's own node: that of a worker whose place a master takes.
+    pub recorded: bool,
     /// The images of the static pods that are copied here.
     pub static_pods: Vec<PodImage>,
 }
@@ -195,6 +197,9 @@ pub(super) fn look(
         }
         Reached::Answers | Reached::Nobody(_) => None,
     };
+    let recorded = records
+        .iter()
+        .any(|record| record.name == joining.node && record.address == joining.address);
     let static_pods =
         down::images_of_static_pods(options, down.as_ref(), past, here).map_err(not_eligible)?;
     Ok(Seen {
@@ -209,6 +214,7 @@ pub(super) fn look(
         interrupted,
         settling,
         past,
+        recorded,
         static_pods,
     })
 }

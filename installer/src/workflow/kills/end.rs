@@ -136,7 +136,14 @@ impl World {
         let restored = metadata["labels"]["rack"] == "7"
             && metadata["annotations"]["owner"] == "ops"
             && own(&node["spec"]["taints"]) == own(&taints());
-        metadata["labels"][label] == "" && (restored || !self.scenario.is_rebirth())
+        let own_back =
+            metadata["labels"]["disk"] == "ssd" && own(&node["spec"]["taints"]) == own(&taints());
+        metadata["labels"][label] == ""
+            && match self.scenario.case {
+                Case::Wiped | Case::Corrupt => restored,
+                Case::Worker => own_back,
+                Case::Dead | Case::HalfDead => true,
+            }
     }
 
     fn down_is_right(&self, played: &Played) -> bool {

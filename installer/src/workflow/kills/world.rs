@@ -364,9 +364,10 @@ fn half_dead() -> Down {
 /// A worker of the cluster, on which pods run.
 fn worker(played: &mut Played) {
     let (name, address) = (played.here.name.clone(), played.here.address.clone());
-    played
-        .objects
-        .put("node", node(&name, &address, None, played.minor));
+    let mut own = node(&name, &address, None, played.minor);
+    own["metadata"]["labels"]["disk"] = json!("ssd");
+    own["spec"]["taints"] = json!([taints()[0]]);
+    played.objects.put("node", own);
     for (pod, owner) in [("web-1", "ReplicaSet"), ("flannel-x", "DaemonSet")] {
         played.objects.put(
             "pod",
