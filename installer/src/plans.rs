@@ -132,7 +132,7 @@ pub fn rebirth(
     steps.push(Box::new(ClearNode::new(
         joining.node.clone(),
         &joining.state,
-        &joining.cluster.config,
+        &joining.cluster,
     )));
     steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
@@ -162,6 +162,7 @@ pub fn change(
         Box::new(BackUpDown::new(down.clone())),
     ];
     if worker {
+        steps.push(Box::new(KeepRecord::new(ourselves(joining))));
         // It may fail at a disruption budget, and can be taken back: before what cannot.
         steps.push(Box::new(Drain::new(
             joining.node.clone(),
@@ -171,21 +172,34 @@ pub fn change(
     }
     steps.extend(depart(&joining.cluster, departed, etcd_image));
     if worker {
-        let own = Departed {
-            name: joining.node.clone(),
-            address: joining.address.clone(),
-            whose: Whose::Ours,
-        };
-        steps.push(Box::new(ForgetNode::new(own)));
+        steps.push(Box::new(ForgetNode::new(ourselves(joining))));
         steps.push(Box::new(ClearNode::new(
             joining.node.clone(),
             &joining.state,
-            &joining.cluster.config,
+            &joining.cluster,
         )));
     }
     steps.extend(join);
     steps.extend(leave(joining, down));
     steps
+}
+
+/// This machine, as the cluster knows it.
+fn ourselves(joining: &Joining) -> Departed {
+    Departed {
+        name: joining.node.clone(),
+        address: joining.address.clone(),
+        whose: Whose::Ours,
+    }
+}
+
+/// What follows the join of a machine that was a worker: its node gets what it had.
+pub fn restore_worker(joining: &Joining) -> Steps {
+    let own = ourselves(joining);
+    vec![
+        Box::new(RestoreNode::of_worker(own.clone())),
+        Box::new(DropRecord::new(own)),
+    ]
 }
 
 /// What is left of a change once the machine is a master; `join` is its own join.
@@ -227,7 +241,7 @@ pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<St
 pub fn clear(cluster: &ClusterFacts, node: String, state: &Path) -> Steps {
     vec![
         Box::new(back_up(cluster)),
-        Box::new(ClearNode::new(node, state, &cluster.config)),
+        Box::new(ClearNode::new(node, state, cluster)),
     ]
 }
 

@@ -154,6 +154,32 @@ impl RemoteView {
         ])
     }
 
+    /// What [`Self::links`] asks.
+    pub(crate) fn links_question(paths: &[&str]) -> Cmd {
+        let args = ["-H"].iter().chain(paths);
+        find(args.chain(&["-type", "l", "-printf", "l %p\n"]).copied())
+    }
+
+    /// The links below these paths.
+    pub fn links(&self, paths: &[&str]) -> Result<Vec<String>> {
+        let found = self.found(&Self::links_question(paths))?.text();
+        let links = found.lines().filter_map(|line| line.strip_prefix("l "));
+        Ok(links.map(str::to_owned).collect())
+    }
+
+    /// The file or folder that a link leads to in the end; nothing where it leads nowhere.
+    pub fn behind(&self, link: &str) -> Result<Option<TreeEntry>> {
+        let follow = Cmd::new("readlink", ["--canonicalize-existing", "--", link]);
+        let place = self.runner.run(&follow)?;
+        if !place.ok() {
+            return Ok(None);
+        }
+        let place = place.text();
+        let fixed = ["-maxdepth", "0", "-type", "f,d", "-printf", "%y %m %s %p\n"];
+        let args = ["-H", &place].into_iter().chain(fixed);
+        Ok(TreeEntry::parse(&self.found(&find(args))?.text()))
+    }
+
     /// Runs `find`. A path that is not there is an answer; anything else that it complains of is an error, so that nothing is taken for absent that could not be looked at.
     fn found(&self, cmd: &Cmd) -> Result<Output, CommandError> {
         let output = self.runner.run(cmd)?;

@@ -1,7 +1,7 @@
 //! Takes away what an interrupted join of ours left: an etcd member, a Node, and kubeadm's files here.
 //!
-//! It runs only where this machine's own journal says that it began that join, so the machine was empty of Kubernetes before, and nothing of anybody else's is lost. The
-//! etcd member goes first, by ID, name and address, and only if the others keep their quorum.
+//! It runs only where this machine's own journal says that it began that join, so the machine was empty of Kubernetes before. What people put into the same folders is backed up (keys that the join brought are not), and put
+//! back where nobody else brings it. The etcd member goes first, by ID, name and address, and only if the others keep their quorum.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use anyhow::{Context, Result, ensure};
 use super::{Joining, Standing};
 use crate::host::command::{Cmd, await_outliving};
 use crate::journal::Change;
+use crate::replacing::backup::BackUp;
 use crate::replacing::clear::clear_pod_network;
+use crate::replacing::own_files::OwnFiles;
 use crate::step::{Place, State, Step, View, World};
 
 /// The step's name, by which the journal knows that a join was cleared.
@@ -23,12 +25,17 @@ const OUTLIVING: Duration = Duration::from_secs(600);
 pub struct ClearInterruptedJoin {
     joining: Joining,
     ours: bool,
+    own: OwnFiles,
 }
 
 impl ClearInterruptedJoin {
     /// `ours` says that the journal knows of a join of this machine that was interrupted.
     pub fn new(joining: Joining, ours: bool) -> Self {
-        Self { joining, ours }
+        Self {
+            own: OwnFiles::of(&joining.cluster),
+            joining,
+            ours,
+        }
     }
 
     fn remove_member(&self, world: World<'_>) -> Result<()> {
@@ -83,6 +90,14 @@ impl Step for ClearInterruptedJoin {
     fn check(&self, view: View<'_>) -> Result<State> {
         let traces = match self.joining.standing(view)? {
             Standing::Partial(traces) => traces.join(", "),
+            Standing::Nothing if self.ours => {
+                let taken = self.own.to_put_back(view.host)?;
+                return Ok(if taken.is_empty() {
+                    State::Satisfied
+                } else {
+                    State::Pending(format!("to be put back: {}", taken.join(", ")))
+                });
+            }
             Standing::Nothing | Standing::Whole => return Ok(State::Satisfied),
         };
         if self.ours {
@@ -106,10 +121,18 @@ impl Step for ClearInterruptedJoin {
             "the kubeadm of the interrupted run is still at work after {} s; see: ps -ef | grep kubeadm",
             OUTLIVING.as_secs()
         );
-        if self.joining.standing(world.view())? == Standing::Whole {
-            return Ok(());
+        match self.joining.standing(world.view())? {
+            Standing::Whole => return Ok(()),
+            Standing::Nothing => return self.own.put_back(world.host),
+            Standing::Partial(_) => {}
         }
         let node = &self.joining.node;
+        let config = &self.joining.cluster.config;
+        let people = BackUp::of_people(config.certificates_dir.clone());
+        if people.check(world.view())? != State::Satisfied {
+            people.apply(world)?;
+        }
+        self.own.save(world.host)?;
         world.host.note(Change::ClearJoin { node: node.clone() })?;
         self.remove_member(world)?;
         let reset = Cmd::new("kubeadm", ["reset", "--force"]).timeout(Duration::from_secs(240));
@@ -118,7 +141,6 @@ impl Step for ClearInterruptedJoin {
             .run(&reset, Change::ClearJoin { node: node.clone() })?;
         clear_pod_network(world.host, &|| Change::ClearJoin { node: node.clone() })?;
         // kubeadm leaves etcd's data where it finds no manifest of it.
-        let config = &self.joining.cluster.config;
         let data = format!("{}/member", config.etcd.data_dir());
         for left in [
             data.as_str(),
@@ -129,6 +151,7 @@ impl Step for ClearInterruptedJoin {
                 .host
                 .remove_tree(left, Change::ClearJoin { node: node.clone() })?;
         }
-        cluster.delete(&["node", node])
+        cluster.delete(&["node", node])?;
+        self.own.put_back(world.host)
     }
 }

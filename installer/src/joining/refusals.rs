@@ -9,6 +9,7 @@ use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
+use crate::joining::static_pods::PodImage;
 use crate::replacing::{Departed, Whose};
 use crate::steps::ImageWanted;
 
@@ -36,6 +37,8 @@ pub struct Here<'a> {
     pub has_cni: bool,
     /// What the pod network asks of it.
     pub network: PodNetwork,
+    /// What the static pods ask of it that are copied here.
+    pub static_pods: Vec<PodImage>,
     /// How it stands in the cluster.
     pub past: Past,
     /// The master whose records will be gone before the join.
@@ -144,6 +147,9 @@ pub fn judge(
     };
     let mut warnings: Vec<String> =
         lacking.iter().map(|image| format!("{} will run here and its image {} is not in the pot: it is pulled, or fails until it can be", image.needed_by, image.name)).collect();
+    warnings.extend(here.static_pods.iter().filter(|pod| pod.always_pulled).map(|pod| {
+        format!("{} is pulled whenever its pod starts ({}), though it be here: without its registry the pod does not start. Set imagePullPolicy: IfNotPresent in the manifest, and a tag other than latest", pod.image.name, pod.image.needed_by)
+    }));
     if here.past == Past::Stranger && cluster.members.len() == 1 {
         warnings.push("the cluster has one etcd member: while this machine's member starts, both are needed, and the cluster pauses for some seconds".to_owned());
     }
@@ -382,7 +388,14 @@ fn network<'h>(
         );
     }
     let absent = |image: &&MissingImage| !present.contains(&familiar(&image.name));
-    let missing = here.network.images.iter().filter(absent).cloned();
+    let pods = here.static_pods.iter().map(|pod| &pod.image);
+    let missing = here
+        .network
+        .images
+        .iter()
+        .chain(pods)
+        .filter(absent)
+        .cloned();
     let (by_digest, by_tag): (Vec<_>, Vec<_>) = missing.partition(|image| image.name.contains('@'));
     missing_images(&by_tag, cluster, refuse);
     // A node that is one already has got it from somewhere, and Docker does not list it by that name.
@@ -405,19 +418,21 @@ fn network<'h>(
 /// `docker load` brings no digest of a registry along, so a pot with the same image would not help.
 fn named_by_digest(missing: &[MissingImage], refuse: &mut impl FnMut(String, String)) {
     for image in missing {
-        let set = image
-            .needed_by
-            .rsplit_once(' ')
-            .map_or(image.needed_by.as_str(), |(_, set)| set);
-        let (namespace, name) = set.split_once('/').unwrap_or(("default", set));
+        let named = match image.needed_by.strip_prefix("DaemonSet ") {
+            None => "Name it by its tag alone there".to_owned(),
+            Some(set) => {
+                let (namespace, name) = set.split_once('/').unwrap_or(("default", set));
+                format!(
+                    "Name it by its tag alone (kubectl --namespace {namespace} edit daemonset {name})"
+                )
+            }
+        };
         refuse(
             format!(
                 "{} names its image by the digest of a registry, which this machine can only get from there: {}",
                 image.needed_by, image.name
             ),
-            format!(
-                "Name it by its tag alone, and build the pot with it (kpot build --image NAME:TAG): kubectl --namespace {namespace} edit daemonset {name}"
-            ),
+            format!("{named}, and build the pot with it: kpot build --image NAME:TAG"),
         );
     }
 }
@@ -473,6 +488,7 @@ mod tests {
             images: vec![],
             has_cni: false,
             network: fixtures::network(),
+            static_pods: vec![],
             past: Past::Stranger,
             departed: None,
             uploaded: None,
@@ -751,6 +767,33 @@ mod tests {
                 "edit configmap kubeadm-config",
                 "10.0.0.11:6443",
             ],
+        );
+    }
+
+    #[test]
+    fn images_of_static_pods_that_are_copied() {
+        let pod = |always_pulled| PodImage {
+            image: MissingImage {
+                name: "keepalived:2".to_owned(),
+                needed_by: "keepalived.yaml of 10.0.0.11, by --copy-static-pods".to_owned(),
+            },
+            always_pulled,
+        };
+        once(
+            &refused(|_, here| here.static_pods = vec![pod(false)]),
+            &["keepalived.yaml of 10.0.0.11", "--image keepalived:2"],
+        );
+        let manifest = fixtures::whole_manifest();
+        let mut here = stranger(&manifest);
+        here.static_pods = vec![pod(true)];
+        here.images = vec!["keepalived:2".to_owned()];
+        let (judged, warnings) = judge(&fixtures::cluster(), &here);
+        assert!(judged.is_ok());
+        assert!(
+            warnings
+                .iter()
+                .any(|told| told.contains("keepalived:2 is pulled whenever")),
+            "{warnings:?}"
         );
     }
 

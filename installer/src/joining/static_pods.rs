@@ -1,15 +1,17 @@
 //! Static pods beyond kubeadm's four (keepalived, kube-vip, haproxy): told of, and with `--copy-static-pods` copied here after the join.
 //!
 //! Only the manifests are copied, and only where none of that name is here. The first that has one gives it: in a change the machine whose place is taken, in a rebirth this machine's own
-//! manifests or backups, else the healthy master. Such a manifest may hold its machine's own address or priority: that is for people to look at. Images, and what the pods mount,
-//! are not brought.
+//! manifests or backups, else the healthy master. Such a manifest may hold its machine's own address or priority: that is for people to look at. Their images must be in the pot or on
+//! this machine, else the copying is refused before anything is changed; what the pods mount is not brought.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 
 use super::MANIFESTS;
 use crate::control_plane::ClusterView;
+use crate::control_plane::images::{MissingImage, familiar};
 use crate::host::HostView;
 use crate::host::remote::RemoteView;
 use crate::journal::STATE_DIR;
@@ -50,6 +52,15 @@ pub struct StaticPods {
     former: Former,
 }
 
+/// An image that a static pod needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodImage {
+    /// Its name, and which pod needs it.
+    pub image: MissingImage,
+    /// Whether its registry is asked for it whenever the pod starts, though it is here.
+    pub always_pulled: bool,
+}
+
 /// Who gives a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Giver {
@@ -68,16 +79,46 @@ impl StaticPods {
     /// What the plan says where they are not to be copied; nothing where there are none that this machine lacks, or will.
     pub fn note(&self, view: View<'_>, manifests: Manifests) -> Result<Option<String>> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
-        let missing = match manifests {
-            Manifests::Stay => self.missing(cluster, view.host)?,
-            Manifests::Go => self.known(cluster, view.host)?,
-        };
+        let missing = self.wanted(cluster, view.host, manifests)?;
         Ok((!missing.is_empty()).then(|| {
             format!(
                 "there are static pods besides kubeadm's: {}; copied with --copy-static-pods",
                 self.told(&missing, cluster)
             )
         }))
+    }
+
+    /// The images of the pods that will be copied.
+    pub fn images(&self, view: View<'_>, manifests: Manifests) -> Result<Vec<PodImage>> {
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let mut images = Vec::new();
+        for (name, giver) in self.wanted(cluster, view.host, manifests)? {
+            let path = format!("{FOLDER}/{name}");
+            let content = self
+                .content(&path, &giver, cluster, view.host)?
+                .with_context(|| format!("{path} went away"))?;
+            let from = self.whose(&giver, cluster);
+            let needed_by = format!("{name} of {from}, by --copy-static-pods");
+            images.extend(pod_images(&content, &needed_by).with_context(|| {
+                format!(
+                    "{name} of {from} is not understood: repair it, or leave --copy-static-pods out"
+                )
+            })?);
+        }
+        Ok(images)
+    }
+
+    /// By name: what this machine lacks or will lack, and who gives it.
+    fn wanted(
+        &self,
+        cluster: &ClusterView,
+        host: &HostView,
+        manifests: Manifests,
+    ) -> Result<BTreeMap<String, Giver>> {
+        match manifests {
+            Manifests::Stay => self.missing(cluster, host),
+            Manifests::Go => self.known(cluster, host),
+        }
     }
 
     /// By name: what this machine lacks, and who gives it.
@@ -112,11 +153,7 @@ impl StaticPods {
     fn told(&self, missing: &BTreeMap<String, Giver>, cluster: &ClusterView) -> String {
         let mut by_giver: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, giver) in missing {
-            let from = match (giver, &self.former) {
-                (Giver::Here(_), _) => "this machine itself",
-                (Giver::Former, Former::Machine(machine)) => machine.address(),
-                _ => cluster.address(),
-            };
+            let from = self.whose(giver, cluster);
             by_giver.entry(from).or_default().push(name);
         }
         let told: Vec<String> = by_giver
@@ -126,14 +163,64 @@ impl StaticPods {
         told.join("; ")
     }
 
-    fn content(&self, path: &str, giver: &Giver, world: World<'_>) -> Result<Option<Vec<u8>>> {
-        let cluster = world.cluster.context("this workflow has no cluster")?;
+    fn whose<'s>(&'s self, giver: &Giver, cluster: &'s ClusterView) -> &'s str {
         match (giver, &self.former) {
-            (Giver::Here(kept), _) => world.host.view().read(kept),
-            (Giver::Former, Former::Machine(machine)) => machine.file(path),
-            _ => cluster.view().file(path),
+            (Giver::Here(_), _) => "this machine itself",
+            (Giver::Former, Former::Machine(machine)) => machine.address(),
+            _ => cluster.address(),
         }
     }
+
+    fn content(
+        &self,
+        path: &str,
+        giver: &Giver,
+        cluster: &ClusterView,
+        host: &HostView,
+    ) -> Result<Option<Vec<u8>>> {
+        match (giver, &self.former) {
+            (Giver::Here(kept), _) => host.read(kept),
+            (Giver::Former, Former::Machine(machine)) => machine.file(path),
+            _ => cluster.file(path),
+        }
+    }
+}
+
+/// The images that a manifest names.
+fn pod_images(manifest: &[u8], needed_by: &str) -> Result<Vec<PodImage>> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        #[serde(default)]
+        init_containers: Option<Vec<Container>>,
+        containers: Vec<Container>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Container {
+        image: String,
+        #[serde(default)]
+        image_pull_policy: Option<String>,
+    }
+    let text = std::str::from_utf8(manifest)?;
+    let Manifest { spec } = serde_saphyr::from_str(text)?;
+    let containers = spec.init_containers.into_iter().flatten();
+    let containers = containers.chain(spec.containers);
+    let image = |container: Container| PodImage {
+        always_pulled: match container.image_pull_policy.as_deref() {
+            None | Some("") => familiar(&container.image).ends_with(":latest"),
+            Some(policy) => policy == "Always",
+        },
+        image: MissingImage {
+            name: container.image,
+            needed_by: needed_by.to_owned(),
+        },
+    };
+    Ok(containers.map(image).collect())
 }
 
 /// Whether kubeadm does not make it, and the kubelet reads it.
@@ -196,7 +283,7 @@ impl Step for StaticPods {
             State::Satisfied
         } else {
             State::Pending(format!(
-                "to copy: {}; look through them for addresses of their own, and bring their images and what they mount by hand",
+                "to copy: {}; look through them for addresses of their own, and bring what they mount by hand",
                 self.told(&missing, cluster)
             ))
         })
@@ -207,7 +294,7 @@ impl Step for StaticPods {
         for (name, giver) in self.missing(cluster.view(), world.host.view())? {
             let path = format!("{FOLDER}/{name}");
             let content = self
-                .content(&path, &giver, world)?
+                .content(&path, &giver, cluster.view(), world.host.view())?
                 .with_context(|| format!("{path} went away"))?;
             world.host.write_file(&path, &content, MODE)?;
         }
@@ -314,6 +401,50 @@ mod tests {
             let told = step.note(world.view(), Manifests::Go).unwrap().unwrap();
             assert!(told.contains("keepalived.yaml of this machine itself"));
         });
+    }
+
+    #[test]
+    fn the_images_of_the_pods_that_are_copied_are_known() {
+        let manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  creationTimestamp: null\n  name: vip\nspec:\n  initContainers:\n  - image: busybox\n    name: a\n  containers:\n  - image: keepalived:2\n    name: b\n    imagePullPolicy: Always\n  - {name: c, image: \"haproxy:1\", imagePullPolicy: IfNotPresent}\nstatus: {}\n";
+        let images = |manifest: &str, here: bool, manifests| {
+            let root = tempfile::tempdir().unwrap();
+            let journal = Journal::new(root.path().join("state"));
+            let host = Host::new(
+                HostView::new(root.path(), Arc::new(Scripted::new())),
+                &journal,
+            );
+            if here {
+                let path = format!("{FOLDER}/vip.yaml");
+                host.write_file(&path, b"ours", 0o600).unwrap();
+            }
+            let view = ClusterView::new(machine(&["vip.yaml"], manifest), "10.0.0.11");
+            let look = View {
+                host: host.view(),
+                cluster: Some(&view),
+            };
+            StaticPods::new(Former::Nobody).images(look, manifests)
+        };
+        let found = images(manifest, true, Manifests::Go).unwrap();
+        let found: Vec<(&str, bool)> = found
+            .iter()
+            .map(|pod| (pod.image.name.as_str(), pod.always_pulled))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("busybox", true),
+                ("keepalived:2", true),
+                ("haproxy:1", false)
+            ]
+        );
+        assert_eq!(images(manifest, true, Manifests::Stay).unwrap(), []);
+        let unclear = images("kind: Pod", false, Manifests::Stay).unwrap_err();
+        assert!(
+            unclear
+                .to_string()
+                .contains("vip.yaml of 10.0.0.11 is not understood"),
+            "{unclear:#}"
+        );
     }
 
     #[test]

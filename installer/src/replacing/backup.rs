@@ -1,6 +1,6 @@
 //! Keeps what this machine still has of its former life as a master, before any of it is wiped.
 //!
-//! Configuration and certificates are copied to `/var/lib/kpot/backup/<run>/files/…`, each file 0600 below folders of 0700, with a `manifest.json` that has the path, mode, owner, size and
+//! Configuration, certificates and what else lies in the kubelet's folder are copied to `/var/lib/kpot/backup/<run>/files/…`, each file 0600 below folders of 0700, with a `manifest.json` that has the path, mode, owner, size and
 //! digest of each. etcd's data is not copied but moved there when it is cleared: it may be large, and it is the same file system as a rule.
 
 use std::collections::BTreeMap;
@@ -10,25 +10,41 @@ use anyhow::{Context, Result};
 use bundle_spec::Sha256;
 use serde::{Deserialize, Serialize};
 
+use super::clear::LEFT;
 use crate::host::{HostView, Kind};
+use crate::joining::MANIFESTS;
 use crate::journal::STATE_DIR;
 use crate::step::{State, Step, View, World};
 
 /// What is kept: what kubeadm and the kubelet wrote, and what people put beside it.
-const KEPT: [&str; 5] = [
-    "/etc/kubernetes",
-    "/etc/cni/net.d",
-    "/var/lib/kubelet/config.yaml",
-    "/var/lib/kubelet/kubeadm-flags.env",
-    "/var/lib/kubelet/pki",
+const KEPT: [&str; 2] = ["/etc/kubernetes", "/etc/cni/net.d"];
+
+/// The kubelet's folder, which `kubeadm reset` empties.
+const KUBELET: &str = "/var/lib/kubelet";
+
+/// What is left out there, by the beginnings of names: pods and their volumes, sockets, and what the kubelet writes anew all the time.
+const PASSING: [&str; 7] = [
+    "pods",
+    "plugin",
+    "device-plugins",
+    "pod-resources",
+    "checkpoints",
+    "cpu_manager_state",
+    "memory_manager_state",
 ];
+
+/// The token of a join, up to 1.16: worth nothing once the join is over.
+const TOKEN: &str = "/etc/kubernetes/bootstrap-kubelet.conf";
+
+/// The largest file that is kept of the kubelet's folder, in bytes.
+const LIMIT: u64 = 16 << 20;
 
 /// The folder of all backups.
 const BACKUPS: &str = "backup";
 
 /// A file as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     mode: u32,
     uid: u32,
     gid: u32,
@@ -36,17 +52,56 @@ struct Entry {
     digest: Sha256,
 }
 
-type Manifest = BTreeMap<String, Entry>;
+pub(super) type Manifest = BTreeMap<String, Entry>;
 
 /// See the module.
 pub struct BackUp {
     certificates: String,
+    whose: Whose,
 }
+
+/// Whose files are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Everybody's.
+    All,
+    /// What kubeadm does not make or fetch: this machine may never become a master, and then it must not keep the cluster's keys.
+    People,
+}
+
+/// The beginnings of the names that kubeadm's certificates and keys have.
+const KUBEADMS: [&str; 5] = ["apiserver", "ca.", "etcd/", "front-proxy-", "sa."];
 
 impl BackUp {
     /// Keeps what there is, with the cluster's folder of certificates wherever that is.
     pub fn new(certificates: String) -> Self {
-        Self { certificates }
+        Self {
+            certificates,
+            whose: Whose::All,
+        }
+    }
+
+    /// Of a machine on which a join was interrupted: keeps what people put beside what that join brought.
+    pub fn of_people(certificates: String) -> Self {
+        Self {
+            certificates,
+            whose: Whose::People,
+        }
+    }
+
+    /// Whether a join brings this file.
+    fn is_joins(&self, path: &str) -> bool {
+        let certificate = path
+            .strip_prefix(&self.certificates)
+            .map(|name| name.trim_start_matches('/'));
+        let name = path.strip_prefix("/etc/kubernetes/manifests/");
+        let config = path.strip_prefix("/var/lib/kubelet/");
+        certificate.is_some_and(|name| KUBEADMS.iter().any(|start| name.starts_with(start)))
+            || name.is_some_and(|name| MANIFESTS.contains(&name))
+            || config.is_some_and(|name| {
+                matches!(name, "config.yaml" | "kubeadm-flags.env") || name.starts_with("pki/")
+            })
+            || LEFT.contains(&path)
     }
 
     fn leftovers(&self, host: &HostView) -> Result<Manifest> {
@@ -54,6 +109,15 @@ impl BackUp {
         for path in KEPT.into_iter().chain([self.certificates.as_str()]) {
             files_below(host, path, &mut found)?;
         }
+        found.remove(TOKEN);
+        let passing = |name: &String| PASSING.iter().any(|start| name.starts_with(start));
+        let mut kubelets = Manifest::new();
+        for name in host.list(KUBELET)?.iter().filter(|name| !passing(name)) {
+            files_below(host, &format!("{KUBELET}/{name}"), &mut kubelets)?;
+        }
+        kubelets.retain(|_, entry| entry.size <= LIMIT);
+        found.append(&mut kubelets);
+        found.retain(|path, _| self.whose == Whose::All || !self.is_joins(path));
         Ok(found)
     }
 
@@ -73,7 +137,7 @@ impl BackUp {
 }
 
 /// The regular files at and below a path; links are left alone, they hold nothing.
-fn files_below(host: &HostView, path: &str, found: &mut Manifest) -> Result<()> {
+pub(super) fn files_below(host: &HostView, path: &str, found: &mut Manifest) -> Result<()> {
     let Some(facts) = host.facts(path)? else {
         return Ok(());
     };
@@ -155,5 +219,55 @@ impl Step for BackUp {
             .host
             .keep("manifest.json", &mut |file| Ok(file.write_all(&manifest)?))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::host::Host;
+    use crate::host::scripted::Scripted;
+    use crate::journal::Journal;
+
+    #[test]
+    fn of_an_interrupted_join_only_what_people_put_there_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let journal = Journal::new(root.path().join("state"));
+        let host = Host::new(
+            HostView::new(root.path(), Arc::new(Scripted::new())),
+            &journal,
+        );
+        let joins = [
+            "/etc/kubernetes/admin.conf",
+            "/etc/kubernetes/bootstrap-kubelet.conf",
+            "/etc/kubernetes/manifests/etcd.yaml",
+            "/etc/kubernetes/pki/ca.key",
+            "/etc/kubernetes/pki/etcd/ca.key",
+            "/etc/kubernetes/pki/front-proxy-ca.key",
+            "/var/lib/kubelet/config.yaml",
+            "/var/lib/kubelet/pki/kubelet.key",
+        ];
+        let peoples = [
+            "/etc/cni/net.d/10-bridge.conf",
+            "/etc/kubernetes/manifests/keepalived.yaml",
+            "/etc/kubernetes/pki/webhook.crt",
+            "/var/lib/kubelet/config.json",
+        ];
+        let passing = ["/var/lib/kubelet/pods/1/etc-hosts"];
+        for path in joins.iter().chain(&peoples).chain(&passing) {
+            host.write_file(path, b"content", 0o600).unwrap();
+        }
+        let certificates = || "/etc/kubernetes/pki".to_owned();
+        let found = BackUp::of_people(certificates()).leftovers(host.view());
+        let found: Vec<String> = found.unwrap().into_keys().collect();
+        assert_eq!(found, peoples);
+        let all = BackUp::new(certificates()).leftovers(host.view()).unwrap();
+        assert_eq!(
+            all.len(),
+            joins.len() + peoples.len() - 1,
+            "all but a join's token"
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! Takes away what this machine still has of a node: containers, kubeadm's and the kubelet's files, etcd's data. All of it is in a backup by then, and out of the cluster's records.
 //!
+//! What people put into folders that kubeadm's reset empties is put back after it.
+//!
 //! kubeadm's own reset must not look for the cluster or for an etcd member to remove: its etcd manifest and its credentials go first.
 
 use std::path::{Path, PathBuf};
@@ -7,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::control_plane::kubeadm::ClusterConfiguration;
+use super::own_files::OwnFiles;
+use crate::control_plane::facts::ClusterFacts;
 use crate::host::command::{Cmd, await_outliving};
 use crate::host::{Host, HostView};
 use crate::joining::kubeadm_log;
@@ -15,6 +18,9 @@ use crate::journal::Change;
 use crate::rollback::footprint::{MASTER, interface_path};
 use crate::step::{State, Step, View, World};
 use crate::steps::stop_kubelet;
+
+/// The step's name, by which the journal knows what a reset took.
+pub(super) const ID: &str = "clear-this-machine";
 
 /// What a node leaves, besides etcd's data.
 pub(crate) const LEFT: [&str; 7] = [
@@ -46,16 +52,18 @@ pub struct ClearNode {
     log: PathBuf,
     certificates: String,
     etcd: String,
+    own: OwnFiles,
 }
 
 impl ClearNode {
-    /// Clears this machine, whose node is or was called `node` and whose state folder is `state`, of a cluster with this configuration.
-    pub fn new(node: String, state: &Path, config: &ClusterConfiguration) -> Self {
+    /// Clears this machine, whose node is or was called `node` and whose state folder is `state`, of this cluster.
+    pub fn new(node: String, state: &Path, cluster: &ClusterFacts) -> Self {
         Self {
             node,
             log: kubeadm_log(state),
-            certificates: config.certificates_dir.clone(),
-            etcd: format!("{}/member", config.etcd.data_dir()),
+            certificates: cluster.config.certificates_dir.clone(),
+            etcd: format!("{}/member", cluster.config.etcd.data_dir()),
+            own: OwnFiles::of(cluster),
         }
     }
 
@@ -104,7 +112,7 @@ pub(crate) fn clear_pod_network(host: &Host<'_>, change: &dyn Fn() -> Change) ->
 
 impl Step for ClearNode {
     fn id(&self) -> &'static str {
-        "clear-this-machine"
+        ID
     }
 
     fn summary(&self) -> String {
@@ -113,10 +121,18 @@ impl Step for ClearNode {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         let left = self.left(view.host)?;
-        Ok(if left.is_empty() {
+        let taken = self.own.to_put_back(view.host)?;
+        let mut told = Vec::new();
+        if !left.is_empty() {
+            told.push(format!("still here: {}", left.join(", ")));
+        }
+        if !taken.is_empty() {
+            told.push(format!("to be put back: {}", taken.join(", ")));
+        }
+        Ok(if told.is_empty() {
             State::Satisfied
         } else {
-            State::Pending(format!("still here: {}", left.join(", ")))
+            State::Pending(told.join("; "))
         })
     }
 
@@ -132,6 +148,7 @@ impl Step for ClearNode {
             "a kubeadm of an earlier run is still at work on this machine; see: ps -ef | grep kubeadm"
         );
         stop_kubelet(host)?;
+        self.own.save(host)?;
         for path in self.removed() {
             host.remove_path(path, change())?;
         }
@@ -146,7 +163,7 @@ impl Step for ClearNode {
         for path in self.removed() {
             host.remove_path(path, change())?;
         }
-        Ok(())
+        self.own.put_back(host)
     }
 }
 
@@ -161,15 +178,9 @@ mod tests {
 
     use super::*;
     use crate::host::scripted::Scripted;
-    use crate::journal::Journal;
+    use crate::joining::fixtures::cluster;
+    use crate::journal::{Event, Journal};
     use crate::replacing::backup::BackUp;
-
-    fn config() -> ClusterConfiguration {
-        ClusterConfiguration {
-            certificates_dir: "/etc/kubernetes/pki".to_owned(),
-            ..ClusterConfiguration::default()
-        }
-    }
 
     fn back_up() -> BackUp {
         BackUp::new("/etc/kubernetes/pki".to_owned())
@@ -185,7 +196,11 @@ mod tests {
             ("etc/kubernetes/pki/ca.key", "key"),
             ("var/lib/etcd/member/snap/db", "keys"),
             ("var/lib/cni/networks/cbr0/10.244.2.2", "pod"),
+            ("etc/cni/net.d/10-bridge.conf", "by hand"),
             ("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration"),
+            ("var/lib/kubelet/config.json", "login"),
+            ("var/lib/kubelet/notes.txt", "somebody's"),
+            ("var/lib/kubelet/pods/1/volumes/data", "a pod's"),
             ("sys/class/net/cni0/address", "00:00"),
         ] {
             let place = root.path().join(path);
@@ -197,6 +212,7 @@ mod tests {
 
     fn script(root: &Path) -> Scripted {
         let interface = root.join("sys/class/net/cni0");
+        let emptied = ["etc/cni/net.d", "var/lib/kubelet"].map(|folder| root.join(folder));
         Scripted::new()
             .on(
                 "systemctl show",
@@ -204,7 +220,14 @@ mod tests {
                 "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n",
             )
             .on("systemctl stop kubelet.service", 0, "")
-            .on("kubeadm reset --force", 0, "")
+            .with(move |cmd, _| {
+                (cmd.to_string() == "kubeadm reset --force").then(|| {
+                    for folder in &emptied {
+                        fs::remove_dir_all(folder).unwrap();
+                    }
+                    crate::host::command::Output::default()
+                })
+            })
             .with(move |cmd, _| {
                 (cmd.to_string() == "ip link delete cni0").then(|| {
                     fs::remove_dir_all(&interface).unwrap();
@@ -225,6 +248,8 @@ mod tests {
             cluster: None,
         };
         let before = step.check(world.view()).unwrap();
+        let id = step.id().to_owned();
+        journal.record(Event::Step { step: id }).unwrap();
         step.apply(world).unwrap();
         (before, step.check(world.view()).unwrap())
     }
@@ -235,6 +260,10 @@ mod tests {
         let (before, after) = ensure(&back_up(), root.path(), Arc::new(Scripted::new()));
         assert!(matches!(before, State::Pending(_)));
         assert_eq!(after, State::Satisfied);
+        let runs = fs::read_dir(root.path().join("var/lib/kpot/backup")).unwrap();
+        let files = runs.map(|run| run.unwrap().path().join("files/var/lib/kubelet"));
+        let files: Vec<_> = files.collect();
+        assert!(files[0].join("notes.txt").exists() && !files[0].join("pods").exists());
         fs::write(root.path().join("etc/kubernetes/admin.conf"), "another").unwrap();
         let changed = HostView::new(root.path(), Arc::new(Scripted::new()));
         let again = back_up().check(View {
@@ -247,7 +276,7 @@ mod tests {
         let step = ClearNode::new(
             "m3".to_owned(),
             &root.path().join("var/lib/kpot"),
-            &config(),
+            &cluster(),
         );
         let (before, after) = ensure(&step, root.path(), runner.clone());
         assert!(matches!(before, State::Pending(why) if why.contains("interface cni0")));
@@ -262,6 +291,9 @@ mod tests {
             root.path().join("etc/kubernetes/known_tokens.csv").exists(),
             "kubeadm did not write it"
         );
+        let text = |path: &str| fs::read_to_string(root.path().join(path)).unwrap_or_default();
+        assert_eq!(text("etc/cni/net.d/10-bridge.conf"), "by hand");
+        assert_eq!(text("var/lib/kubelet/config.json"), "login");
         let backups = fs::read_dir(root.path().join("var/lib/kpot/backup")).unwrap();
         let data = backups
             .filter_map(Result::ok)
@@ -278,7 +310,7 @@ mod tests {
             host: &host,
             cluster: None,
         };
-        let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"), &config());
+        let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"), &cluster());
         assert_eq!(step.check(view).unwrap(), State::Satisfied);
         assert_eq!(back_up().check(view).unwrap(), State::Satisfied);
     }

@@ -11,6 +11,7 @@ pub mod down;
 pub mod drain;
 pub mod forget;
 pub mod health;
+pub mod own_files;
 pub mod record;
 pub mod remove_member;
 pub mod reset_down;

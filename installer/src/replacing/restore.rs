@@ -1,7 +1,7 @@
 //! Gives the new Node the labels, annotations and taints that the old one had.
 //!
 //! What the kubelet, kubeadm and the pod network write by themselves is theirs and stays as the new machine has it. Taints that the cluster sets and takes away by itself
-//! (`node.kubernetes.io/…`) are not put back.
+//! (`node.kubernetes.io/…`) are not put back. A worker that became a master keeps the taints that kubeadm gives masters.
 
 use std::collections::BTreeMap;
 
@@ -34,12 +34,31 @@ const CONDITION_TAINT: &str = "node.kubernetes.io/";
 /// See the module.
 pub struct RestoreNode {
     departed: Departed,
+    was: Role,
+}
+
+/// What a node was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Master,
+    Worker,
 }
 
 impl RestoreNode {
     /// Restores the node of `departed`, which bears the same name.
     pub fn new(departed: Departed) -> Self {
-        Self { departed }
+        Self {
+            departed,
+            was: Role::Master,
+        }
+    }
+
+    /// The same for one that was a worker, and is a master now.
+    pub fn of_worker(departed: Departed) -> Self {
+        Self {
+            departed,
+            was: Role::Worker,
+        }
     }
 
     fn patch(&self, view: View<'_>) -> Result<Option<Value>> {
@@ -48,12 +67,12 @@ impl RestoreNode {
             return Ok(None);
         };
         let node: Option<Value> = cluster.find(&["node", &self.departed.name])?;
-        Ok(node.and_then(|node| difference(&kept, &node)))
+        Ok(node.and_then(|node| difference(&kept, &node, self.was)))
     }
 }
 
 /// What must be merged into `node` to make it what `kept` says; nothing where it is so.
-fn difference(kept: &Value, node: &Value) -> Option<Value> {
+fn difference(kept: &Value, node: &Value, role: Role) -> Option<Value> {
     let mut metadata = Map::new();
     for field in ["labels", "annotations"] {
         let lost = lost(&kept[field], &node["metadata"][field]);
@@ -67,7 +86,13 @@ fn difference(kept: &Value, node: &Value) -> Option<Value> {
     }
     if kept.is_object() {
         let (own, passing) = taints(&node["spec"]["taints"]);
-        let (was, _) = taints(&kept["taints"]);
+        let (mut was, _) = taints(&kept["taints"]);
+        if role == Role::Worker {
+            // A master's own taint was not the worker's to have.
+            for (key, taint) in &own {
+                was.entry(key.clone()).or_insert_with(|| taint.clone());
+            }
+        }
         if own != was {
             let all: Vec<Value> = was.into_values().chain(passing.into_values()).collect();
             patch.insert("spec".to_owned(), json!({ "taints": all }));
@@ -239,7 +264,20 @@ mod tests {
                 { "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" },
             ] },
         });
-        let patch = difference(&kept, &node).expect("much is lost");
+        let patch = difference(&kept, &node, Role::Master).expect("much is lost");
+        let of_worker = difference(&kept, &node, Role::Worker).expect("much is lost");
+        assert_eq!(of_worker["metadata"], patch["metadata"]);
+        let keys = of_worker["spec"]["taints"].as_array().unwrap().iter();
+        let keys: Vec<&str> = keys.map(|taint| taint["key"].as_str().unwrap()).collect();
+        assert_eq!(
+            keys,
+            [
+                "dedicated",
+                "node-role.kubernetes.io/master",
+                "node.kubernetes.io/not-ready"
+            ],
+            "a worker that became a master keeps the taint of masters"
+        );
         assert_eq!(
             patch["metadata"],
             json!({ "labels": { "rack": "7" }, "annotations": { "owner": "ops" } })
@@ -258,7 +296,9 @@ mod tests {
         node["metadata"]["labels"]["rack"] = json!("7");
         node["metadata"]["annotations"]["owner"] = json!("ops");
         node["spec"]["taints"] = patch["spec"]["taints"].clone();
-        assert_eq!(difference(&kept, &node), None);
+        assert_eq!(difference(&kept, &node, Role::Master), None);
+        node["spec"]["taints"] = of_worker["spec"]["taints"].clone();
+        assert_eq!(difference(&kept, &node, Role::Worker), None);
     }
 
     #[test]
@@ -266,7 +306,8 @@ mod tests {
         assert_eq!(
             difference(
                 &Value::Null,
-                &json!({ "spec": { "taints": [{ "key": "a" }] } })
+                &json!({ "spec": { "taints": [{ "key": "a" }] } }),
+                Role::Master
             ),
             None
         );

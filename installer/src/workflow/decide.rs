@@ -19,6 +19,7 @@ use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
 use crate::preflight::{self, KubeletThresholds, Purpose};
+use crate::replacing::own_files::OwnFiles;
 use crate::replacing::{Departed, Whose, record, remove_member};
 use crate::steps::ImageWanted;
 
@@ -114,8 +115,10 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
         images: images_here(&seen.facts),
         has_cni: (run.host.list("/etc/cni/net.d")?)
             .iter()
-            .any(|name| configures_network(name)),
+            .any(|name| configures_network(name))
+            || OwnFiles::of(&seen.joining.cluster).has_cni_to_put_back(&run.host)?,
         network,
+        static_pods: seen.static_pods.clone(),
         past: seen.past,
         departed: seen.departed.as_ref(),
         uploaded: joining::uploaded_since(&seen.journal),

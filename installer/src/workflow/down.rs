@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::host::ssh::Connect;
 use crate::joining::endpoint;
 use crate::joining::refusals::{Past, Refusal};
-use crate::joining::static_pods::{Former, Manifests, StaticPods};
+use crate::joining::static_pods::{Former, Manifests, PodImage, StaticPods};
 use crate::journal::{Change, Entry, Event};
 use crate::replacing::down::{Down, Fate, Reach};
 use crate::replacing::{Departed, Whose};
@@ -168,11 +168,28 @@ pub(super) fn note_of_static_pods(
     if options.copy_static_pods {
         return Ok(None);
     }
-    let manifests = match past {
-        Past::Returning => Manifests::Go,
-        Past::Joined | Past::Stranger | Past::Worker | Past::Interrupted => Manifests::Stay,
-    };
-    static_pods(options, down).note(view, manifests)
+    static_pods(options, down).note(view, manifests(past))
+}
+
+/// The images of the static pods that are copied here; none where they are not to be.
+pub(super) fn images_of_static_pods(
+    options: &Master,
+    down: Option<&Down>,
+    past: Past,
+    view: View<'_>,
+) -> Result<Vec<PodImage>> {
+    if !options.copy_static_pods {
+        return Ok(Vec::new());
+    }
+    static_pods(options, down).images(view, manifests(past))
+}
+
+/// What becomes of the manifests that are here.
+fn manifests(past: Past) -> Manifests {
+    match past {
+        Past::Returning | Past::Worker | Past::Interrupted => Manifests::Go,
+        Past::Joined | Past::Stranger => Manifests::Stay,
+    }
 }
 
 /// Static pods besides kubeadm's own: from the machine whose place is taken, or from this one in its former life, or else from the healthy master.

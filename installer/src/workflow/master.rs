@@ -324,7 +324,10 @@ fn bridged(options: &Master, seen: &Seen, etcd_image: Option<String>) -> Steps {
     // What a worker has is no reason to refuse it: it goes with the worker's node.
     let clear = (seen.past != Past::Worker)
         .then(|| ClearInterruptedJoin::new(joining.clone(), seen.interrupted));
-    let join = plans::join(joining, clear, files, pods);
+    let mut join = plans::join(joining, clear, files, pods);
+    if seen.past == Past::Worker || seen.recorded {
+        join.extend(plans::restore_worker(joining));
+    }
     match &seen.down {
         None => join,
         Some(down) if seen.past == Past::Joined && !down.departed.is_listed(&joining.cluster) => {

@@ -19,6 +19,7 @@ use crate::host::command::await_outliving;
 use crate::host::ssh::Connect;
 use crate::joining::endpoint::{self, EndpointName, Knock, Reached, Resolved};
 use crate::joining::refusals::Past;
+use crate::joining::static_pods::PodImage;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
 use crate::preflight;
@@ -45,6 +46,10 @@ pub(super) struct Seen {
     /// Whether it came to its end all the same, and no run of ours has since.
     pub settling: bool,
     pub past: Past,
+    /// Whether the cluster keeps a record of this machine's own node: that of a worker whose place a master takes.
+    pub recorded: bool,
+    /// The images of the static pods that are copied here.
+    pub static_pods: Vec<PodImage>,
 }
 
 /// Looks at this machine and asks the cluster.
@@ -201,6 +206,11 @@ pub(super) fn look(
         }
         Reached::Answers | Reached::Nobody(_) => None,
     };
+    let recorded = records
+        .iter()
+        .any(|record| record.name == joining.node && record.address == joining.address);
+    let static_pods =
+        down::images_of_static_pods(options, down.as_ref(), past, here).map_err(not_eligible)?;
     Ok(Seen {
         view,
         facts,
@@ -213,6 +223,8 @@ pub(super) fn look(
         interrupted,
         settling,
         past,
+        recorded,
+        static_pods,
     })
 }
 

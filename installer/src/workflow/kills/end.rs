@@ -101,6 +101,11 @@ impl World {
             "the control plane's files are here",
             here.has("/etc/kubernetes/known_tokens.csv"),
         );
+        expect(
+            "a login that people gave the kubelet is here",
+            here.has("/var/lib/kubelet/config.json")
+                || !matches!(self.scenario.case, Case::Corrupt | Case::Worker),
+        );
         expect("nothing half-written is left", !has_scraps(here));
         expect(
             "the down machine is as it shall be",
@@ -131,7 +136,14 @@ impl World {
         let restored = metadata["labels"]["rack"] == "7"
             && metadata["annotations"]["owner"] == "ops"
             && own(&node["spec"]["taints"]) == own(&taints());
-        metadata["labels"][label] == "" && (restored || !self.scenario.is_rebirth())
+        let own_back =
+            metadata["labels"]["disk"] == "ssd" && own(&node["spec"]["taints"]) == own(&taints());
+        metadata["labels"][label] == ""
+            && match self.scenario.case {
+                Case::Wiped | Case::Corrupt => restored,
+                Case::Worker => own_back,
+                Case::Dead | Case::HalfDead => true,
+            }
     }
 
     fn down_is_right(&self, played: &Played) -> bool {

@@ -126,6 +126,8 @@ impl Files {
                 "%p\n" => {
                     let _ = writeln!(text, "{path}");
                 }
+                // No machine that is played has links.
+                "l %p\n" => {}
                 "%T@ %s %p\n" => {
                     files.for_each(|(file, content)| {
                         let _ = writeln!(text, "1 {} {file}", content.len());

@@ -344,6 +344,7 @@ fn damaged_master(here: &mut Here) {
         here.put(&path, &String::from_utf8_lossy(&content));
     }
     here.put("/etc/kubernetes/known_tokens.csv", "its own\n");
+    here.put("/var/lib/kubelet/config.json", "a login\n");
     here.put("/sys/class/net/cni0/address", "00:00\n");
     here.put("/var/lib/cni/networks/cbr0/10.244.2.2", "a pod\n");
     here.kubelet = true;
@@ -363,9 +364,10 @@ fn half_dead() -> Down {
 /// A worker of the cluster, on which pods run.
 fn worker(played: &mut Played) {
     let (name, address) = (played.here.name.clone(), played.here.address.clone());
-    played
-        .objects
-        .put("node", node(&name, &address, None, played.minor));
+    let mut own = node(&name, &address, None, played.minor);
+    own["metadata"]["labels"]["disk"] = json!("ssd");
+    own["spec"]["taints"] = json!([taints()[0]]);
+    played.objects.put("node", own);
     for (pod, owner) in [("web-1", "ReplicaSet"), ("flannel-x", "DaemonSet")] {
         played.objects.put(
             "pod",
@@ -379,6 +381,7 @@ fn worker(played: &mut Played) {
     here.put("/etc/kubernetes/pki/ca.crt", certificate());
     for path in [
         "/etc/kubernetes/kubelet.conf",
+        "/var/lib/kubelet/config.json",
         "/var/lib/kubelet/config.yaml",
         "/var/lib/kubelet/kubeadm-flags.env",
         "/etc/cni/net.d/10-flannel.conflist",
