@@ -25,6 +25,9 @@ use bundle_spec::Sha256;
 
 use super::command::{Cmd, CommandError, Feed, Output, Runner, Secret};
 
+/// The socket at which a connection's own `ssh` listens, in its folder.
+const SOCKET: &str = "cm";
+
 /// Seconds after its last use in which the connection ends by itself, should this program be killed. It must outlast the work on this machine (the images alone may take an
 /// hour), and an operator who thinks before he says yes: a password or a key's touch would have to be given anew.
 const IDLE: u32 = 7200;
@@ -121,7 +124,7 @@ impl Ssh {
     /// # Errors
     /// Each with its cause and the next command: unreachable, host key unknown or changed, authentication refused, no root there.
     pub fn connect(local: Arc<dyn Runner>, target: Target) -> Result<Self> {
-        let folder = private_folder(Path::new(RUN_DIR))?;
+        let folder = private_folder(Path::new(RUN_DIR), local.as_ref())?;
         let mut ssh = Self {
             local,
             target,
@@ -144,7 +147,7 @@ impl Ssh {
         let mut options: Vec<String> = vec![
             "-T".to_owned(),
             "-S".to_owned(),
-            self.folder.join("cm").display().to_string(),
+            self.folder.join(SOCKET).display().to_string(),
         ];
         let mut set = |option: String| options.extend(["-o".to_owned(), option]);
         for fixed in [
@@ -506,8 +509,8 @@ fn why_broken(output: &Output) -> String {
     }
 }
 
-/// A folder for one connection of this process alone, below `parent`; those of processes that no longer run are removed.
-fn private_folder(parent: &Path) -> Result<PathBuf> {
+/// A folder for one connection of this process alone, below `parent`; those of processes that no longer run are removed, and their connections with them.
+fn private_folder(parent: &Path, local: &dyn Runner) -> Result<PathBuf> {
     let fail = || format!("cannot make a private folder below {}", parent.display());
     DirBuilder::new()
         .recursive(true)
@@ -521,6 +524,13 @@ fn private_folder(parent: &Path) -> Result<PathBuf> {
             .and_then(|name| name.split('-').next()?.parse::<u32>().ok())
             .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
         {
+            let socket = entry.path().join(SOCKET);
+            if socket.exists() {
+                let socket = socket.display().to_string();
+                let args = ["-S", &socket, "-O", "exit", "the-other-end"];
+                // One that does not listen any more has ended.
+                let _ = local.run(&Cmd::new("ssh", args).timeout(Duration::from_secs(5)));
+            }
             let _ = fs::remove_dir_all(entry.path());
         }
     }

@@ -178,10 +178,17 @@ fn folders_of_dead_programs_are_removed() {
     for folder in &dead {
         fs::create_dir(folder).unwrap();
     }
-    let own = private_folder(parent.path()).unwrap();
+    fs::write(dead[0].join(SOCKET), "").unwrap();
+    let local = Scripted::new().on("ssh", 0, "");
+    let own = private_folder(parent.path(), &local).unwrap();
+    let socket = dead[0].join(SOCKET);
+    assert_eq!(
+        local.asked(),
+        [format!("ssh -S {} -O exit the-other-end", socket.display())]
+    );
     assert!(own.exists() && dead.iter().all(|folder| !folder.exists()));
     assert_ne!(
-        private_folder(parent.path()).unwrap(),
+        private_folder(parent.path(), &local).unwrap(),
         own,
         "a second connection leaves the first one's folder alone"
     );
