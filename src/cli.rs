@@ -214,8 +214,9 @@ pub struct Wish {
     /// Fetch everything on HOST from URL instead: downloads and images alike; may be repeated
     #[arg(long = "mirror", value_name = "HOST=URL")]
     pub mirrors: Vec<Mirror>,
-    /// The digest that a download must have, before any published one; may be repeated
-    #[arg(long = "pin", value_name = "NAME=sha256:HEX")]
+    /// The digest that a download must have, before any published one; NAME/ARCH (docker/arm64) is for that architecture
+    /// alone; may be repeated
+    #[arg(long = "pin", value_name = "NAME[/ARCH]=sha256:HEX")]
     pub pins: Vec<Pin>,
     /// Docker's version, instead of the default for this Kubernetes
     #[arg(long, value_name = "VERSION")]

@@ -102,7 +102,7 @@ impl Order {
         let mirrors = recipe.mirrors.map(|table| table.0).unwrap_or_default();
         let pins = recipe.pins.unwrap_or_default().into_iter();
         let pins = pins.map(|(name, digest)| Pin {
-            name: name.read(),
+            of: name.read(),
             digest: digest.read(),
         });
         Ok(Self {
@@ -123,9 +123,7 @@ impl Order {
                 .into_iter()
                 .map(|entry: Entry| entry.file(&folder))
                 .collect(),
-            pins: added(pins.collect(), wish.pins, |one, other| {
-                one.name == other.name
-            }),
+            pins: added(pins.collect(), wish.pins, |one, other| one.of == other.of),
             docker_version: wish
                 .docker_version
                 .or(recipe.docker_version.map(Text::read)),
@@ -250,7 +248,7 @@ mod tests {
         let pins: Vec<(&str, Sha256)> = request
             .pins
             .iter()
-            .map(|pin| (pin.name.text(), pin.digest))
+            .map(|pin| (pin.of.name.text(), pin.digest))
             .collect();
         assert_eq!(pins, [("kubeadm", one), ("docker", other)]);
         for (url, routed) in [

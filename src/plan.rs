@@ -96,11 +96,44 @@ impl fmt::Display for ArtifactName {
     }
 }
 
+/// What a pin is of: `docker`, for every architecture, or `docker/arm64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pinned {
+    /// The download.
+    pub name: ArtifactName,
+    /// The architecture that it is for; nothing for all.
+    pub arch: Option<Arch>,
+}
+
+impl FromStr for Pinned {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, arch) = match text.split_once('/') {
+            None => (text, None),
+            Some((name, arch)) => (name, Some(arch)),
+        };
+        Ok(Self {
+            name: name.parse()?,
+            arch: arch.map(str::parse).transpose()?,
+        })
+    }
+}
+
+impl fmt::Display for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.arch {
+            None => write!(f, "{}", self.name),
+            Some(arch) => write!(f, "{}/{arch}", self.name),
+        }
+    }
+}
+
 /// `--pin NAME=sha256:HEX`: the digest that a download must have, whatever else is published or shipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
     /// Of what.
-    pub name: ArtifactName,
+    pub of: Pinned,
     /// The digest of the download as it comes.
     pub digest: Sha256,
 }
@@ -112,9 +145,9 @@ impl FromStr for Pin {
         let (name, digest) = text
             .split_once('=')
             .ok_or_else(|| format!("{text:?} is not NAME=sha256:HEX"))?;
-        let name = name.parse()?;
+        let of = name.parse()?;
         let digest = digest.parse().map_err(|cause| format!("{cause}"))?;
-        Ok(Self { name, digest })
+        Ok(Self { of, digest })
     }
 }
 
@@ -240,7 +273,7 @@ impl Plan {
 /// image given twice with different meanings.
 pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
     let minor = releases.minor(request.kubernetes)?;
-    let pins = pins_by_name(&request.pins)?;
+    let pins = pins_by_name(&request.pins, request.arch)?;
     let docker = docker_version(request, minor)?;
     let cni = request
         .cni_version
@@ -287,17 +320,22 @@ pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
     })
 }
 
-fn pins_by_name(pins: &[Pin]) -> Result<BTreeMap<ArtifactName, Sha256>, String> {
-    let mut by_name = BTreeMap::new();
+/// The pins that hold for an architecture: its own go before those for all.
+fn pins_by_name(pins: &[Pin], arch: Arch) -> Result<BTreeMap<ArtifactName, Sha256>, String> {
+    let mut all = BTreeMap::new();
     for pin in pins {
-        if by_name
-            .insert(pin.name, pin.digest)
+        if all
+            .insert(pin.of, pin.digest)
             .is_some_and(|other| other != pin.digest)
         {
-            return Err(format!("{} is pinned to two digests", pin.name));
+            return Err(format!("{} is pinned to two digests", pin.of));
         }
     }
-    Ok(by_name)
+    // In the order of the map those for all come first.
+    let held = all
+        .iter()
+        .filter(|(of, _)| of.arch.is_none_or(|its| its == arch));
+    Ok(held.map(|(of, digest)| (of.name, *digest)).collect())
 }
 
 /// The one place that decides which runtimes this kpot packs.

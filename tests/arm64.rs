@@ -29,7 +29,8 @@ fn desk_with_pot(upstream: &Upstream) -> Desk {
         installers.iter().any(|it| it["arch"] == "arm64"),
         "this kpot carries no installer for arm64, so nothing of this can be tested; its build said what it lacks: {report}"
     );
-    let built = desk.build(upstream, "x.pot", &["--arch", "arm64"]);
+    let pin = Upstream::arm64_pin();
+    let built = desk.build(upstream, "x.pot", &["--arch", "arm64", "--pin", &pin]);
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     desk
 }
@@ -156,7 +157,9 @@ fn what_there_is_not_for_arm64_is_refused_by_name() {
     upstream.push("team/amd64", "v1", &FakeImage::new("amd64"));
     let name = format!("{}/team/amd64:v1", upstream.server.address());
     let desk = desk_with_pot(&upstream);
-    let refused = desk.build(&upstream, "y.pot", &["--arch", "arm64", "--image", &name]);
+    let pin = Upstream::arm64_pin();
+    let more = ["--arch", "arm64", "--pin", &pin, "--image", &name];
+    let refused = desk.build(&upstream, "y.pot", &more);
     assert_eq!(code(&refused), 1);
     let told = stderr(&refused);
     assert!(
@@ -190,6 +193,7 @@ fn two_architectures_are_two_pots_and_one_document() {
     let output = arguments.iter().position(|it| it == "--output").unwrap();
     arguments.drain(output..output + 2);
     arguments.extend(["--arch", "amd64", "--arch", "arm64", "--json"].map(str::to_owned));
+    arguments.extend(["--pin".to_owned(), Upstream::arm64_pin()]);
     let arches = |more: &[&str]| {
         let all: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let run = desk.kpot(&[&all, more].concat());

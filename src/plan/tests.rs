@@ -162,7 +162,7 @@ fn a_docker_that_nothing_vouches_for_is_refused() {
     assert!(refused.contains("--pin docker=sha256:HEX"), "{refused}");
     let digest = Sha256::of(b"an archive");
     request.pins = vec![Pin {
-        name: ArtifactName::Docker,
+        of: of(ArtifactName::Docker),
         digest,
     }];
     let plan = planned(&request).unwrap();
@@ -171,17 +171,42 @@ fn a_docker_that_nothing_vouches_for_is_refused() {
     assert!(plan.warnings.is_empty(), "the same series is no surprise");
 }
 
+fn of(name: ArtifactName) -> Pinned {
+    Pinned { name, arch: None }
+}
+
+#[test]
+fn a_pin_for_one_architecture_holds_there_and_goes_before_one_for_all() {
+    let (all, own) = (Sha256::of(b"all"), Sha256::of(b"own"));
+    let pins = [format!("docker={all}"), format!("docker/arm64={own}")];
+    let check = |arch, pins: &[String]| {
+        let mut request = request("v1.20.2");
+        request.arch = arch;
+        request.docker_version = Some("20.10.24".parse().unwrap());
+        request.pins = pins.iter().map(|pin| pin.parse().unwrap()).collect();
+        planned(&request).map(|plan| plan.downloads[1].check.clone())
+    };
+    assert_eq!(check(Arch::Amd64, &pins), Ok(Check::Given(all)));
+    assert_eq!(check(Arch::Arm64, &pins), Ok(Check::Given(own)));
+    assert!(
+        check(Arch::Amd64, &pins[1..])
+            .unwrap_err()
+            .contains("--pin docker=")
+    );
+    assert!("docker/mips=sha256:00".parse::<Pin>().is_err());
+}
+
 #[test]
 fn a_given_pin_wins_over_a_shipped_one_and_over_a_published_checksum() {
     let mut request = request("v1.14.0");
     let digest = Sha256::of(b"mine");
     request.pins = vec![
         Pin {
-            name: ArtifactName::Docker,
+            of: of(ArtifactName::Docker),
             digest,
         },
         Pin {
-            name: ArtifactName::Kubelet,
+            of: of(ArtifactName::Kubelet),
             digest,
         },
     ];
@@ -189,7 +214,7 @@ fn a_given_pin_wins_over_a_shipped_one_and_over_a_published_checksum() {
     assert_eq!(plan.downloads[1].check, Check::Given(digest));
     assert_eq!(plan.downloads[4].check, Check::Given(digest));
     request.pins.push(Pin {
-        name: ArtifactName::Kubelet,
+        of: of(ArtifactName::Kubelet),
         digest: Sha256::of(b"other"),
     });
     assert!(planned(&request).unwrap_err().contains("two digests"));

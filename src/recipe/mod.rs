@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::extra::{Address, Extra, ExtraName, Place, UNVERSIONED};
 use crate::image_name::ImageName;
 use crate::pack::effort::Effort;
-use crate::plan::{ArtifactName, Version};
+use crate::plan::{Pinned, Version};
 use crate::wanted::Wanted;
 pub use template::TEMPLATE;
 pub use text::{MirrorTable, Text};
@@ -59,7 +59,7 @@ pub struct Recipe {
     pub mirrors: Option<MirrorTable>,
     /// NAME: DIGEST. The digest that a download must have, before any published one.
     #[schemars(schema_with = "text::pins")]
-    pub pins: Option<BTreeMap<Text<ArtifactName>, Text<Sha256>>>,
+    pub pins: Option<BTreeMap<Text<Pinned>, Text<Sha256>>>,
     /// Docker's version, instead of the default for this Kubernetes.
     #[schemars(schema_with = "text::version")]
     pub docker_version: Option<Text<Version>>,

@@ -34,7 +34,7 @@ k8s: "1.20"
 #  registry.k8s.io: https://mirror.example.com/k8s
 #  dl.k8s.io: https://mirror.example.com/dl
 
-# The digest that a download must have, before any published one: cni-plugins, docker, kubeadm, kubectl, kubelet.
+# The digest that a download must have, before any published one: cni-plugins, docker, kubeadm, kubectl, kubelet. NAME/ARCH is for one architecture.
 #pins:
 #  docker: sha256:0000000000000000000000000000000000000000000000000000000000000000
 

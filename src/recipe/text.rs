@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use crate::mirrors::Mirror;
-use crate::plan::ArtifactName;
+use crate::plan::{ArtifactName, Pinned};
 
 /// A value that is written as text. The text is taken as it stands: `1.20` is no number that has lost its zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,9 +111,11 @@ pub fn mirrors(_: &mut SchemaGenerator) -> Schema {
 
 pub fn pins(_: &mut SchemaGenerator) -> Schema {
     let digest = json!({ "type": "string", "pattern": DIGEST });
+    let arches = [None, Some(Arch::Amd64), Some(Arch::Arm64)];
     let known: Map<String, Value> = ArtifactName::ALL
         .into_iter()
-        .map(|name| (name.text().to_owned(), digest.clone()))
+        .flat_map(|name| arches.map(|arch| Pinned { name, arch }))
+        .map(|of| (of.to_string(), digest.clone()))
         .collect();
     json_schema!({
         "type": ["object", "null"],

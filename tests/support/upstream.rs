@@ -95,7 +95,7 @@ impl Upstream {
         }
         self.put(
             "/download.docker.com/linux/static/stable/aarch64/docker-20.10.24.tgz",
-            archive("docker/", &["containerd", "docker", "dockerd", "runc"]),
+            Self::docker_for_arm64(),
         );
         let plugins = archive("./", &["bridge", "host-local", "loopback", "portmap"]);
         let path = Self::plugins().replace("-amd64-", "-arm64-");
@@ -122,6 +122,17 @@ impl Upstream {
             Sha256::of(&serde_json::to_vec(&other.config).unwrap())
         };
         images.into_iter().chain(tags).map(push).collect()
+    }
+
+    /// Docker's archive for arm64, which has another digest than the one for amd64.
+    fn docker_for_arm64() -> Vec<u8> {
+        let programs = ["containerd", "docker", "docker-init", "dockerd", "runc"];
+        archive("docker/", &programs)
+    }
+
+    /// What `--pin` is to say of it.
+    pub fn arm64_pin() -> String {
+        format!("docker/arm64={}", Sha256::of(&Self::docker_for_arm64()))
     }
 
     /// The path of a Kubernetes program.
