@@ -299,7 +299,10 @@ pub struct Inspect {
     /// A .pot file, or the folder that one was unpacked to
     #[arg(value_name = "POT")]
     pub pot: PathBuf,
-    /// Print the manifest and the signer as JSON
+    /// Show every blob below what it is a part of, and what else it is a part of
+    #[arg(long, conflicts_with = "json")]
+    pub tree: bool,
+    /// Print the manifest, the signer, and which blobs are shared, as JSON
     #[arg(long)]
     pub json: bool,
 }

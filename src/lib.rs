@@ -32,4 +32,5 @@ pub mod sandbox;
 pub mod survey;
 pub mod table;
 pub mod trust;
+pub mod uses;
 pub mod wanted;

@@ -61,6 +61,23 @@ fn a_pot_is_built_verified_inspected_and_refused_when_damaged() {
         assert!(inspected.contains(told), "{told}: {inspected}");
     }
 
+    // Every image of the tests has a layer that is the same in all of them.
+    let tree = stdout(&desk.kpot(&["inspect", "x.pot", "--tree"]));
+    let mut layers = tree.lines().filter(|line| line.starts_with("  layer "));
+    assert!(
+        layers.any(|line| line.contains("also in k8s.gcr.io/") && line.contains("/pause:3.2")),
+        "{tree}"
+    );
+    assert!(tree.contains("refers to loopback"), "{tree}");
+    let report = support::pots::json_of(&desk.kpot(&["inspect", "x.pot", "--json"]));
+    let shared = report["shared"].as_array().unwrap();
+    let base = shared
+        .iter()
+        .find(|one| one["users"].as_array().unwrap().len() == 7)
+        .unwrap();
+    let layers = report["manifest"]["images"][0]["layers"].to_string();
+    assert!(layers.contains(base["blob"].as_str().unwrap()));
+
     let good = std::fs::read(&pot).unwrap();
     for place in [good.len() / 3, good.len() / 2] {
         let mut bytes = good.clone();

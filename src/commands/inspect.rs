@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{print, print_json, runtime, signed};
 use crate::cli::Inspect;
 use crate::progress::bytes;
+use crate::uses::{self, Uses};
 use crate::{table, trust};
 
 #[derive(Serialize)]
@@ -18,21 +19,82 @@ struct Report<'a> {
     signer: Option<&'a str>,
     identity: Sha256,
     manifest: &'a Manifest,
+    /// Blobs that more than one file or image uses.
+    shared: Vec<Shared<'a>>,
+}
+
+#[derive(Serialize)]
+struct Shared<'a> {
+    blob: Sha256,
+    users: &'a [String],
 }
 
 pub(super) fn run(command: &Inspect) -> anyhow::Result<()> {
     let pot = trust::opened(&command.pot)?;
     let signer = pot.signer_fingerprint();
+    let manifest = pot.manifest_unverified();
+    let uses = Uses::of(manifest);
+    let shared = uses.shared();
     let report = Report {
         verified: false,
         signer: signer.as_deref(),
         identity: pot.identity(),
-        manifest: pot.manifest_unverified(),
+        manifest,
+        shared: shared
+            .map(|(blob, users)| Shared { blob: *blob, users })
+            .collect(),
     };
     if command.json {
         return print_json(&report);
     }
-    print(&text(&report))
+    let text = text(&report);
+    if command.tree {
+        return print(&format!("{text}\n{}", tree(manifest, &uses)));
+    }
+    print(&text)
+}
+
+/// Every blob below what uses it.
+fn tree(manifest: &Manifest, uses: &Uses) -> String {
+    let mut rows = Vec::new();
+    let head = |text: String| {
+        vec![
+            text,
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]
+    };
+    let blob = |what: &str, own: &str, digest: Sha256| {
+        let mut row = vec![format!("  {what}"), digest.hex()[..12].to_owned()];
+        row.extend(sizes(manifest, &[digest]));
+        let mut notes = Vec::new();
+        let reference = refers_to(manifest, &[digest]);
+        if !reference.is_empty() {
+            notes.push(format!("refers to {reference}"));
+        }
+        let others: Vec<&str> = uses.others(&digest, own).collect();
+        if !others.is_empty() {
+            notes.push(format!("also in {}", others.join(", ")));
+        }
+        row.push(notes.join("; "));
+        row
+    };
+    for artifact in &manifest.artifacts {
+        rows.push(head(format!("{} {}", artifact.name, artifact.version)));
+        for file in &artifact.files {
+            let own = uses::file_label(&artifact.name, &file.name);
+            rows.push(blob(&file.name, &own, file.blob));
+        }
+    }
+    for image in &manifest.images {
+        let own = uses::image_label(&image.names);
+        rows.push(head(image.names.join(" ")));
+        rows.push(blob("config", own, image.config));
+        rows.extend(image.layers.iter().map(|layer| blob("layer", own, *layer)));
+    }
+    table::layout(&["CONTENT", "BLOB", "STORED", "UNPACKED", ""], &rows)
 }
 
 fn text(report: &Report<'_>) -> String {
@@ -86,12 +148,18 @@ fn text(report: &Report<'_>) -> String {
         let parts: Vec<Sha256> = image.layers.iter().copied().chain([image.config]).collect();
         let mut row = vec![image.names.join(" "), image.id.hex()[..12].to_owned()];
         row.extend(sizes(manifest, &parts));
+        let shared: Vec<Sha256> = parts
+            .iter()
+            .copied()
+            .filter(|part| report.shared.iter().any(|shared| shared.blob == *part))
+            .collect();
+        row.push(sizes(manifest, &shared)[0].clone());
         row.push(refers_to(manifest, &parts));
         rows.push(row);
     }
     text.push('\n');
     text.push_str(&table::layout(
-        &["IMAGE", "ID", "STORED", "UNPACKED", against],
+        &["IMAGE", "ID", "STORED", "UNPACKED", "SHARED", against],
         &rows,
     ));
     text
