@@ -93,8 +93,7 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
         "asking m1 whether it is true, and running a pod on b1",
         || {
             checks::pods_work(&cluster, &b1, &materials.test_image)?;
-            checks::joined(&cluster, &b1, 3)?;
-            cluster.wait_ready(3)
+            checks::joined(&cluster, &b1, 3)
         },
     )?;
     println!(
@@ -147,9 +146,8 @@ fn build(kpot: &Kpot, cache: &Cache, version: Version, arguments: &[String]) -> 
     })
 }
 
-/// A cluster whose nodes and DNS may still be on their way: the join does not wait for them, and what is asked at the end does.
 fn make_cluster(version: Version, materials: &Materials, masters: &[Node]) -> Result<Cluster> {
-    Cluster::begin(ClusterSpec::plain(version), materials, masters)
+    Cluster::make(ClusterSpec::plain(version), materials, masters)
 }
 
 #[allow(

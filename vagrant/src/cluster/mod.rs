@@ -66,19 +66,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster of these bare machines: one by `init`, usually the first one, the others by `join`. All nodes, the pod network and DNS are ready when it is made.
+    /// Makes a cluster of these bare machines: one by `init`, usually the first one, the others by `join`.
     pub fn make(spec: ClusterSpec, materials: &Materials, masters: &[Node]) -> Result<Self> {
-        let cluster = Self::begin(spec, materials, masters)?;
-        step("waiting for nodes, pod network and DNS", || {
-            cluster.wait_ready(masters.len())
-        })?;
-        cluster.wait_settled()?;
-        cluster.write_note(masters.len())?;
-        Ok(cluster)
-    }
-
-    /// The same as it is when the last `kubeadm join` has ended: its nodes may not be Ready yet, nor DNS.
-    pub fn begin(spec: ClusterSpec, materials: &Materials, masters: &[Node]) -> Result<Self> {
         let m1 = masters
             .first()
             .context("a cluster has at least one master")?;
@@ -120,7 +109,12 @@ impl Cluster {
                 cluster.renew_watches(maker)
             })?;
         }
+        step("waiting for nodes, pod network and DNS", || {
+            cluster.wait_ready(masters.len())
+        })?;
         cluster.revoke()?;
+        cluster.wait_settled()?;
+        cluster.write_note(masters.len())?;
         Ok(cluster)
     }
 
@@ -361,8 +355,7 @@ impl Cluster {
         )
     }
 
-    /// Waits until so many nodes are Ready, and nobody else is there, and DNS with them.
-    pub fn wait_ready(&self, masters: usize) -> Result<()> {
+    fn wait_ready(&self, masters: usize) -> Result<()> {
         wait::until("every node is Ready", READY_LIMIT, || {
             let nodes = self.kubectl_json(&["get", "nodes"])?;
             let nodes = nodes["items"].as_array().cloned().unwrap_or_default();

@@ -120,11 +120,9 @@ impl Scenario for Control {
     }
 }
 
-/// kubeadm 1.14 asks all addresses in ClusterStatus side by side and goes by whichever answer comes first, the error of a dead one included: with an address that nobody
-/// has it is sometimes lucky, because that error takes seconds.
 fn dead_but_in_cluster_status(bench: &mut Bench) -> Result<()> {
     bench.backup_ready(Bare::Full)?;
-    damage::stop_everything(bench)?;
+    damage::power_off(bench)?;
     let m3 = bench.m3();
     bench.remove_member(&m3)?;
     bench

@@ -98,16 +98,6 @@ pub fn half_dead(bench: &mut Bench) -> Result<()> {
     stop_etcd(bench.cluster()?, &m3)
 }
 
-/// Everything on m3 stops, and the machine answers: what connects to its etcd is refused at once.
-pub fn stop_everything(bench: &mut Bench) -> Result<()> {
-    let m3 = bench.m3();
-    bench.used(&m3);
-    m3.run(
-        "systemctl stop kubelet; docker stop $(docker ps -q) >/dev/null; systemctl stop docker",
-    )?;
-    silent(bench.cluster()?, &m3)
-}
-
 /// Takes etcd's manifest away from a master: its kubelet then stops it.
 pub fn stop_etcd(cluster: &Cluster, node: &Node) -> Result<()> {
     node.run("mv /etc/kubernetes/manifests/etcd.yaml /root/etcd.yaml")?;
