@@ -140,16 +140,25 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// Replaces a file by what it was before, with its former mode and owner.
+    /// Saves a file that something is about to take away, like one that is replaced. It stays where it is.
+    pub fn save_file(&self, path: &str) -> Result<()> {
+        let before = self.before(path)?;
+        let path = path.to_owned();
+        self.journal.intent(Change::File { path, before })
+    }
+
+    /// Replaces a file by what it was before, which was saved at `saved`, with its former mode and owner.
     pub fn restore_file(
         &self,
         path: &str,
-        content: &mut dyn Read,
+        saved: &Path,
         mode: u32,
         (uid, gid): (u32, u32),
     ) -> Result<()> {
+        let mut content =
+            File::open(saved).with_context(|| format!("cannot read {}", saved.display()))?;
         self.replace(path, mode, &mut |file| {
-            io::copy(content, file)?;
+            io::copy(&mut content, file)?;
             // Before the mode is set: a change of the owner takes the set-user-ID bit away.
             Ok(std::os::unix::fs::fchown(&*file, Some(uid), Some(gid))?)
         })
@@ -386,11 +395,7 @@ impl<'a> Host<'a> {
         mode: u32,
         fill: &mut dyn FnMut(&mut File) -> Result<()>,
     ) -> Result<()> {
-        let before = self.before(path)?;
-        self.journal.intent(Change::File {
-            path: path.to_owned(),
-            before,
-        })?;
+        self.save_file(path)?;
         self.put(path, mode, fill)
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::backup::files_below;
 use super::clear;
@@ -65,12 +65,9 @@ impl OwnFiles {
             let Some(facts) = host.view().facts(&path)? else {
                 continue;
             };
-            if facts.size > LIMIT {
-                continue;
+            if facts.size <= LIMIT {
+                host.save_file(&path)?;
             }
-            let content = host.view().read(&path)?.unwrap_or_default();
-            let owner = (facts.uid, facts.gid);
-            host.restore_file(&path, &mut content.as_slice(), facts.mode, owner)?;
         }
         Ok(())
     }
@@ -125,12 +122,8 @@ impl OwnFiles {
                 gid,
             } = before
             {
-                let saved = format!("{STATE_DIR}/{saved}");
-                let content = host
-                    .view()
-                    .read(&saved)?
-                    .with_context(|| format!("{saved}, which was {path}, went away"))?;
-                host.restore_file(&path, &mut content.as_slice(), mode, (uid, gid))?;
+                let saved = host.view().locate(STATE_DIR).join(saved);
+                host.restore_file(&path, &saved, mode, (uid, gid))?;
             }
         }
         Ok(())

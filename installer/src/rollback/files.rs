@@ -136,12 +136,7 @@ impl Step for RestoreFile {
                     gid,
                 },
                 _,
-            ) => {
-                let place = self.state.join(saved);
-                let mut copy = File::open(&place)
-                    .with_context(|| format!("cannot read {}", place.display()))?;
-                host.restore_file(path, &mut copy, *mode, (*uid, *gid))
-            }
+            ) => host.restore_file(path, &self.state.join(saved), *mode, (*uid, *gid)),
         }
     }
 }
