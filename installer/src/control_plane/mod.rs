@@ -7,6 +7,7 @@
 pub mod controllers;
 pub mod credentials;
 pub mod etcd;
+pub mod extra_paths;
 pub mod facts;
 pub mod freshness;
 pub mod guard;
