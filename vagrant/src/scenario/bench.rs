@@ -283,10 +283,15 @@ impl Bench {
 
     fn make_anew(&mut self, node: &Node, masters: usize) -> Result<()> {
         step(&format!("{node} anew, a master by plain kubeadm"), || {
-            self.remove(node)?;
-            self.lab.up(&[node], Bare::Full)?;
+            self.bare_anew(node)?;
             self.cluster()?.add(node, &self.materials, masters)
         })
+    }
+
+    /// Takes a machine out of the cluster, and gives it an empty disk.
+    pub fn bare_anew(&mut self, node: &Node) -> Result<()> {
+        self.remove(node)?;
+        self.lab.up(&[node], Bare::Full)
     }
 
     /// Takes a machine out of the cluster and the world.

@@ -126,7 +126,8 @@ pub fn healthy_again(cluster: &Cluster, node: &Node) -> Result<()> {
     })
 }
 
-fn silent(cluster: &Cluster, node: &Node) -> Result<()> {
+/// Waits until a master's etcd answers nobody.
+pub fn silent(cluster: &Cluster, node: &Node) -> Result<()> {
     wait::until(&format!("etcd on {node} is silent"), LIMIT, || {
         Ok(checks::etcd_answers(cluster, node).then(|| "it answers".to_owned()))
     })
