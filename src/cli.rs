@@ -225,7 +225,8 @@ pub struct Wish {
     #[arg(long, value_name = "VERSION")]
     pub cni_version: Option<Version>,
     /// How hard to compress: fast, balanced, or max, which takes minutes, and up to 160 MiB of memory
-    /// instead of 64 MiB where the pot is installed [default: what the lock says, or balanced]
+    /// instead of 64 MiB where the pot is installed [default: what the lock says, or balanced, or fast
+    /// with --verbatim]
     #[arg(long, value_name = "EFFORT", hide_possible_values = true)]
     pub compression: Option<Effort>,
     /// Keep the layers of images as their registry has them, and the manifests that name them, so

@@ -141,9 +141,10 @@ impl Order {
         let locked = lock.map(|lock| lock.compression);
         let effort = self.effort.or(locked.map(|it| it.effort));
         let layers = self.layers.or(locked.map(|it| it.layers));
+        let layers = layers.unwrap_or(Layers::Repacked);
         Style {
-            effort: effort.unwrap_or(Effort::Balanced),
-            layers: layers.unwrap_or(Layers::Repacked),
+            effort: effort.unwrap_or(layers.usual_effort()),
+            layers,
         }
     }
 
@@ -277,6 +278,8 @@ mod tests {
         assert_eq!(silent.style(Some(&lock)), max);
         let usual = style(Effort::Balanced, Layers::Repacked);
         assert_eq!(silent.style(None), usual);
+        let verbatim = order(wish(), "verbatim: true\n").unwrap();
+        assert_eq!(verbatim.style(None), style(Effort::Fast, Layers::Verbatim));
         let said = order(wish(), recipe).unwrap();
         assert_eq!(said.style(Some(&lock)), fast);
         let flags = Wish {

@@ -185,7 +185,7 @@ fn encoder<W: Write>(
     prefix: &[u8],
 ) -> io::Result<zstd::Encoder<'_, W>> {
     let mut encoder = zstd::Encoder::with_ref_prefix(sink, effort.level(), prefix)?;
-    effort.tune(&mut encoder)?;
+    effort.tune(&mut encoder, !prefix.is_empty())?;
     if known.is_some() {
         encoder.set_pledged_src_size(known)?;
     }

@@ -20,7 +20,7 @@ const BASE: u64 = 44 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// A third of the time of balanced, and less than a tenth larger.
+    /// A fifth of the time of balanced, and a tenth larger.
     Fast,
     /// What the pots of most people are worth.
     Balanced,
@@ -42,7 +42,7 @@ impl Effort {
     /// zstd's level, which the parameters below start from.
     pub const fn level(self) -> i32 {
         match self {
-            Self::Fast => 5,
+            Self::Fast => 3,
             Self::Balanced => 11,
             Self::Max => 16,
         }
@@ -64,18 +64,26 @@ impl Effort {
         }
     }
 
-    /// Sets an encoder up that was made with this effort's level.
+    /// Sets an encoder up that was made with this effort's level, for content that stands alone or behind a reference.
     ///
     /// # Errors
     /// Where zstd does not take a setting.
-    pub fn tune<W: Write>(self, encoder: &mut zstd::Encoder<'_, W>) -> io::Result<()> {
+    pub fn tune<W: Write>(
+        self,
+        encoder: &mut zstd::Encoder<'_, W>,
+        behind_reference: bool,
+    ) -> io::Result<()> {
         encoder.set_parameter(CParameter::WindowLog(self.window_log()))?;
-        match self {
-            // The level's own table is so small that a reference is forgotten before it was of use.
-            Self::Fast => encoder.set_parameter(CParameter::HashLog(21)),
-            Self::Balanced => Ok(()),
+        let own: &[CParameter] = match self {
+            // The level's own tables are so small that a reference is forgotten before it was of use, and larger ones are slow unless little is looked up in them.
+            Self::Fast if behind_reference => &[
+                CParameter::Strategy(Strategy::ZSTD_fast),
+                CParameter::HashLog(20),
+                CParameter::MinMatch(7),
+            ],
+            Self::Fast | Self::Balanced => &[],
             // The trees are larger than the level's own, so that they hold a reference and the window behind it; long matches are found apart from them.
-            Self::Max => [
+            Self::Max => &[
                 CParameter::Strategy(Strategy::ZSTD_btopt),
                 CParameter::ChainLog(25),
                 CParameter::HashLog(23),
@@ -83,10 +91,10 @@ impl Effort {
                 CParameter::MinMatch(3),
                 CParameter::TargetLength(48),
                 CParameter::EnableLongDistanceMatching(true),
-            ]
-            .into_iter()
-            .try_for_each(|parameter| encoder.set_parameter(parameter)),
-        }
+            ],
+        };
+        own.iter()
+            .try_for_each(|parameter| encoder.set_parameter(*parameter))
     }
 
     /// What the whole builder may take, in bytes.

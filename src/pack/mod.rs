@@ -97,6 +97,14 @@ impl Layers {
             Self::Repacked
         }
     }
+
+    /// How hard to compress where nobody says so. Who keeps the layers as they are, most of a pot, wants it soon or exact, and gains little by working hard on the rest.
+    pub const fn usual_effort(self) -> Effort {
+        match self {
+            Self::Repacked => Effort::Balanced,
+            Self::Verbatim => Effort::Fast,
+        }
+    }
 }
 
 impl fmt::Display for Layers {

@@ -66,7 +66,7 @@ pub struct Recipe {
     /// The CNI plugins' version, instead of the default for this Kubernetes.
     #[schemars(schema_with = "text::version")]
     pub cni_version: Option<Text<Version>>,
-    /// How hard to compress. Without it: balanced.
+    /// How hard to compress. Without it: balanced, and fast with `verbatim`.
     pub compression: Option<Effort>,
     /// Whether layers of images stay as their registry has them, with the manifests that name them.
     pub verbatim: Option<bool>,
