@@ -2,6 +2,8 @@
 //!
 //! A plan names every download with its publisher's address and the way it is checked, and every image. Where something cannot be checked there is no plan.
 
+mod runtime;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +14,6 @@ use bundle_spec::{Arch, KubeVersion, Sha256};
 use crate::extra::Extra;
 use crate::image_name::ImageName;
 use crate::releases::{Algorithm, Minor, Releases};
-
-mod runtime;
 
 /// The version of a download, as it stands in its address: letters, digits and `.+-`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -182,6 +182,45 @@ fn a_runc_that_its_list_does_not_vouch_for_is_refused_unless_it_is_pinned() {
 }
 
 #[test]
+fn a_lock_holds_a_build_to_its_runtime() {
+    let upstream = Upstream::with_containerd("v1.20.2");
+    let desk = Desk::new();
+    let recipe = format!("k8s: v1.20.2\n{}", upstream.recipe());
+    std::fs::write(desk.out().join("kpot.yaml"), &recipe).unwrap();
+    let made = desk.kpot(&["lock"]);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    let path = desk.out().join("kpot.lock");
+    let lock: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let target = &lock["targets"][0];
+    assert_eq!(target["runtime"], "containerd");
+    for (place, name) in [(1, "containerd"), (2, "crictl"), (6, "runc")] {
+        assert_eq!(target["artifacts"][place]["name"], name);
+    }
+    for name in ["one.pot", "two.pot"] {
+        let built = desk.kpot(&["build", "--locked", "-o", name]);
+        assert_eq!(code(&built), 0, "{}", stderr(&built));
+    }
+    let bytes = |name: &str| std::fs::read(desk.out().join(name)).unwrap();
+    assert!(bytes("one.pot") == bytes("two.pot"));
+
+    // With Docker it is another pot, and that is told before anybody is asked.
+    let with_docker = Upstream::new("v1.20.2");
+    let recipe = format!("k8s: v1.20.2\n{}", with_docker.recipe());
+    std::fs::write(desk.out().join("kpot.yaml"), recipe).unwrap();
+    let refused = desk.kpot(&["build", "-o", "three.pot"]);
+    assert_eq!(code(&refused), 1);
+    let told = stderr(&refused);
+    for word in [
+        "the runtime is not as locked: expected containerd, seen docker",
+        "docker is not as locked: expected nothing",
+        "runc is not as locked",
+    ] {
+        assert!(told.contains(word), "{word:?} is not in: {told}");
+    }
+    assert!(with_docker.server.seen("").is_empty());
+}
+
+#[test]
 fn what_cannot_work_is_refused_before_anybody_is_asked() {
     let desk = Desk::new();
     for (arguments, words) in [
