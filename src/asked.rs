@@ -113,7 +113,7 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Request, plan};
+    use crate::plan::{Choice, Request, plan};
     use crate::releases::Releases;
 
     fn planned(extra: &[ImageName]) -> Plan {
@@ -123,8 +123,7 @@ mod tests {
             images: extra.to_vec(),
             files: Vec::new(),
             pins: Vec::new(),
-            docker_version: None,
-            cni_version: None,
+            choice: Choice::default(),
         };
         plan(&request, &Releases::shipped().unwrap()).unwrap()
     }

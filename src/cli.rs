@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use bundle_spec::Arch;
+use bundle_spec::manifest::RuntimeName;
 use clap::{Args, Parser, Subcommand};
 
 use crate::image_name::ImageName;
@@ -218,9 +219,23 @@ pub struct Wish {
     /// alone; may be repeated
     #[arg(long = "pin", value_name = "NAME[/ARCH]=sha256:HEX")]
     pub pins: Vec<Pin>,
-    /// Docker's version, instead of the default for this Kubernetes
+    /// The container runtime: docker up to Kubernetes 1.23, containerd from 1.14 on [default: docker
+    /// as far as it goes, then containerd]
+    #[arg(long, value_name = "NAME")]
+    pub runtime: Option<RuntimeName>,
+    /// Docker's version, instead of the default for this Kubernetes; of a pot with Docker
     #[arg(long, value_name = "VERSION")]
     pub docker_version: Option<Version>,
+    /// containerd's version, such as 1.7.30, instead of the default for this Kubernetes; of a pot
+    /// with containerd
+    #[arg(long, value_name = "VERSION")]
+    pub containerd_version: Option<Version>,
+    /// runc's version, such as 1.3.4, instead of the default; of a pot with containerd
+    #[arg(long, value_name = "VERSION")]
+    pub runc_version: Option<Version>,
+    /// crictl's version, such as v1.30.0, instead of the default; of a pot with containerd
+    #[arg(long, value_name = "VERSION")]
+    pub crictl_version: Option<Version>,
     /// The CNI plugins' version, instead of the default for this Kubernetes
     #[arg(long, value_name = "VERSION")]
     pub cni_version: Option<Version>,

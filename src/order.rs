@@ -15,7 +15,7 @@ use crate::lock::Lock;
 use crate::mirrors::{Mirror, Mirrors};
 use crate::pack::Layers;
 use crate::pack::effort::Effort;
-use crate::plan::{Pin, Request, Version};
+use crate::plan::{Choice, Pin, Request, Version};
 use crate::recipe::{Entry, Recipe, Text};
 use crate::wanted::Wanted;
 
@@ -52,8 +52,7 @@ pub struct Order {
     images: Vec<ImageName>,
     files: Vec<Extra>,
     pins: Vec<Pin>,
-    docker_version: Option<Version>,
-    cni_version: Option<Version>,
+    choice: Choice,
     effort: Option<Effort>,
     layers: Option<Layers>,
 }
@@ -124,10 +123,14 @@ impl Order {
                 .map(|entry: Entry| entry.file(&folder))
                 .collect(),
             pins: added(pins.collect(), wish.pins, |one, other| one.of == other.of),
-            docker_version: wish
-                .docker_version
-                .or(recipe.docker_version.map(Text::read)),
-            cni_version: wish.cni_version.or(recipe.cni_version.map(Text::read)),
+            choice: Choice {
+                runtime: wish.runtime.or(recipe.runtime.map(Text::read)),
+                docker: either(wish.docker_version, recipe.docker_version),
+                containerd: either(wish.containerd_version, recipe.containerd_version),
+                runc: either(wish.runc_version, recipe.runc_version),
+                crictl: either(wish.crictl_version, recipe.crictl_version),
+                cni: either(wish.cni_version, recipe.cni_version),
+            },
             effort: wish.compression.or(recipe.compression),
             layers: wish
                 .verbatim
@@ -161,10 +164,13 @@ impl Order {
             images: self.images.clone(),
             files: self.files.clone(),
             pins: self.pins.clone(),
-            docker_version: self.docker_version.clone(),
-            cni_version: self.cni_version.clone(),
+            choice: self.choice.clone(),
         }
     }
+}
+
+fn either(flag: Option<Version>, recipe: Option<Text<Version>>) -> Option<Version> {
+    flag.or(recipe.map(Text::read))
 }
 
 fn values<T>(list: Option<Vec<Text<T>>>) -> Vec<T> {
@@ -184,6 +190,7 @@ fn added<T>(recipe: Vec<T>, flags: Vec<T>, same: impl Fn(&T, &T) -> bool) -> Vec
 mod tests {
     use super::*;
     use bundle_spec::Sha256;
+    use bundle_spec::manifest::RuntimeName;
     use reqwest::Url;
 
     fn order(wish: Wish, recipe: &str) -> Result<Order, String> {
@@ -200,27 +207,29 @@ mod tests {
 
     #[test]
     fn of_what_there_is_one_of_the_flag_wins() {
-        let recipe =
-            "k8s: 1.19\narch: [amd64, arm64]\ndocker-version: 1.0\ncni-version: v2.0\nserial: 3\n";
+        let recipe = "k8s: 1.19\narch: [amd64, arm64]\nruntime: docker\ndocker-version: 1.0\ncni-version: v2.0\nserial: 3\n";
         let order = order(Wish::default(), recipe).unwrap();
+        assert_eq!(order.choice.runtime, Some(RuntimeName::Docker));
         assert_eq!(order.kubernetes, "1.19".parse().unwrap());
         assert_eq!(order.arches, [Arch::Amd64, Arch::Arm64]);
         assert_eq!(order.serial, Some(3));
         let request = order.request(KubeVersion::new(1, 19, 1), Arch::Arm64);
-        assert_eq!(request.docker_version.unwrap().to_string(), "1.0");
-        assert_eq!(request.cni_version.unwrap().to_string(), "v2.0");
+        assert_eq!(request.choice.docker.unwrap().to_string(), "1.0");
+        assert_eq!(request.choice.cni.unwrap().to_string(), "v2.0");
 
         let flags = Wish {
             arches: vec![Arch::Arm64],
+            runtime: Some(RuntimeName::Containerd),
             docker_version: Some("3.0".parse().unwrap()),
             ..wish()
         };
         let order = self::order(flags, recipe).unwrap();
+        assert_eq!(order.choice.runtime, Some(RuntimeName::Containerd));
         assert_eq!(order.kubernetes, "v1.20.2".parse().unwrap());
         assert_eq!(order.arches, [Arch::Arm64]);
         let request = order.request(KubeVersion::new(1, 20, 2), Arch::Arm64);
-        assert_eq!(request.docker_version.unwrap().to_string(), "3.0");
-        assert_eq!(request.cni_version.unwrap().to_string(), "v2.0");
+        assert_eq!(request.choice.docker.unwrap().to_string(), "3.0");
+        assert_eq!(request.choice.cni.unwrap().to_string(), "v2.0");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! A plan names every download with its publisher's address and the way it is checked, and every image. Where something cannot be checked there is no plan.
 
+mod runtime;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -46,6 +48,10 @@ impl fmt::Display for Version {
 pub enum ArtifactName {
     /// The CNI project's plugins.
     CniPlugins,
+    /// containerd's archive, which has neither runc nor crictl.
+    Containerd,
+    /// crictl
+    Crictl,
     /// Docker Engine's static archive.
     Docker,
     /// kubeadm
@@ -54,26 +60,34 @@ pub enum ArtifactName {
     Kubectl,
     /// kubelet
     Kubelet,
+    /// runc
+    Runc,
 }
 
 impl ArtifactName {
     /// Every artifact, in the order of a manifest.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::CniPlugins,
+        Self::Containerd,
+        Self::Crictl,
         Self::Docker,
         Self::Kubeadm,
         Self::Kubectl,
         Self::Kubelet,
+        Self::Runc,
     ];
 
     /// The name in a manifest and in `--pin`.
     pub const fn text(self) -> &'static str {
         match self {
             Self::CniPlugins => "cni-plugins",
+            Self::Containerd => "containerd",
+            Self::Crictl => "crictl",
             Self::Docker => "docker",
             Self::Kubeadm => "kubeadm",
             Self::Kubectl => "kubectl",
             Self::Kubelet => "kubelet",
+            Self::Runc => "runc",
         }
     }
 }
@@ -164,10 +178,25 @@ pub struct Request {
     pub files: Vec<Extra>,
     /// Digests given by hand.
     pub pins: Vec<Pin>,
-    /// Docker instead of the default.
-    pub docker_version: Option<Version>,
-    /// CNI plugins instead of the default.
-    pub cni_version: Option<Version>,
+    /// The runtime, and versions instead of the defaults.
+    pub choice: Choice,
+}
+
+/// What may be chosen besides the Kubernetes version; what is not takes the default that belongs to it.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// The container runtime.
+    pub runtime: Option<RuntimeName>,
+    /// Docker's version.
+    pub docker: Option<Version>,
+    /// containerd's version, without a v.
+    pub containerd: Option<Version>,
+    /// runc's version, without a v.
+    pub runc: Option<Version>,
+    /// crictl's version, with a v.
+    pub crictl: Option<Version>,
+    /// The CNI plugins' version, with a v.
+    pub cni: Option<Version>,
 }
 
 /// What will be fetched and packed.
@@ -269,21 +298,16 @@ impl Plan {
 /// Plans a pot.
 ///
 /// # Errors
-/// A text for the user where there can be no such pot: an unknown version, a runtime that this kpot does not pack, a download that nothing vouches for, a pin or an
-/// image given twice with different meanings.
+/// A text for the user where there can be no such pot: an unknown version, a runtime that its kubelet does not speak to, a version of what is not packed, a download that
+/// nothing vouches for, a pin or an image given twice with different meanings.
 pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
     let minor = releases.minor(request.kubernetes)?;
     let pins = pins_by_name(&request.pins, request.arch)?;
-    let docker = docker_version(request, minor)?;
-    let cni = request
-        .cni_version
-        .as_ref()
-        .map_or_else(|| minor.cni.clone(), Version::to_string);
+    let equipment = runtime::equipment(request, releases, minor, &pins)?;
+    let cni = version_or(request.choice.cni.as_ref(), &minor.cni);
 
-    let mut downloads = vec![
-        cni_download(&cni, request.arch)?,
-        docker_download(&docker, request.arch, releases, &pins)?,
-    ];
+    let mut downloads = equipment.downloads;
+    downloads.push(cni_download(&cni, request.arch)?);
     for name in [
         ArtifactName::Kubeadm,
         ArtifactName::Kubectl,
@@ -291,6 +315,7 @@ pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
     ] {
         downloads.push(kubernetes_download(name, request, minor));
     }
+    downloads.sort_by_key(|download| download.name);
     for download in &mut downloads {
         if let Some(digest) = pins.get(&download.name) {
             download.check = Check::Given(*digest);
@@ -298,26 +323,21 @@ pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
     }
 
     let (images, mut warnings) = images(request, minor)?;
-    if another_series(&docker, minor) {
-        warnings.push(format!(
-            "Docker {docker} is not what kpot packs for {} by default ({})",
-            request.kubernetes,
-            minor.runtime.version.as_deref().unwrap_or("none")
-        ));
-    }
+    warnings.extend(equipment.warning);
     Ok(Plan {
         kubernetes: request.kubernetes,
         arch: request.arch,
-        runtime: Runtime {
-            name: RuntimeName::Docker,
-            version: docker,
-        },
+        runtime: equipment.runtime,
         cni,
         downloads,
         files: files(request)?,
         images,
         warnings,
     })
+}
+
+fn version_or(asked: Option<&Version>, default: &str) -> String {
+    asked.map_or_else(|| default.to_owned(), Version::to_string)
 }
 
 /// The pins that hold for an architecture: its own go before those for all.
@@ -338,68 +358,6 @@ fn pins_by_name(pins: &[Pin], arch: Arch) -> Result<BTreeMap<ArtifactName, Sha25
     Ok(held.map(|(of, digest)| (of.name, *digest)).collect())
 }
 
-/// The one place that decides which runtimes this kpot packs.
-fn docker_version(request: &Request, minor: &Minor) -> Result<String, String> {
-    match (
-        minor.runtime.name,
-        &request.docker_version,
-        &minor.runtime.version,
-    ) {
-        (RuntimeName::Docker, Some(version), _) => Ok(version.to_string()),
-        (RuntimeName::Docker, None, Some(version)) => Ok(version.clone()),
-        (RuntimeName::Docker, None, None) | (RuntimeName::Containerd, ..) => Err(format!(
-            "Kubernetes {} needs containerd (its kubelet no longer speaks to Docker), and this kpot packs Docker only: it builds pots up to 1.23",
-            request.kubernetes
-        )),
-    }
-}
-
-fn another_series(docker: &str, minor: &Minor) -> bool {
-    let series = |version: &str| {
-        version
-            .split('.')
-            .take(2)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    minor
-        .runtime
-        .version
-        .as_deref()
-        .is_some_and(|default| series(default) != series(docker))
-}
-
-fn docker_download(
-    version: &str,
-    arch: Arch,
-    releases: &Releases,
-    pins: &BTreeMap<ArtifactName, Sha256>,
-) -> Result<Download, String> {
-    let name = ArtifactName::Docker;
-    let digest = pins
-        .get(&name)
-        .copied()
-        .or_else(|| releases.pin(name.text(), version, arch))
-        .ok_or_else(|| {
-            let known = releases.pinned_versions(name.text(), arch).join(", ");
-            let known = if known.is_empty() { "none".to_owned() } else { known };
-            format!(
-                "Docker's publisher publishes no checksums, and this kpot ships no digest of docker {version} for {arch} (it ships: {known}). \
-                 Give the digest that you trust: --pin docker=sha256:HEX"
-            )
-        })?;
-    Ok(Download {
-        name,
-        version: version.to_owned(),
-        url: format!(
-            "https://download.docker.com/linux/static/stable/{}/docker-{version}.tgz",
-            arch.uname()
-        ),
-        layout: Layout::ArchiveWithFolder("docker"),
-        check: Check::Shipped(digest),
-    })
-}
-
 fn cni_download(version: &str, arch: Arch) -> Result<Download, String> {
     let number = version.strip_prefix('v').ok_or_else(|| {
         format!("the CNI plugins' versions start with a v: --cni-version v{version}")
@@ -416,13 +374,17 @@ fn cni_download(version: &str, arch: Arch) -> Result<Download, String> {
     Ok(Download {
         name: ArtifactName::CniPlugins,
         version: version.to_owned(),
-        check: Check::Published {
-            algorithm: Algorithm::Sha256,
-            url: format!("{url}.sha256"),
-        },
+        check: published_sha256(format!("{url}.sha256")),
         url,
         layout: Layout::Archive,
     })
+}
+
+const fn published_sha256(url: String) -> Check {
+    Check::Published {
+        algorithm: Algorithm::Sha256,
+        url,
+    }
 }
 
 fn kubernetes_download(name: ArtifactName, request: &Request, minor: &Minor) -> Download {

@@ -174,12 +174,12 @@ fn what_there_is_not_for_arm64_is_refused_by_name() {
         "--arch",
         "arm64",
         "--docker-version",
-        "19.03.15",
+        "18.09.9",
     ]);
     assert_eq!(code(&refused), 2);
     let told = stderr(&refused);
     assert!(
-        told.contains("docker 19.03.15 for arm64") && told.contains("--pin docker="),
+        told.contains("docker 18.09.9 for arm64") && told.contains("--pin docker="),
         "{told}"
     );
 }

@@ -185,7 +185,16 @@ fn the_table_says_what_belongs_to_each_kubernetes_and_from_where_that_is_known()
     assert_eq!(new["coredns_repository"], "coredns/coredns");
     assert_eq!(new["runtime"]["name"], "docker");
     assert_eq!(row("v1.14.0")["checksum"], "sha512");
-    assert_eq!(row("v1.24.0")["runtime"]["version"], Value::Null);
+    assert_eq!(new["docker"], "20.10.23");
+    let both = &row("v1.14.0")["containerd"];
+    for program in ["version", "runc", "crictl"] {
+        assert!(both[program].is_string(), "{program}: {both}");
+    }
+    assert_eq!(row("v1.13.0")["containerd"], Value::Null);
+    let later = row("v1.24.0");
+    assert_eq!(later["docker"], Value::Null);
+    assert_eq!(later["runtime"]["name"], "containerd");
+    assert_eq!(later["runtime"]["version"], later["containerd"]["version"]);
     assert_eq!(row("v1.28.8")["unseen"][0]["first"], "v1.28.12");
     assert_eq!(row("v1.28.8")["unseen"][0]["last"], "v1.28.14");
     let pins = report["pins"].as_array().unwrap();
@@ -216,8 +225,9 @@ fn the_table_says_what_belongs_to_each_kubernetes_and_from_where_that_is_known()
     for told in [
         "1.22.0 to 1.22.16",
         "1.22.17 on",
-        "containerd -",
-        "docker 20.10.23",
+        "DEFAULT",
+        "20.10.23",
+        "containerd  -",
     ] {
         assert!(text.contains(told), "{told}: {text}");
     }

@@ -5,6 +5,8 @@
 //! the reader does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,8 +103,43 @@ pub struct Runtime {
 pub enum RuntimeName {
     /// Docker Engine's static archive, for the kubelet's dockershim (Kubernetes up to 1.23).
     Docker,
-    /// containerd with runc.
+    /// containerd, with runc and crictl beside it.
     Containerd,
+}
+
+impl RuntimeName {
+    /// Every runtime.
+    pub const ALL: [Self; 2] = [Self::Docker, Self::Containerd];
+
+    /// The name in a manifest and on command lines.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Containerd => "containerd",
+        }
+    }
+}
+
+impl fmt::Display for RuntimeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl FromStr for RuntimeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|known| known.text() == text);
+        known.ok_or_else(|| format!("{text:?} is not a runtime: expected docker or containerd"))
+    }
+}
+
+/// `docker 18.09.9`
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
 }
 
 /// One download, unpacked.

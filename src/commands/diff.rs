@@ -5,7 +5,7 @@ use std::path::Path;
 use bundle_spec::{Sha256, UnverifiedPot};
 use serde::Serialize;
 
-use super::{print, print_json, runtime, signed};
+use super::{print, print_json, signed};
 use crate::cli::Diff;
 use crate::diff::{Change, Difference, Files, How, Side, Sum, diff};
 use crate::progress::bytes;
@@ -85,8 +85,8 @@ fn text(report: &Report<'_>) -> String {
         ),
         row(
             "runtime",
-            runtime(versions.runtime.from),
-            runtime(versions.runtime.to),
+            versions.runtime.from.to_string(),
+            versions.runtime.to.to_string(),
         ),
         row(
             "CNI plugins",

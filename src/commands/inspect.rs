@@ -7,7 +7,7 @@ use bundle_spec::manifest::{Blob, Windows};
 use bundle_spec::{Manifest, Sha256};
 use serde::Serialize;
 
-use super::{print, print_json, runtime, signed};
+use super::{print, print_json, signed};
 use crate::cli::Inspect;
 use crate::progress::bytes;
 use crate::uses::{self, Uses};
@@ -112,7 +112,7 @@ fn text(report: &Report<'_>) -> String {
         manifest.built_by,
         report.identity,
         manifest.kubernetes,
-        runtime(&manifest.runtime),
+        manifest.runtime,
         manifest.cni,
         manifest.arch,
         manifest.blobs.len(),

@@ -102,7 +102,7 @@ fn afresh(pinning: &Pinning<'_>, before: Option<&Lock>, planned: &Planned) -> an
     for (plan, _) in &planned.plans {
         let installer = Installer::own(plan.arch)
             .with_context(|| format!("this kpot carries no installer for {}", plan.arch))?;
-        let empty = Target::new(plan.arch, installer);
+        let empty = Target::new(plan.arch, installer, Some(plan.runtime.name));
         let old = before.and_then(|lock| lock.target(plan.arch));
         let Unpinned { plan, mut kept } = old.unwrap_or(&empty).unpinned(plan, &|_| false);
         kept.installer = installer;

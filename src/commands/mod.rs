@@ -23,7 +23,6 @@ mod versions;
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use bundle_spec::manifest::Runtime;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
@@ -75,13 +74,4 @@ fn signed(signer: Option<&str>) -> String {
         }
         None => "NOT SIGNED: it cannot be installed".to_owned(),
     }
-}
-
-/// A runtime's name and version: `docker 20.10.24`.
-fn runtime(runtime: &Runtime) -> String {
-    let name = serde_json::to_value(runtime.name)
-        .ok()
-        .and_then(|name| name.as_str().map(str::to_owned))
-        .unwrap_or_default();
-    format!("{name} {}", runtime.version)
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use bundle_spec::KubeVersion;
-use bundle_spec::manifest::RuntimeName;
+use bundle_spec::manifest::Runtime;
 use serde::Serialize;
 
 use super::{print, print_json};
 use crate::cli::ShowVersions;
-use crate::releases::{Algorithm, Patches, Pin, Range, Releases, Runtime};
+use crate::releases::{Algorithm, Containerd, Patches, Pin, Range, Releases};
 use crate::table;
 
 #[derive(Serialize)]
@@ -23,9 +23,13 @@ struct Row<'a> {
     first: KubeVersion,
     /// None where the row holds for every later patch.
     last: Option<KubeVersion>,
-    runtime: &'a Runtime,
+    /// The default one.
+    runtime: Runtime,
+    /// Its default version, where there are pots with it.
+    docker: Option<&'a str>,
+    /// Its default versions, where there are pots with it.
+    containerd: Option<&'a Containerd>,
     cni: &'a str,
-    crictl: Option<&'a str>,
     checksum: Algorithm,
     registry: &'a str,
     pause: &'a str,
@@ -54,9 +58,13 @@ fn row<'a>(range: &'a Range<'a>) -> Row<'a> {
     Row {
         first: range.patches.first,
         last: range.patches.last,
-        runtime: &minor.runtime,
+        runtime: Runtime {
+            name: minor.runtime(),
+            version: minor.runtime_version().to_owned(),
+        },
+        docker: minor.docker.as_deref(),
+        containerd: minor.containerd.as_ref(),
         cni: &minor.cni,
-        crictl: minor.crictl.as_deref(),
         checksum: minor.checksum,
         registry: tags.registry,
         pause: &minor.pause,
@@ -72,9 +80,12 @@ fn text(releases: &Releases, ranges: &[Range<'_>]) -> String {
     let mut text = table::layout(
         &[
             "KUBERNETES",
-            "RUNTIME",
-            "CNI",
+            "DEFAULT",
+            "DOCKER",
+            "CONTAINERD",
+            "RUNC",
             "CRICTL",
+            "CNI",
             "PAUSE",
             "ETCD",
             "COREDNS",
@@ -84,7 +95,7 @@ fn text(releases: &Releases, ranges: &[Range<'_>]) -> String {
         &rows,
     );
     text.push_str(
-        "\nA runtime or crictl without a version is not packed by this kpot; kpot build refuses a Kubernetes that needs such a runtime.\n\
+        "\nDEFAULT: the runtime of a pot for which no --runtime is given. A runtime without a version is refused for this Kubernetes.\n\
          NOT SEEN FOR: patches whose exact tags of etcd and CoreDNS were not seen; kpot build warns of them.\n\
          \nDigests that kpot ships, for downloads whose publisher publishes none:\n",
     );
@@ -108,20 +119,17 @@ fn text(releases: &Releases, ranges: &[Range<'_>]) -> String {
 
 fn cells(range: &Range<'_>) -> Vec<String> {
     let (minor, tags) = (range.minor, &range.tags);
-    let runtime = match minor.runtime.name {
-        RuntimeName::Docker => "docker",
-        RuntimeName::Containerd => "containerd",
-    };
-    let none = || "-".to_owned();
+    let or_none = |version: Option<&String>| version.map_or("-", String::as_str).to_owned();
+    let containerd = minor.containerd.as_ref();
     let unseen: Vec<String> = range.unseen.iter().map(Patches::text).collect();
     vec![
         range.patches.text(),
-        format!(
-            "{runtime} {}",
-            minor.runtime.version.as_deref().unwrap_or("-")
-        ),
+        minor.runtime().to_string(),
+        or_none(minor.docker.as_ref()),
+        or_none(containerd.map(|it| &it.version)),
+        or_none(containerd.map(|it| &it.runc)),
+        or_none(containerd.map(|it| &it.crictl)),
         minor.cni.clone(),
-        minor.crictl.clone().unwrap_or_else(none),
         minor.pause.clone(),
         tags.etcd.to_owned(),
         tags.coredns.to_owned(),

@@ -145,6 +145,9 @@ impl Target {
     pub fn of_plan(&self, plan: &Plan) -> Differences {
         let rest = self.unpinned(plan, &|_| false).plan;
         let mut all = Differences::default();
+        if let Some(runtime) = self.runtime {
+            all.text("the runtime", runtime.text(), plan.runtime.name.text());
+        }
         // What is not pinned is a difference even if these words do not tell it.
         let mut differs = |what: String, expected: String, seen: String| {
             all.0.push(Difference {

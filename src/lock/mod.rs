@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use bundle_spec::manifest::Checked;
+use bundle_spec::manifest::{Checked, RuntimeName};
 use bundle_spec::{Arch, KubeVersion, Sha256};
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,9 @@ pub struct Target {
     pub arch: Arch,
     /// The installer that kpot carries for it.
     pub installer: Installer,
+    /// The container runtime; its version is that of its artifact. Locks of earlier kpots do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeName>,
     /// Downloads and files; sorted by name.
     pub artifacts: Vec<Artifact>,
     /// Images; sorted by name.
@@ -257,11 +260,12 @@ fn familiar(name: &str) -> Result<String, String> {
 }
 
 impl Target {
-    /// One for `arch` that pins nothing yet.
-    pub const fn new(arch: Arch, installer: Installer) -> Self {
+    /// One for `arch` with this runtime that pins nothing yet.
+    pub const fn new(arch: Arch, installer: Installer, runtime: Option<RuntimeName>) -> Self {
         Self {
             arch,
             installer,
+            runtime,
             artifacts: Vec::new(),
             images: Vec::new(),
         }
@@ -364,7 +368,7 @@ pub struct Unpinned {
 impl Target {
     /// Tells apart what is pinned of `plan` and what is not; `anew` says what is to be pinned again in any case.
     pub fn unpinned(&self, plan: &Plan, anew: &dyn Fn(&str) -> bool) -> Unpinned {
-        let mut kept = Self::new(self.arch, self.installer);
+        let mut kept = Self::new(self.arch, self.installer, Some(plan.runtime.name));
         let mut rest = plan.clone();
         rest.downloads.retain(|download| {
             let name = download.name.text();

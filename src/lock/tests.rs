@@ -1,5 +1,5 @@
 use super::*;
-use bundle_spec::manifest::Checked;
+use bundle_spec::manifest::{Checked, RuntimeName};
 
 fn installer() -> Installer {
     Installer {
@@ -38,12 +38,12 @@ fn lock() -> Lock {
         layers: Layers::Verbatim,
     };
     let mut lock = Lock::new(kubernetes, style);
-    let mut target = Target::new(Arch::Arm64, installer());
+    let mut target = Target::new(Arch::Arm64, installer(), Some(RuntimeName::Docker));
     target.artifacts = vec![artifact("kubelet"), artifact("docker")];
     target.images = vec![image("b.example/x:1"), image("a.example/x:1")];
     target.sort();
     lock.set(target);
-    lock.set(Target::new(Arch::Amd64, installer()));
+    lock.set(Target::new(Arch::Amd64, installer(), None));
     lock
 }
 
@@ -59,6 +59,9 @@ fn a_lock_is_read_as_it_was_written_and_has_one_spelling() {
     assert_eq!(arches, [Arch::Amd64, Arch::Arm64]);
     assert_eq!(lock.targets[1].artifacts[0].name, "docker");
     assert_eq!(lock.targets[1].images[0].name, "a.example/x:1");
+    // The target without a runtime is spelled as all were before there was a choice.
+    assert_eq!(text.matches("\"runtime\"").count(), 1);
+    assert_eq!(read.targets[0].runtime, None);
 }
 
 #[test]

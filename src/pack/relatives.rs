@@ -19,8 +19,8 @@ use crate::plan::ArtifactName;
 /// The largest reference of related programs, in bytes. Every thread that packs, and later the installer, has it in memory beside its window.
 const LIMIT: u64 = 8 << 20;
 
-/// The largest reference of Docker's programs, in bytes.
-const DOCKER_LIMIT: u64 = 28 << 20;
+/// The largest reference of a runtime's programs, in bytes: Docker's archive has those of containerd, too.
+const RUNTIME_LIMIT: u64 = 28 << 20;
 
 /// The largest reference of all the rest, in bytes. With the two above it comes to what a pot with large windows may have.
 const COMMON_LIMIT: u64 = 48 << 20;
@@ -111,7 +111,9 @@ pub fn reference(
 ) -> io::Result<Option<Reference>> {
     let chosen = match (name, effort) {
         (ArtifactName::CniPlugins, _) => choose(programs),
-        (ArtifactName::Docker, Effort::Max) => largest(programs, DOCKER_LIMIT),
+        (ArtifactName::Containerd | ArtifactName::Docker, Effort::Max) => {
+            largest(programs, RUNTIME_LIMIT)
+        }
         _ => None,
     };
     let Some(program) = chosen else {
@@ -231,8 +233,11 @@ mod tests {
         for effort in [Effort::Fast, Effort::Balanced, Effort::Max] {
             for name in ArtifactName::ALL {
                 let reference = reference(name, &programs, effort).unwrap();
-                let alike = name == ArtifactName::CniPlugins
-                    || (name == ArtifactName::Docker && effort == Effort::Max);
+                let alike = match name {
+                    ArtifactName::CniPlugins => true,
+                    ArtifactName::Containerd | ArtifactName::Docker => effort == Effort::Max,
+                    _ => false,
+                };
                 let expected = alike.then_some(programs[1].digest);
                 let seen = reference.map(|it| it.digest());
                 assert_eq!(seen, expected, "{name} at {effort:?}");
@@ -243,7 +248,7 @@ mod tests {
     #[test]
     fn all_references_of_a_pot_are_within_what_it_may_have() {
         assert!(LIMIT <= Effort::Balanced.windows().references());
-        let all = LIMIT + DOCKER_LIMIT + COMMON_LIMIT;
+        let all = LIMIT + RUNTIME_LIMIT + COMMON_LIMIT;
         assert!(all <= Effort::Max.windows().references());
     }
 

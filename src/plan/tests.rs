@@ -9,8 +9,7 @@ fn request(version: &str) -> Request {
         images: Vec::new(),
         files: Vec::new(),
         pins: Vec::new(),
-        docker_version: None,
-        cni_version: None,
+        choice: Choice::default(),
     }
 }
 
@@ -141,12 +140,12 @@ fn defaults_follow_the_era() {
 #[test]
 fn later_plugins_say_linux_in_their_name() {
     let mut request = request("v1.20.2");
-    request.cni_version = Some("v1.7.1".parse().unwrap());
+    request.choice.cni = Some("v1.7.1".parse().unwrap());
     assert_eq!(
         planned(&request).unwrap().downloads[0].url,
         "https://github.com/containernetworking/plugins/releases/download/v1.7.1/cni-plugins-linux-amd64-v1.7.1.tgz"
     );
-    request.cni_version = Some("1.7.1".parse().unwrap());
+    request.choice.cni = Some("1.7.1".parse().unwrap());
     assert!(
         planned(&request)
             .unwrap_err()
@@ -157,7 +156,7 @@ fn later_plugins_say_linux_in_their_name() {
 #[test]
 fn a_docker_that_nothing_vouches_for_is_refused() {
     let mut request = request("v1.20.2");
-    request.docker_version = Some("20.10.24".parse().unwrap());
+    request.choice.docker = Some("20.10.24".parse().unwrap());
     let refused = planned(&request).unwrap_err();
     assert!(refused.contains("--pin docker=sha256:HEX"), "{refused}");
     let digest = Sha256::of(b"an archive");
@@ -182,7 +181,7 @@ fn a_pin_for_one_architecture_holds_there_and_goes_before_one_for_all() {
     let check = |arch, pins: &[String]| {
         let mut request = request("v1.20.2");
         request.arch = arch;
-        request.docker_version = Some("20.10.24".parse().unwrap());
+        request.choice.docker = Some("20.10.24".parse().unwrap());
         request.pins = pins.iter().map(|pin| pin.parse().unwrap()).collect();
         planned(&request).map(|plan| plan.downloads[1].check.clone())
     };
@@ -223,22 +222,79 @@ fn a_given_pin_wins_over_a_shipped_one_and_over_a_published_checksum() {
 #[test]
 fn another_docker_series_is_allowed_and_said() {
     let mut request = request("v1.14.0");
-    request.docker_version = Some("20.10.23".parse().unwrap());
+    request.choice.docker = Some("20.10.23".parse().unwrap());
     let plan = planned(&request).unwrap();
     assert!(plan.warnings[0].contains("18.09.9"), "{:?}", plan.warnings);
 }
 
 #[test]
-fn versions_without_dockershim_are_refused_honestly() {
+fn versions_without_dockershim_have_containerd_and_no_docker() {
     for version in ["v1.24.0", "v1.28.15", "v1.36.3"] {
-        let refused = planned(&request(version)).unwrap_err();
-        assert!(refused.contains("containerd"), "{refused}");
+        let mut request = request(version);
+        let plan = planned(&request).unwrap();
+        assert_eq!(plan.runtime.name, RuntimeName::Containerd, "{version}");
+        assert!(
+            plan.downloads
+                .iter()
+                .all(|it| it.name != ArtifactName::Docker)
+        );
+        request.choice.runtime = Some(RuntimeName::Docker);
+        let refused = planned(&request).unwrap_err();
+        assert!(refused.contains("dockershim was removed"), "{refused}");
     }
     assert!(
         planned(&request("v1.12.0"))
             .unwrap_err()
             .contains("1.13 to 1.36")
     );
+}
+
+#[test]
+fn containerd_brings_runc_and_crictl_for_every_version_that_may_have_it() {
+    for minor in 14..=36 {
+        for arch in Arch::ALL {
+            let mut request = request(&format!("v1.{minor}.0"));
+            request.arch = arch;
+            request.choice.runtime = Some(RuntimeName::Containerd);
+            let plan = planned(&request).unwrap();
+            let names: Vec<&str> = plan.downloads.iter().map(|it| it.name.text()).collect();
+            let expected = [
+                "cni-plugins",
+                "containerd",
+                "crictl",
+                "kubeadm",
+                "kubectl",
+                "kubelet",
+                "runc",
+            ];
+            assert_eq!(names, expected, "1.{minor}");
+            let own = |it: &&Download| {
+                use ArtifactName::{Containerd, Crictl, Runc};
+                [Containerd, Crictl, Runc].contains(&it.name)
+            };
+            for download in plan.downloads.iter().filter(own) {
+                assert!(download.url.contains(arch.go()), "{}", download.url);
+                match &download.check {
+                    Check::Published { url, algorithm } => {
+                        assert_eq!(*algorithm, Algorithm::Sha256);
+                        assert!(url.contains(".sha256"), "{url}");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(plan.warnings.iter().all(|it| !it.contains("by default")));
+        }
+    }
+}
+
+#[test]
+fn another_containerd_series_is_allowed_where_the_kubelet_speaks_to_it_and_said() {
+    let mut request = request("v1.34.4");
+    request.choice.containerd = Some("1.7.30".parse().unwrap());
+    let plan = planned(&request).unwrap();
+    assert_eq!(plan.runtime.to_string(), "containerd 1.7.30");
+    let told = plan.warnings.join("\n");
+    assert!(told.contains("containerd 1.7.30 is not what"), "{told}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use bundle_spec::manifest::RuntimeName;
 use bundle_spec::{Arch, Sha256};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -60,9 +61,21 @@ pub struct Recipe {
     /// NAME: DIGEST. The digest that a download must have, before any published one.
     #[schemars(schema_with = "text::pins")]
     pub pins: Option<BTreeMap<Text<Pinned>, Text<Sha256>>>,
-    /// Docker's version, instead of the default for this Kubernetes.
+    /// The container runtime: docker up to Kubernetes 1.23, containerd from 1.14 on. Without it: docker as far as it goes, then containerd.
+    #[schemars(schema_with = "text::runtime")]
+    pub runtime: Option<Text<RuntimeName>>,
+    /// Docker's version, instead of the default for this Kubernetes; of a pot with Docker.
     #[schemars(schema_with = "text::version")]
     pub docker_version: Option<Text<Version>>,
+    /// containerd's version, instead of the default for this Kubernetes; of a pot with containerd.
+    #[schemars(schema_with = "text::version")]
+    pub containerd_version: Option<Text<Version>>,
+    /// runc's version, instead of the default; of a pot with containerd.
+    #[schemars(schema_with = "text::version")]
+    pub runc_version: Option<Text<Version>>,
+    /// crictl's version, instead of the default; of a pot with containerd.
+    #[schemars(schema_with = "text::version")]
+    pub crictl_version: Option<Text<Version>>,
     /// The CNI plugins' version, instead of the default for this Kubernetes.
     #[schemars(schema_with = "text::version")]
     pub cni_version: Option<Text<Version>>,

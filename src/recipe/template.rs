@@ -34,12 +34,19 @@ k8s: "1.20"
 #  registry.k8s.io: https://mirror.example.com/k8s
 #  dl.k8s.io: https://mirror.example.com/dl
 
-# The digest that a download must have, before any published one: cni-plugins, docker, kubeadm, kubectl, kubelet. NAME/ARCH is for one architecture.
+# The digest that a download must have, before any published one: cni-plugins, containerd, crictl, docker, kubeadm, kubectl, kubelet,
+# runc. NAME/ARCH is for one architecture.
 #pins:
 #  docker: sha256:0000000000000000000000000000000000000000000000000000000000000000
 
-# Other versions than the defaults for this Kubernetes, which `kpot versions` shows.
+# The container runtime: docker up to Kubernetes 1.23, or containerd from 1.14 on. Without it docker as far as it goes, then containerd.
+#runtime: docker
+
+# Other versions than the defaults for this Kubernetes, which `kpot versions` shows; those of the other runtime are refused.
 #docker-version: 20.10.24
+#containerd-version: 1.7.30
+#runc-version: 1.3.4
+#crictl-version: v1.30.0
 #cni-version: v1.7.1
 
 # How hard to compress (fast, balanced or max), and whether layers of images stay as their registry has them.

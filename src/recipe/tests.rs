@@ -144,7 +144,7 @@ fn an_empty_recipe_and_empty_fields_ask_for_nothing() {
     for text in [
         "",
         "# nothing\n",
-        "images:\nfiles:\nmirrors:\npins:\narch:\nk8s:\n",
+        "images:\nfiles:\nmirrors:\npins:\narch:\nk8s:\nruntime:\n",
     ] {
         let recipe = Recipe::parse(text).unwrap();
         assert!(recipe.k8s.is_none() && recipe.images.is_none());
@@ -158,6 +158,8 @@ fn an_editor_refuses_what_kpot_refuses() {
         "imagse: [a]\n",
         "k8s: latest\n",
         "arch: [s390x]\n",
+        "runtime: cri-o\n",
+        "runtime: [docker]\n",
         "images: busybox\n",
         "mirrors: {a.example: \"ftp://x\"}\n",
         "pins: {dokcer: \"sha256:00\"}\n",

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 use bundle_spec::Arch;
+use bundle_spec::manifest::RuntimeName;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -121,6 +122,13 @@ pub fn pins(_: &mut SchemaGenerator) -> Schema {
         "type": ["object", "null"],
         "properties": known,
         "additionalProperties": false,
+    })
+}
+
+pub fn runtime(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["string", "null"],
+        "enum": RuntimeName::ALL.map(|name| Some(name.text())).into_iter().chain([None]).collect::<Vec<_>>(),
     })
 }
 

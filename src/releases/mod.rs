@@ -1,16 +1,17 @@
 //! The version data: what belongs to each Kubernetes version from 1.13 to 1.36, and the digests that kpot ships.
 //!
-//! The data is `data.json`, with its sources beside it; this module reads and checks it. It decides nothing: `plan` does. A tag that changes within a minor is a list
-//! of steps, each valid from its patch on. `ranges` turns the steps into a table for people.
+//! The data is `data.json`, with its sources beside it; this module reads it, and `check` says what is wrong with it. It decides nothing: `plan` does. A tag that changes
+//! within a minor is a list of steps, each valid from its patch on. `ranges` turns the steps into a table for people; `cri` tells which containerd a kubelet can speak to.
 
+mod check;
+mod cri;
 mod ranges;
-
-use std::collections::BTreeSet;
 
 use bundle_spec::manifest::RuntimeName;
 use bundle_spec::{Arch, KubeVersion, Sha256};
 use serde::{Deserialize, Serialize};
 
+pub use cri::{Dialect, Series};
 pub use ranges::{Patches, Range};
 
 const DATA: &str = include_str!("data.json");
@@ -24,6 +25,8 @@ const OPEN: u16 = 999;
 pub struct Releases {
     /// Where the figures come from.
     notes: Vec<String>,
+    /// The forms of the CRI, and who speaks which.
+    cri: Vec<Dialect>,
     kubernetes: Vec<Minor>,
     pins: Vec<Pin>,
 }
@@ -34,13 +37,14 @@ pub struct Releases {
 pub struct Minor {
     #[serde(rename = "minor")]
     number: u16,
-    /// The container runtime that its kubelet speaks to out of the box.
-    pub runtime: Runtime,
+    /// Docker's default version; none where the kubelet no longer speaks to Docker.
+    #[serde(default)]
+    pub docker: Option<String>,
+    /// containerd's default version with what belongs to it; none where kpot packs no containerd.
+    #[serde(default)]
+    pub containerd: Option<Containerd>,
     /// The default version of the CNI plugins.
     pub cni: String,
-    /// The version of crictl, where a pot carries it.
-    #[serde(default)]
-    pub crictl: Option<String>,
     /// The strongest checksum that is published beside every binary of this minor.
     pub checksum: Algorithm,
     registry: Vec<Step>,
@@ -53,14 +57,16 @@ pub struct Minor {
     unverified: Vec<(u16, u16)>,
 }
 
-/// A container runtime with its default version.
+/// containerd, and the programs that a pot carries with it.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Runtime {
-    /// Which one.
-    pub name: RuntimeName,
-    /// Its default version, where kpot packs it.
-    pub version: Option<String>,
+pub struct Containerd {
+    /// Its default version, without a v.
+    pub version: String,
+    /// The default version of runc, which runs its containers; without a v.
+    pub runc: String,
+    /// The default version of crictl, which kubeadm and people ask it with; with a v.
+    pub crictl: String,
 }
 
 /// A published checksum's algorithm.
@@ -195,42 +201,26 @@ impl Releases {
             .map(|pin| pin.version.as_str())
             .collect()
     }
-
-    fn check(&self) -> Result<(), String> {
-        if self.notes.is_empty() || self.kubernetes.is_empty() {
-            return Err("the shipped version data are empty".to_owned());
-        }
-        for pair in self.kubernetes.windows(2) {
-            if pair[0].number + 1 != pair[1].number {
-                return Err(format!("no row follows minor {}", pair[0].number));
-            }
-        }
-        for row in &self.kubernetes {
-            for steps in [&row.registry, &row.etcd, &row.coredns] {
-                let starts = steps.first().is_some_and(|step| step.from == 0);
-                let rises = steps.windows(2).all(|pair| pair[0].from < pair[1].from);
-                if !starts || !rises {
-                    return Err(format!(
-                        "minor {} has steps that do not rise from 0",
-                        row.number
-                    ));
-                }
-            }
-        }
-        for pin in &self.pins {
-            Sha256::from_hex(&pin.sha256).map_err(|cause| cause.to_string())?;
-            if pin.sources.iter().collect::<BTreeSet<_>>().len() < 2 {
-                return Err(format!(
-                    "the pin of {} {} has fewer than two sources",
-                    pin.artifact, pin.version
-                ));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Minor {
+    /// The runtime of a pot for which none is asked for: what its kubelet speaks to out of the box.
+    pub const fn runtime(&self) -> RuntimeName {
+        match self.docker {
+            Some(_) => RuntimeName::Docker,
+            None => RuntimeName::Containerd,
+        }
+    }
+
+    /// That runtime's default version. The table's check has seen that every row has one.
+    pub fn runtime_version(&self) -> &str {
+        let containerd = self.containerd.as_ref().map(|it| &it.version);
+        self.docker
+            .as_ref()
+            .or(containerd)
+            .map_or("", String::as_str)
+    }
+
     /// The tags of patch `patch`.
     pub fn tags(&self, patch: u16) -> Tags<'_> {
         Tags {
@@ -308,15 +298,18 @@ mod tests {
     }
 
     #[test]
-    fn every_default_docker_for_amd64_has_a_pin() {
+    fn every_default_docker_has_a_pin_but_one_for_arm64() {
         let releases = Releases::shipped().unwrap();
-        for row in &releases.kubernetes {
-            if row.runtime.name == RuntimeName::Docker {
-                let version = row.runtime.version.as_deref().unwrap();
-                assert!(
-                    releases.pin("docker", version, Arch::Amd64).is_some(),
-                    "{version}"
-                );
+        let versions = releases
+            .kubernetes
+            .iter()
+            .filter_map(|row| row.docker.as_deref());
+        for version in versions {
+            for arch in Arch::ALL {
+                let pinned = releases.pin("docker", version, arch).is_some();
+                // Of this one a single publication is known.
+                let lacking = (version, arch) == ("18.09.9", Arch::Arm64);
+                assert_eq!(pinned, !lacking, "{version} for {arch}");
             }
         }
     }

@@ -13,12 +13,19 @@ const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 pub const GZIP_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
-/// A server with everything for v1.20.2, or v1.14.0.
+/// A server with everything for v1.14.0 or v1.20.2, with Docker or containerd, or for v1.34.4, with containerd.
 pub struct Upstream {
     pub server: Server,
     version: &'static str,
     docker: Sha256,
+    /// Whether a pot is asked for with containerd.
+    containerd: bool,
 }
+
+/// The versions of containerd, runc and crictl that it has.
+const CONTAINERD: &str = "1.7.30";
+const RUNC: &str = "1.3.4";
+const CRICTL: &str = "v1.30.0";
 
 /// An image as a registry has it.
 #[derive(Clone)]
@@ -36,8 +43,12 @@ impl Upstream {
         let upstream = Self {
             version,
             docker: Sha256::of(&docker),
+            containerd: version.starts_with("v1.34"),
             server,
         };
+        for arch in ["amd64", "arm64"] {
+            upstream.serve_containerd(arch);
+        }
         for program in ["kubeadm", "kubectl", "kubelet"] {
             let path = upstream.program(program);
             let body = content(program, 300_000);
@@ -66,9 +77,10 @@ impl Upstream {
         );
         upstream.put(&path, plugins);
 
-        let (etcd, coredns, pause) = match version {
-            "v1.14.0" => ("3.3.10", "1.3.1", "3.1"),
-            _ => ("3.4.13-0", "1.7.0", "3.2"),
+        let (etcd, (coredns, its_tag), pause) = match version {
+            "v1.14.0" => ("3.3.10", ("coredns", "1.3.1"), "3.1"),
+            "v1.34.4" => ("3.6.5-0", ("coredns/coredns", "v1.12.1"), "3.10.1"),
+            _ => ("3.4.13-0", ("coredns", "1.7.0"), "3.2"),
         };
         for program in [
             "kube-apiserver",
@@ -78,10 +90,87 @@ impl Upstream {
         ] {
             upstream.push(program, version, &FakeImage::new(program));
         }
-        for (name, tag) in [("etcd", etcd), ("coredns", coredns), ("pause", pause)] {
+        for (name, tag) in [("etcd", etcd), (coredns, its_tag), ("pause", pause)] {
             upstream.push(name, tag, &FakeImage::new(name));
         }
         upstream
+    }
+
+    /// The same servers, of which a pot with containerd is asked for.
+    pub fn with_containerd(version: &'static str) -> Self {
+        Self {
+            containerd: true,
+            ..Self::new(version)
+        }
+    }
+
+    /// containerd, runc and crictl, each with the checksum file that its publisher serves.
+    fn serve_containerd(&self, arch: &str) {
+        let programs = ["containerd", "containerd-shim-runc-v2", "containerd-stress"];
+        let archives = [
+            (
+                Self::containerd_archive(arch),
+                "sha256sum",
+                archive("bin/", &[&programs[..], &["ctr"]].concat()),
+            ),
+            (
+                Self::crictl_archive(arch),
+                "sha256",
+                archive("", &["crictl"]),
+            ),
+        ];
+        for (path, ending, bytes) in archives {
+            let name = path.rsplit('/').next().unwrap();
+            let digest = Sha256::of(&bytes).hex();
+            // crictl's checksum stands alone in its file.
+            let text = match ending {
+                "sha256" => digest,
+                _ => format!("{digest}  {name}\n"),
+            };
+            self.put(&format!("{path}.{ending}"), text.into_bytes());
+            self.put(&path, bytes);
+        }
+        self.put(&Self::runc(arch), content("runc", 70_000));
+        self.put(
+            &Self::runc_list(),
+            Self::signed_list(&content("runc", 70_000)),
+        );
+    }
+
+    /// The list of a release of runc, in which `program` is for either architecture.
+    pub fn signed_list(program: &[u8]) -> Vec<u8> {
+        let digest = Sha256::of(program).hex();
+        let other = Sha256::of(b"another file of the release").hex();
+        format!(
+            "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n\
+             {digest}  runc.amd64\n{digest}  runc.arm64\n{other}  runc.tar.xz\n\
+             -----BEGIN PGP SIGNATURE-----\n\niQEzBAEBCAAdFiEE\n-----END PGP SIGNATURE-----\n"
+        )
+        .into_bytes()
+    }
+
+    /// The path of containerd's archive.
+    pub fn containerd_archive(arch: &str) -> String {
+        format!(
+            "/github.com/containerd/containerd/releases/download/v{CONTAINERD}/containerd-{CONTAINERD}-linux-{arch}.tar.gz"
+        )
+    }
+
+    /// The path of crictl's archive.
+    pub fn crictl_archive(arch: &str) -> String {
+        format!(
+            "/github.com/kubernetes-sigs/cri-tools/releases/download/{CRICTL}/crictl-{CRICTL}-linux-{arch}.tar.gz"
+        )
+    }
+
+    /// The path of runc.
+    pub fn runc(arch: &str) -> String {
+        format!("/github.com/opencontainers/runc/releases/download/v{RUNC}/runc.{arch}")
+    }
+
+    /// The path of the list with its digests.
+    pub fn runc_list() -> String {
+        format!("/github.com/opencontainers/runc/releases/download/v{RUNC}/runc.sha256sum")
     }
 
     /// Serves everything for arm64 as well, every image behind an index of both, and gives the IDs of the images for arm64.
@@ -206,9 +295,18 @@ impl Upstream {
     pub fn recipe(&self) -> String {
         let mirror = |(host, url): &(String, String)| format!("  \"{host}\": {url}\n");
         let mirrors: Vec<String> = self.mirrors().iter().map(mirror).collect();
+        let runtime = if self.containerd {
+            format!(
+                "runtime: containerd\ncontainerd-version: {CONTAINERD}\nrunc-version: {RUNC}\ncrictl-version: {CRICTL}\n"
+            )
+        } else {
+            format!(
+                "docker-version: 20.10.24\npins:\n  docker: {}\n",
+                self.docker
+            )
+        };
         format!(
-            "docker-version: 20.10.24\ncni-version: v1.7.1\npins:\n  docker: {}\nmirrors:\n{}",
-            self.docker,
+            "{runtime}cni-version: v1.7.1\nmirrors:\n{}",
             mirrors.concat()
         )
     }
@@ -223,9 +321,25 @@ impl Upstream {
         let mut arguments: Vec<String> = ["build", "--k8s", kubernetes, "--output", name]
             .map(str::to_owned)
             .into();
-        arguments
-            .extend(["--docker-version", "20.10.24", "--cni-version", "v1.7.1"].map(str::to_owned));
-        arguments.extend(["--pin".to_owned(), format!("docker={}", self.docker)]);
+        arguments.extend(["--cni-version", "v1.7.1"].map(str::to_owned));
+        if self.containerd {
+            arguments.extend(
+                [
+                    "--runtime",
+                    "containerd",
+                    "--containerd-version",
+                    CONTAINERD,
+                    "--runc-version",
+                    RUNC,
+                    "--crictl-version",
+                    CRICTL,
+                ]
+                .map(str::to_owned),
+            );
+        } else {
+            arguments.extend(["--docker-version", "20.10.24", "--pin"].map(str::to_owned));
+            arguments.push(format!("docker={}", self.docker));
+        }
         for (host, url) in self.mirrors() {
             arguments.extend(["--mirror".to_owned(), format!("{host}={url}")]);
         }
