@@ -140,7 +140,8 @@ pub struct Build {
     /// How the network is reached.
     #[command(flatten)]
     pub network: network::Flags,
-    /// The key that signs the pot, instead of the one that `kpot keygen` made
+    /// The key that signs the pot, instead of the one that `kpot keygen` made: a file with an Ed25519 private
+    /// key, or with a public key (X.pub) whose private half an SSH agent or a FIDO token holds
     #[arg(long, value_name = "KEY", conflicts_with = "unsigned")]
     pub sign_key: Option<PathBuf>,
     /// Do not sign: such a pot can be inspected, and never installed
@@ -362,7 +363,8 @@ pub struct Sign {
     /// Who is trusted to have signed it: a file in the format of OpenSSH's allowed signers
     #[arg(long, value_name = "FILE")]
     pub signers: PathBuf,
-    /// The key that signs the pot, instead of the one that `kpot keygen` made
+    /// The key that signs the pot, instead of the one that `kpot keygen` made: a file with an Ed25519 private
+    /// key, or with a public key (X.pub) whose private half an SSH agent or a FIDO token holds
     #[arg(long, value_name = "KEY")]
     pub sign_key: Option<PathBuf>,
     /// The file to write [default: POT itself]

@@ -86,7 +86,7 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
     let signer = if command.unsigned || command.plan {
         None
     } else {
-        Some(signing_key(command.sign_key)?)
+        Some(signing_key(command.sign_key, &desk.progress)?)
     };
     let cache = if command.plan {
         None
@@ -239,9 +239,12 @@ fn ask(
 }
 
 /// The key that signs: the given one, or the one that `kpot keygen` made.
-pub(super) fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {
+pub(super) fn signing_key(
+    given: Option<PathBuf>,
+    progress: &Progress,
+) -> anyhow::Result<SigningKey> {
     if let Some(path) = given {
-        return keys::load(&path);
+        return keys::load(&path, progress);
     }
     let path = keys::default_path()?;
     if path.symlink_metadata().is_err() {
@@ -250,7 +253,7 @@ pub(super) fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> 
             path.display()
         )));
     }
-    keys::load(&path)
+    keys::load(&path, progress)
 }
 
 fn announce(plan: &Plan, progress: &Progress) {
