@@ -160,8 +160,8 @@ pub struct Build {
     /// What is kept for the next build, and where
     #[command(flatten)]
     pub keeping: Keeping,
-    /// Show what would be fetched, from where, how it is checked and how large it is; write
-    /// nothing. No key is needed. Asked for are only: the version, where --k8s does not name it
+    /// Show what would be fetched, from where, how it is checked and how large it is, and what is in
+    /// the cache already; write nothing. No key is needed. Asked for are only: the version, where --k8s does not name it
     /// whole; the size of each download (HEAD); the manifest of each image, with its index, and a
     /// token where its registry wants one. A size that a server does not tell is unknown
     #[arg(long)]

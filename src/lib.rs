@@ -28,6 +28,7 @@ pub mod pack;
 pub mod plan;
 pub mod progress;
 pub mod recipe;
+pub mod released;
 pub mod releases;
 pub mod sandbox;
 pub mod survey;
