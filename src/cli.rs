@@ -141,7 +141,8 @@ pub struct Build {
     /// How the network is reached.
     #[command(flatten)]
     pub network: network::Flags,
-    /// The key that signs the pot, instead of the one that `kpot keygen` made
+    /// The key that signs the pot, instead of the one that `kpot keygen` made: a file with an Ed25519 private
+    /// key, or with a public key (X.pub) whose private half an SSH agent or a FIDO token holds
     #[arg(long, value_name = "KEY", conflicts_with = "unsigned")]
     pub sign_key: Option<PathBuf>,
     /// Do not sign: such a pot can be inspected, and never installed
@@ -160,8 +161,8 @@ pub struct Build {
     /// What is kept for the next build, and where
     #[command(flatten)]
     pub keeping: Keeping,
-    /// Show what would be fetched, from where, how it is checked and how large it is; write
-    /// nothing. No key is needed. Asked for are only: the version, where --k8s does not name it
+    /// Show what would be fetched, from where, how it is checked and how large it is, and what is in
+    /// the cache already; write nothing. No key is needed. Asked for are only: the version, where --k8s does not name it
     /// whole; the size of each download (HEAD); the manifest of each image, with its index, and a
     /// token where its registry wants one. A size that a server does not tell is unknown
     #[arg(long)]
@@ -378,7 +379,8 @@ pub struct Sign {
     /// Who is trusted to have signed it: a file in the format of OpenSSH's allowed signers
     #[arg(long, value_name = "FILE")]
     pub signers: PathBuf,
-    /// The key that signs the pot, instead of the one that `kpot keygen` made
+    /// The key that signs the pot, instead of the one that `kpot keygen` made: a file with an Ed25519 private
+    /// key, or with a public key (X.pub) whose private half an SSH agent or a FIDO token holds
     #[arg(long, value_name = "KEY")]
     pub sign_key: Option<PathBuf>,
     /// The file to write [default: POT itself]

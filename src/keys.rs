@@ -1,6 +1,6 @@
-//! The signing key: where it lies, how it is read and made.
+//! The signing key: where it lies, how it is read and made, and who holds it where it is not in the file.
 //!
-//! The key is never printed and its file is its owner's alone: a key file that others may read is refused, as ssh refuses it.
+//! The key is never printed and its file is its owner's alone: a private key that others may read is refused, as ssh refuses it.
 
 use std::env;
 use std::fs::File;
@@ -9,11 +9,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use bundle_spec::SigningKey;
+use bundle_spec::{KeyFile, PublicKey, SigningKey};
 use zeroize::Zeroizing;
 
+use crate::agent::{self, Held};
 use crate::exit::usage;
 use crate::pack::output;
+use crate::progress::Progress;
 
 /// The principal that stands for kpot's signers in a file of trusted signers.
 pub const PRINCIPAL: &str = "kpot";
@@ -37,26 +39,88 @@ pub fn default_path() -> anyhow::Result<PathBuf> {
         .ok_or_else(|| usage("neither XDG_CONFIG_HOME nor HOME is set: name the key file"))
 }
 
-/// Reads a signing key.
+/// The signing key that `path` names: the private key in it; the agent's key, where it holds a public key, or a private one behind a passphrase; or the one on a FIDO
+/// token that it leads to. A public key that the agent does not hold stands for the private key beside it, as with `ssh-keygen`.
 ///
 /// # Errors
-/// Where it cannot be read, others may read it, or it is no key that can sign.
-pub fn load(path: &Path) -> anyhow::Result<SigningKey> {
+/// Where the file cannot be read, others may read its private key, it is no key that can sign, or nobody is there who signs with it.
+pub fn load(path: &Path, progress: &Progress) -> anyhow::Result<SigningKey> {
+    match read(path)? {
+        KeyFile::Private(key) => Ok(key),
+        KeyFile::Handle(public) => agent::signer(path, public, progress),
+        KeyFile::Protected(public) => match agent::holds(&public)? {
+            Held::Yes => agent::signer(path, public, progress),
+            elsewhere => Err(unheld(path, &public, &elsewhere, path)
+                .context("kpot asks for no passphrase; an agent does, once")),
+        },
+        KeyFile::Public(public) => {
+            let held = agent::holds(&public)?;
+            if matches!(held, Held::Yes) {
+                return agent::signer(path, public, progress);
+            }
+            let private = private_path(path);
+            match read_if_there(path, &private)? {
+                Some(KeyFile::Private(key)) if *key.public() == public => Ok(key),
+                Some(KeyFile::Handle(handle)) if handle == public => {
+                    agent::signer(&private, public, progress)
+                }
+                _ => Err(unheld(path, &public, &held, &private)),
+            }
+        }
+    }
+}
+
+/// Nobody signs with `public`; its private half may lie in `private`.
+fn unheld(path: &Path, public: &PublicKey, held: &Held, private: &Path) -> anyhow::Error {
+    let (why, first) = match held {
+        Held::NoAgent(complaint) => (
+            format!("no SSH agent answers ({complaint})"),
+            "eval \"$(ssh-agent)\" && ",
+        ),
+        Held::Yes | Held::No => ("the SSH agent does not hold it".to_owned(), ""),
+    };
+    anyhow!(
+        "cannot sign with {}, {}: {why}. Type: {first}ssh-add {}",
+        path.display(),
+        public.fingerprint(),
+        private.display()
+    )
+}
+
+/// The private key beside the public one in `path`, where its name ends as one of a public key.
+fn read_if_there(path: &Path, private: &Path) -> anyhow::Result<Option<KeyFile>> {
+    if path == private || private.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    read(private).map(Some)
+}
+
+/// `X` for `X.pub`.
+fn private_path(path: &Path) -> PathBuf {
+    if path.extension().is_some_and(|ending| ending == "pub") {
+        path.with_extension("")
+    } else {
+        path.to_owned()
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<KeyFile> {
     let attempt = || format!("cannot read the signing key {}", path.display());
     let file = File::open(path).with_context(attempt)?;
-    let metadata = file.metadata().with_context(attempt)?;
-    if metadata.mode() & 0o077 != 0 {
-        return Err(anyhow!(
-            "others may read the signing key {path} (mode {mode:o}); if nobody has, type: chmod 600 {path}",
-            path = path.display(),
-            mode = metadata.mode() & 0o7777
-        ));
-    }
+    let mode = file.metadata().with_context(attempt)?.mode();
     let mut text = Zeroizing::new(String::new());
     file.take(LIMIT)
         .read_to_string(&mut text)
         .with_context(attempt)?;
-    SigningKey::from_openssh(&text).with_context(attempt)
+    let key = KeyFile::parse(&text).with_context(attempt)?;
+    if mode & 0o077 != 0 && !matches!(key, KeyFile::Public(_)) {
+        return Err(anyhow!(
+            "others may read the signing key {path} (mode {mode:o}); if nobody has, type: chmod 600 {path}",
+            path = path.display(),
+            mode = mode & 0o7777
+        ));
+    }
+    Ok(key)
 }
 
 /// Makes a key in `path`, and its public half in `path.pub`; both must be new.

@@ -4,6 +4,7 @@
 //! pot through `bundle-spec`. A pot that is there is opened by `trust`, taken apart by `extract`, compared by `diff` and signed anew by `countersign`. The library
 //! exists for the binary and its tests; it promises no stable interface.
 
+pub mod agent;
 pub mod asked;
 pub mod cache;
 pub mod cli;
@@ -27,6 +28,7 @@ pub mod pack;
 pub mod plan;
 pub mod progress;
 pub mod recipe;
+pub mod released;
 pub mod releases;
 pub mod sandbox;
 pub mod survey;

@@ -235,6 +235,13 @@ pub struct Download {
     pub check: Check,
 }
 
+impl Download {
+    /// What people, and the cache, call it: `kubelet v1.20.2`.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.name, self.version)
+    }
+}
+
 /// What a download is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {

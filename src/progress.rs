@@ -19,7 +19,8 @@ const KNOWN: &str = "{prefix:<34!} {wide_bar} {decimal_bytes:>9}/{decimal_total_
 /// A bar whose length is not known.
 const UNKNOWN: &str = "{prefix:<34!} {decimal_bytes:>9} {decimal_bytes_per_sec:>10}";
 
-/// Shows the progress of a run.
+/// Shows the progress of a run. A clone shows it in the same place.
+#[derive(Clone)]
 pub struct Progress {
     started: Instant,
     bars: Option<MultiProgress>,
@@ -85,6 +86,14 @@ impl Progress {
             self.bars.as_ref(),
             &format!("[{:02}:{:02}] {text}", seconds / 60, seconds % 60),
         );
+    }
+
+    /// Does something that may talk to the user by itself; no bar is drawn meanwhile.
+    pub fn paused<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.bars {
+            Some(bars) => bars.suspend(work),
+            None => work(),
+        }
     }
 
     /// Starts to show something that goes on. `total` is its length in bytes, where it is known.

@@ -156,8 +156,7 @@ fn ask_download(
     progress: &Progress,
 ) -> anyhow::Result<Told<u64>> {
     let url = Url::parse(&download.url).with_context(|| format!("{:?}", download.url))?;
-    let label = format!("{} {}", download.name, download.version);
-    Ok(ask_length(&url, &label, client, progress))
+    Ok(ask_length(&url, &download.label(), client, progress))
 }
 
 fn ask_file(file: &Extra, client: &Client, progress: &Progress) -> anyhow::Result<Told<u64>> {

@@ -255,3 +255,58 @@ fn what_cannot_be_built_cannot_be_planned() {
     }
     assert!(upstream.server.seen("").is_empty());
 }
+
+#[test]
+fn a_plan_tells_what_is_in_the_cache_and_what_is_left_to_fetch() {
+    let upstream = Upstream::new("v1.20.2");
+    let desk = Desk::new();
+    let plan = |more: &[&str]| {
+        let mut all = vec!["--plan", "--json"];
+        all.extend(more);
+        let shown = desk.build(&upstream, "x.pot", &all);
+        assert_eq!(code(&shown), 0, "{}", stderr(&shown));
+        serde_json::from_slice::<Value>(&shown.stdout).unwrap()
+    };
+    let before = plan(&[]);
+    assert_eq!(before["cached"], 0);
+    assert!(!desk.cache().exists(), "a plan makes no cache");
+    let built = desk.build(&upstream, "x.pot", &[]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+
+    let after = plan(&[]);
+    assert_eq!(after["size"], before["size"]);
+    assert_eq!(after["cached"], after["size"]);
+    for kind in ["downloads", "images"] {
+        for item in after[kind].as_array().unwrap() {
+            assert_eq!(item["cached"], item["size"], "{item}");
+        }
+    }
+    let shown = stdout(&desk.build(&upstream, "x.pot", &["--plan"]));
+    assert_eq!(shown.matches("  in the cache\n").count(), 5 + 7, "{shown}");
+    assert!(shown.contains("7 images, 0 B to fetch, "), "{shown}");
+    assert_eq!(plan(&["--no-cache"])["cached"], 0);
+
+    // A program of another size is another program, whatever it is called.
+    let kubelet = upstream.program("kubelet");
+    upstream.put(&kubelet, vec![7; 299_999]);
+    // And of etcd's two blobs, the layer that all images share is still there.
+    let etcd = FakeImage::new("etcd");
+    let config = serde_json::to_vec(&etcd.config).unwrap();
+    let content = desk.cache().join("sha256").join(Sha256::of(&config).hex());
+    std::fs::remove_file(content).unwrap();
+    let changed = plan(&[]);
+    assert_eq!(changed["downloads"][4]["name"], "kubelet");
+    assert_eq!(changed["downloads"][4]["cached"], 0);
+    assert_eq!(
+        changed["images"][1]["cached"],
+        etcd.layers.iter().map(Vec::len).sum::<usize>()
+    );
+    let left = changed["size"].as_u64().unwrap() - changed["cached"].as_u64().unwrap();
+    assert_eq!(left, 299_999 + config.len() as u64);
+    let shown = stdout(&desk.build(&upstream, "x.pot", &["--plan"]));
+    let some = shown
+        .lines()
+        .find(|line| line.contains("of it in the cache"));
+    assert!(some.is_some_and(|line| line.contains("/etcd:")), "{shown}");
+    assert_eq!(shown.matches("  in the cache\n").count(), 4 + 6, "{shown}");
+}

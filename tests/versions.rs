@@ -232,3 +232,44 @@ fn the_table_says_what_belongs_to_each_kubernetes_and_from_where_that_is_known()
         assert!(text.contains(told), "{told}: {text}");
     }
 }
+
+#[test]
+fn a_patch_that_was_never_released_names_the_newest() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let marker = upstream.mark("stable-1.20", b"v1.20.15\n");
+    let told = format!(
+        "v1.20.99 was not released: the newest of 1.20 is v1.20.15, as {}{marker} says; --k8s v1.20.15 takes that one",
+        upstream.server.url()
+    );
+    let built = desk.build_version(&upstream, "v1.20.99", "x.pot", &[]);
+    assert_eq!(code(&built), 1, "{}", stderr(&built));
+    assert!(stderr(&built).contains(&told), "{}", stderr(&built));
+    assert!(stderr(&built).contains("404"), "{}", stderr(&built));
+    assert!(desk.made().is_empty());
+    // A plan stands, and says the same once.
+    let planned = desk.build_version(&upstream, "v1.20.99", "x.pot", &["--plan"]);
+    assert_eq!(code(&planned), 0, "{}", stderr(&planned));
+    let line = format!("warning: {told}");
+    assert_eq!(
+        stderr(&planned).matches(&line).count(),
+        1,
+        "{}",
+        stderr(&planned)
+    );
+
+    // Where the release server does not say, neither does kpot.
+    upstream.server.set(&marker, vec![Answer::Status(404)]);
+    let built = desk.build_version(&upstream, "v1.20.99", "x.pot", &[]);
+    let asked = "is v1.20.99 a release? --k8s 1.20 takes the latest of its patches";
+    assert!(stderr(&built).contains(asked), "{}", stderr(&built));
+
+    // A release that a mirror lacks is not called unreleased, and other things that are missing are not the version's fault.
+    upstream.mark("stable-1.20", b"v1.20.15\n");
+    let built = desk.build_version(&upstream, "v1.20.14", "x.pot", &[]);
+    assert_eq!(code(&built), 1, "{}", stderr(&built));
+    assert!(!stderr(&built).contains("released"), "{}", stderr(&built));
+    let before = upstream.server.seen(&marker).len();
+    let built = desk.build(&upstream, "x.pot", &["--image", "quay.io/x/y:1"]);
+    assert_eq!(code(&built), 1, "{}", stderr(&built));
+    assert_eq!(upstream.server.seen(&marker).len(), before);
+}

@@ -1,102 +1,61 @@
-//! Signatures over `SHA256SUMS`: SSHSIG with Ed25519, as `ssh-keygen -Y sign -n kpot` makes them and `ssh-keygen -Y verify -n kpot` checks them.
+//! Signatures over `SHA256SUMS`: SSHSIG with Ed25519, as `ssh-keygen -Y sign -n kpot` makes them and `ssh-keygen -Y verify -n kpot` checks them. Those of a FIDO
+//! token (OpenSSH's PROTOCOL.u2f) say that somebody touched it; one that does not say so is refused, as sshd refuses it.
 //!
 //! A signature has one encoding: the armor is written again and compared, so no byte of it is free. Who is trusted is [`Trust`]'s to say.
 
-use std::fmt;
-
-use ssh_key::rand_core::OsRng;
-use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, SshSig};
-use zeroize::Zeroizing;
+use ssh_key::{Algorithm, HashAlg, LineEnding, PublicKey, SshSig};
 
 use crate::error::Error;
+use crate::key::{PrivateHalf, SigningKey, signs};
 pub use crate::trust::{Signer, Trust};
 
 /// The namespace of a pot's signature: a signature that the same key made for a mail or a git commit is none for a pot.
 pub const NAMESPACE: &str = "kpot";
 
-/// A private key that signs pots.
-///
-/// Neither printed nor copied; its memory is overwritten when it is dropped.
-pub struct SigningKey(PrivateKey);
+/// The bit of a token's flags that says that somebody was there and touched it (PROTOCOL.u2f).
+const PRESENT: u8 = 1;
 
-impl SigningKey {
-    /// A new Ed25519 key from the operating system's random numbers.
-    ///
-    /// # Errors
-    /// [`Error::Key`] where the system has none to give.
-    pub fn generate() -> Result<Self, Error> {
-        let mut key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519)
-            .map_err(|cause| Error::Key(format!("cannot make a signing key: {cause}")))?;
-        key.set_comment(NAMESPACE);
-        Ok(Self(key))
-    }
+/// The bytes of an Ed25519 signature; a token's has its flags and its counter behind them.
+const ED25519_BYTES: usize = 64;
 
-    /// Reads a private key in OpenSSH's format.
-    ///
-    /// # Errors
-    /// [`Error::Key`] where it does not parse, is protected by a passphrase or is not an Ed25519 key.
-    pub fn from_openssh(text: &str) -> Result<Self, Error> {
-        let key = PrivateKey::from_openssh(text).map_err(|cause| {
-            Error::Key(format!(
-                "this is not an Ed25519 private key in OpenSSH's format ({cause}); make one with: kpot keygen"
-            ))
-        })?;
-        if key.is_encrypted() {
-            return Err(Error::Key(
-                "the signing key is protected by a passphrase, which kpot does not ask for; make a key of its own with: kpot keygen".to_owned(),
-            ));
-        }
-        if key.algorithm() != Algorithm::Ed25519 {
-            return Err(Error::Key(format!(
-                "the signing key is of type {}, and pots are signed with ssh-ed25519 only; make one with: kpot keygen",
-                key.algorithm()
-            )));
-        }
-        Ok(Self(key))
-    }
-
-    /// The private key in OpenSSH's format, unprotected: for a file that only its owner can read.
-    ///
-    /// # Errors
-    /// [`Error::Key`] where it cannot be encoded.
-    pub fn to_openssh(&self) -> Result<Zeroizing<String>, Error> {
-        self.0
-            .to_openssh(LineEnding::LF)
-            .map_err(|cause| Error::Key(format!("cannot encode the signing key: {cause}")))
-    }
-
-    /// The public key in OpenSSH's one-line form, without a line feed.
-    ///
-    /// # Errors
-    /// [`Error::Key`] where it cannot be encoded.
-    pub fn public_openssh(&self) -> Result<String, Error> {
-        one_line(self.0.public_key())
-    }
-
-    /// The fingerprint, `SHA256:…` as `ssh-keygen -l` prints it.
-    pub fn fingerprint(&self) -> String {
-        self.0.fingerprint(HashAlg::Sha256).to_string()
-    }
-}
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SigningKey")
-            .field(&self.fingerprint())
-            .finish()
-    }
-}
-
-/// Signs `message`: an armored SSHSIG in its canonical form. The same key and message always give the same signature.
+/// Signs `message`: an armored SSHSIG in its canonical form. The same message always gets the same signature by a key of type `ssh-ed25519`, and another one each
+/// time by a key on a FIDO token, which counts its signatures.
 ///
 /// # Errors
-/// [`Error::Key`] where the key refuses to sign.
+/// [`Error::Key`] where the key refuses to sign, or whoever holds it gives something else than its signature over `message`.
 pub fn sign(key: &SigningKey, message: &[u8]) -> Result<String, Error> {
-    let cannot = |cause: ssh_key::Error| Error::Key(format!("cannot sign: {cause}"));
-    key.0
-        .sign(NAMESPACE, HashAlg::Sha512, message)
+    match key.half() {
+        PrivateHalf::Here(private) => private
+            .sign(NAMESPACE, HashAlg::Sha512, message)
+            .and_then(|signature| signature.to_pem(LineEnding::LF))
+            .map_err(|cause| Error::Key(format!("cannot sign: {cause}"))),
+        PrivateHalf::Elsewhere(ask) => {
+            let answer =
+                ask(message).map_err(|reason| Error::Key(format!("cannot sign: {reason}")))?;
+            canonical(&answer, key, message).map_err(|reason| {
+                Error::Key(format!(
+                    "what was given as the signature of {} is none for a pot: {reason}",
+                    key.fingerprint()
+                ))
+            })
+        }
+    }
+}
+
+/// The signature in `answer`, in its canonical form, if it is one by `key` over `message`.
+fn canonical(answer: &[u8], key: &SigningKey, message: &[u8]) -> Result<String, Error> {
+    let armored = SshSig::from_pem(answer)
         .and_then(|signature| signature.to_pem(LineEnding::LF))
-        .map_err(cannot)
+        .map_err(|cause| Error::Signature(format!("it does not parse as an SSHSIG: {cause}")))?;
+    let parsed = ParsedSignature::parse(armored.as_bytes())?;
+    if !key.public().is(&parsed.key) {
+        return Err(Error::Signature(format!(
+            "it was made by {}",
+            parsed.fingerprint()
+        )));
+    }
+    parsed.check(message)?;
+    Ok(armored)
 }
 
 /// Checks an armored signature over `message`, and that its key is trusted.
@@ -140,11 +99,17 @@ impl ParsedSignature {
             return Err(refused("it does not hash with sha512"));
         }
         let key = PublicKey::from(signature.public_key().clone());
-        if signature.algorithm() != Algorithm::Ed25519 || key.algorithm() != Algorithm::Ed25519 {
+        if !signs(&key.algorithm()) || signature.algorithm() != key.algorithm() {
             return Err(Error::Signature(format!(
-                "it was made by a key of type {}, and only ssh-ed25519 is accepted",
+                "it was made by a key of type {}, and only ssh-ed25519 and sk-ssh-ed25519@openssh.com are accepted",
                 key.algorithm()
             )));
+        }
+        let flags = signature.signature_bytes().get(ED25519_BYTES);
+        if key.algorithm() == Algorithm::SkEd25519 && flags.is_none_or(|it| it & PRESENT == 0) {
+            return Err(refused(
+                "its FIDO token does not say that somebody touched it",
+            ));
         }
         Ok(Self { signature, key })
     }
@@ -156,15 +121,13 @@ impl ParsedSignature {
 
     pub fn verify(&self, message: &[u8], trust: &Trust) -> Result<Signer, Error> {
         // Validity before trust: what is then said about the key is said about the one that really signed.
-        self.key
-            .verify(NAMESPACE, message, &self.signature)
-            .map_err(|_| Error::Signature("SHA256SUMS is not what was signed".to_owned()))?;
+        self.check(message)?;
         trust.accept(&self.key)
     }
-}
 
-/// `key` in OpenSSH's one-line form.
-pub(crate) fn one_line(key: &PublicKey) -> Result<String, Error> {
-    key.to_openssh()
-        .map_err(|cause| Error::Key(format!("cannot encode the public key: {cause}")))
+    fn check(&self, message: &[u8]) -> Result<(), Error> {
+        self.key
+            .verify(NAMESPACE, message, &self.signature)
+            .map_err(|_| Error::Signature("SHA256SUMS is not what was signed".to_owned()))
+    }
 }

@@ -1,15 +1,16 @@
 //! Who is trusted: a list of keys in OpenSSH's `allowed_signers` format, or one key's fingerprint.
 //!
 //! The list is read as `ssh-keygen -Y verify` reads it (ssh-keygen(1), ALLOWED SIGNERS), and more strictly: what this module does not understand is refused with
-//! its line number and never skipped, so that a slip of the pen cannot widen the trust. Certificate authorities are refused. Keys of other types than Ed25519
-//! may stand in the list; no pot is signed with them.
+//! its line number and never skipped, so that a slip of the pen cannot widen the trust. Certificate authorities are refused. Keys of other types than
+//! `ssh-ed25519` and `sk-ssh-ed25519@openssh.com` may stand in the list; no pot is signed with them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ssh_key::{Algorithm, Fingerprint, HashAlg, PublicKey};
 
 use crate::error::Error;
-use crate::signature::{NAMESPACE, one_line};
+use crate::key::{one_line, signs};
+use crate::signature::NAMESPACE;
 
 /// The key that signed a pot, once it is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ enum Source {
     },
 }
 
-/// A line of the list with an Ed25519 key.
+/// A line of the list with a key that may sign pots.
 #[derive(Clone, Debug)]
 struct Entry {
     principals: String,
@@ -149,7 +150,8 @@ impl Entry {
         if !starts_with_key(key) {
             return Err("has no public key where one is expected".to_owned());
         }
-        if key.split([' ', '\t']).next() != Some(Algorithm::Ed25519.as_str()) {
+        let kind = key.split([' ', '\t']).next().unwrap_or_default();
+        if !Algorithm::new(kind).is_ok_and(|kind| signs(&kind)) {
             return Ok(None);
         }
         let key = PublicKey::from_openssh(key)

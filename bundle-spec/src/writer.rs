@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use crate::digest::{Hasher, Sha256};
 use crate::error::Error;
 use crate::header;
+use crate::key::SigningKey;
 use crate::manifest::{Blob, Manifest};
 use crate::path::Member;
-use crate::signature::{self, SigningKey};
+use crate::signature;
 use crate::sums::Sums;
 
 /// What goes into a pot.

@@ -11,6 +11,7 @@
 mod digests;
 mod files;
 pub mod place;
+pub mod shelf;
 pub mod stock;
 
 use std::fs::File;

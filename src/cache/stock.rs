@@ -229,7 +229,8 @@ pub(super) fn claims(place: &Place) -> io::Result<BTreeSet<Key>> {
     Ok(claimed)
 }
 
-fn names(place: &Place) -> io::Result<BTreeMap<Sha256, String>> {
+/// What contents were called when they came, by their digests.
+pub(super) fn names(place: &Place) -> io::Result<BTreeMap<Sha256, String>> {
     let text = files::read(&place.join("names"), TEXT_LIMIT)?;
     let text = String::from_utf8_lossy(&text);
     let pair = |line: &str| {

@@ -19,6 +19,7 @@ use super::prepare::Desk;
 use super::{follow, print, print_json, summary};
 use crate::asked::{self, Asked};
 use crate::cache::Cache;
+use crate::cache::shelf::Shelf;
 use crate::cli::Build;
 use crate::exit::usage;
 use crate::fetch::{Policy, Stop};
@@ -86,12 +87,12 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
     let signer = if command.unsigned || command.plan {
         None
     } else {
-        Some(signing_key(command.sign_key)?)
+        Some(signing_key(command.sign_key, &desk.progress)?)
     };
-    let cache = if command.plan {
-        None
+    let (cache, shelf) = if command.plan {
+        (None, Desk::shelf(command.keeping)?)
     } else {
-        desk.cache(command.keeping)?
+        (desk.cache(command.keeping)?, Shelf::default())
     };
     let planned = match &lock {
         Some(lock) => follow::plans(&desk, lock, command.follow.locked)?,
@@ -102,7 +103,13 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
     for (plan, target) in &planned.plans {
         if command.plan {
             let resolved = planned.resolved.as_ref();
-            reports.extend(super::plan::run(plan, resolved, &desk, command.json)?);
+            reports.extend(super::plan::run(
+                plan,
+                resolved,
+                &desk,
+                &shelf,
+                command.json,
+            )?);
             continue;
         }
         let jobs = threads(&desk, style, command.jobs)?;
@@ -239,9 +246,12 @@ fn ask(
 }
 
 /// The key that signs: the given one, or the one that `kpot keygen` made.
-pub(super) fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> {
+pub(super) fn signing_key(
+    given: Option<PathBuf>,
+    progress: &Progress,
+) -> anyhow::Result<SigningKey> {
     if let Some(path) = given {
-        return keys::load(&path);
+        return keys::load(&path, progress);
     }
     let path = keys::default_path()?;
     if path.symlink_metadata().is_err() {
@@ -250,7 +260,7 @@ pub(super) fn signing_key(given: Option<PathBuf>) -> anyhow::Result<SigningKey> 
             path.display()
         )));
     }
-    keys::load(&path)
+    keys::load(&path, progress)
 }
 
 fn announce(plan: &Plan, progress: &Progress) {

@@ -10,10 +10,13 @@ use serde_json::Value;
 use super::build::how;
 use super::prepare::Desk;
 use super::print;
+use crate::cache::shelf::Shelf;
+use crate::extra::Place;
 use crate::fetch::marker::Resolved;
 use crate::fetch::registry::Described;
 use crate::plan::{Check, Plan};
 use crate::progress::bytes;
+use crate::released;
 use crate::survey::{Survey, survey};
 use crate::table;
 
@@ -32,9 +35,11 @@ struct Report<'a> {
     images: Vec<Image<'a>>,
     /// In bytes, as far as it is known; what images share once.
     size: u64,
-    /// How many sizes are not in it.
+    /// How many of them are in the cache.
+    cached: u64,
+    /// How many sizes are not in `size`.
     unknown: usize,
-    warnings: &'a [String],
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +60,8 @@ struct Download<'a> {
     /// The digest, where it is known already.
     digest: Option<Sha256>,
     size: Option<u64>,
+    /// How many of its bytes are in the cache.
+    cached: u64,
     problem: Option<&'a str>,
 }
 
@@ -65,6 +72,7 @@ struct File<'a> {
     from: &'a str,
     digest: Option<Sha256>,
     size: Option<u64>,
+    cached: u64,
     problem: Option<&'a str>,
 }
 
@@ -75,6 +83,7 @@ struct Image<'a> {
     /// Of the manifest for the pot's architecture.
     digest: Option<Sha256>,
     size: Option<u64>,
+    cached: u64,
     problem: Option<&'a str>,
 }
 
@@ -82,12 +91,14 @@ pub(super) fn run(
     plan: &Plan,
     resolved: Option<&Resolved>,
     desk: &Desk,
+    shelf: &Shelf,
     json: bool,
 ) -> anyhow::Result<Option<Value>> {
     let progress = &desk.progress;
     let survey = survey(plan, &desk.client, &desk.stop, progress)?;
-    let report = report(plan, resolved, &survey);
-    for warning in report.warnings {
+    let mut report = report(plan, resolved, &survey, shelf);
+    report.warnings.extend(unreleased(plan, &survey, desk));
+    for warning in &report.warnings {
         progress.line(&format!("warning: {warning}"));
     }
     if json {
@@ -97,12 +108,30 @@ pub(super) fn run(
     Ok(None)
 }
 
-fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey) -> Report<'a> {
+/// A word on a version of which nothing is to be had, where the release server knows an older one as the newest.
+fn unreleased(plan: &Plan, survey: &Survey, desk: &Desk) -> Option<String> {
+    let version = plan.kubernetes.to_string();
+    let programs = plan.downloads.iter().zip(&survey.downloads);
+    let mut own = programs.filter(|(download, _)| download.version == version);
+    if own.any(|(_, told)| told.answer.is_ok()) {
+        return None;
+    }
+    // Nothing depends on it: where the server does not tell, the table says what is unknown.
+    released::newest(plan.kubernetes, &desk.client, &desk.progress).unwrap_or(None)
+}
+
+fn report<'a>(
+    plan: &'a Plan,
+    resolved: Option<&'a Resolved>,
+    survey: &'a Survey,
+    shelf: &Shelf,
+) -> Report<'a> {
     let total = survey.total();
+    let lies = |(digest, size): &&(Sha256, u64)| shelf.size(digest) == Some(*size);
     let downloads = plan.downloads.iter().zip(&survey.downloads);
     let files = plan.files.iter().zip(&survey.files);
     let images = plan.images.iter().zip(&survey.images);
-    Report {
+    let mut report = Report {
         name: plan.name(),
         kubernetes: plan.kubernetes,
         resolved: resolved.map(|resolved| Marker {
@@ -125,6 +154,11 @@ fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey
                 },
                 digest: download.check.digest(),
                 size: told.answer.as_ref().ok().copied(),
+                cached: match (download.check.digest(), &told.answer) {
+                    (Some(digest), _) => shelf.size(&digest).unwrap_or(0),
+                    (None, Ok(size)) if shelf.has(&download.label(), *size) => *size,
+                    (None, _) => 0,
+                },
                 problem: told.answer.as_ref().err().map(String::as_str),
             })
             .collect(),
@@ -135,6 +169,10 @@ fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey
                 from: told.from.as_str(),
                 digest: file.digest(),
                 size: told.answer.as_ref().ok().copied(),
+                cached: match file.place {
+                    Place::At(_, digest) => shelf.size(&digest).unwrap_or(0),
+                    Place::Here(..) => 0,
+                },
                 problem: told.answer.as_ref().err().map(String::as_str),
             })
             .collect(),
@@ -144,13 +182,31 @@ fn report<'a>(plan: &'a Plan, resolved: Option<&'a Resolved>, survey: &'a Survey
                 from: told.from.as_str(),
                 digest: told.answer.as_ref().ok().map(|image| image.digest),
                 size: told.answer.as_ref().ok().map(Described::size),
+                cached: told.answer.as_ref().map_or(0, |image| {
+                    image.blobs.iter().filter(lies).map(|blob| blob.1).sum()
+                }),
                 problem: told.answer.as_ref().err().map(String::as_str),
             })
             .collect(),
         size: total.bytes,
+        cached: 0,
         unknown: total.unknown,
-        warnings: &plan.warnings,
-    }
+        warnings: plan.warnings.clone(),
+    };
+    let mut blobs: Vec<_> = survey
+        .images
+        .iter()
+        .filter_map(|told| told.answer.as_ref().ok())
+        .flat_map(|image| image.blobs.iter().filter(lies))
+        .collect();
+    blobs.sort_unstable();
+    blobs.dedup();
+    let parts = report.downloads.iter().map(|it| it.cached);
+    report.cached = parts
+        .chain(report.files.iter().map(|it| it.cached))
+        .chain(blobs.iter().map(|blob| blob.1))
+        .sum();
+    report
 }
 
 fn text(report: &Report<'_>) -> String {
@@ -162,7 +218,7 @@ fn text(report: &Report<'_>) -> String {
             download.version.to_owned(),
             size(download.size),
             how(download.checked).to_owned(),
-            download.from.to_owned(),
+            whence(download.from, download.size, download.cached),
         ]);
     }
     for file in &report.files {
@@ -171,7 +227,7 @@ fn text(report: &Report<'_>) -> String {
             file.version.to_owned(),
             size(file.size),
             "given by you".to_owned(),
-            file.from.to_owned(),
+            whence(file.from, file.size, file.cached),
         ]);
     }
     for image in &report.images {
@@ -181,7 +237,7 @@ fn text(report: &Report<'_>) -> String {
             String::new(),
             size(image.size),
             "digests of the manifest".to_owned(),
-            image.from.to_owned(),
+            whence(image.from, image.size, image.cached),
         ]);
     }
     let mut text = table::layout(&["WHAT", "VERSION", "SIZE", "CHECKED BY", "FROM"], &rows);
@@ -200,18 +256,31 @@ fn text(report: &Report<'_>) -> String {
         1 => ", and 1 whose size is unknown".to_owned(),
         count => format!(", and {count} whose sizes are unknown"),
     };
+    let cached = match report.cached {
+        0 => String::new(),
+        cached => format!(", {} in the cache", bytes(cached)),
+    };
     let files = match report.files.len() {
         0 => String::new(),
         count => format!(", {count} to carry besides"),
     };
     let _ = writeln!(
         text,
-        "\n{}: {} downloads and {} images{files}, {} to fetch{but}; what images share is fetched once\n\
+        "\n{}: {} downloads and {} images{files}, {} to fetch{cached}{but}; what images share is fetched once\n\
          Nothing of it was fetched, and nothing was written.",
         report.name,
         report.downloads.len(),
         report.images.len(),
-        bytes(report.size)
+        bytes(report.size.saturating_sub(report.cached))
     );
     text
+}
+
+/// Where something comes from: the cache, or `from`, or some of it from each.
+fn whence(from: &str, size: Option<u64>, cached: u64) -> String {
+    match cached {
+        0 => from.to_owned(),
+        cached if size.is_none_or(|size| size == cached) => "in the cache".to_owned(),
+        cached => format!("{from}, {} of it in the cache", bytes(cached)),
+    }
 }

@@ -5,6 +5,7 @@ use bundle_spec::{Arch, KubeVersion};
 
 use crate::cache::Cache;
 use crate::cache::place::Place;
+use crate::cache::shelf::Shelf;
 use crate::cli::Keeping;
 use crate::cli::network::Flags;
 use crate::exit::usage;
@@ -84,6 +85,17 @@ impl Desk {
         }
         let place = Place::find(keeping.cache)?;
         Ok(Some(Cache::open(place, self.stop.clone())?))
+    }
+
+    /// What lies in the cache that a build would use, for a look; nothing where none is wanted, or the user has no place for one.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub(super) fn shelf(keeping: Keeping) -> anyhow::Result<Shelf> {
+        match Place::find(keeping.cache) {
+            Ok(place) if !keeping.no_cache => Shelf::look(&place),
+            Ok(_) | Err(_) => Ok(Shelf::default()),
+        }
     }
 
     /// Plans for every architecture, for the version that is `known`; without one, for the version that the order stands for today.

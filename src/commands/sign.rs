@@ -24,11 +24,12 @@ struct Report<'a> {
 }
 
 pub(super) fn run(command: &Sign) -> anyhow::Result<()> {
-    let key = signing_key(command.sign_key.clone())?;
+    let progress = Progress::new();
+    let key = signing_key(command.sign_key.clone(), &progress)?;
     if let Some(output) = &command.output {
         output::folder(output)?;
     }
-    let pot = trust::verified(&command.pot, &command.signers, &Progress::new())?;
+    let pot = trust::verified(&command.pot, &command.signers, &progress)?;
     let output = match &command.output {
         Some(output) => output.clone(),
         // Where POT is a link, what it leads to is replaced, and not the link.

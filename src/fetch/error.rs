@@ -26,6 +26,8 @@ enum Kind {
     Transient(Option<Duration>),
     /// Another try gives the same.
     Final,
+    /// The server has not got it.
+    Missing,
     /// It came whole, and is not what it should be.
     Content,
     /// The server wants to know who asks; its challenges.
@@ -56,6 +58,11 @@ impl FetchError {
         self.kind == Kind::Content
     }
 
+    /// The address, where the server says that it has no such thing.
+    pub fn missing(&self) -> Option<&str> {
+        (self.kind == Kind::Missing).then_some(self.url.as_str())
+    }
+
     /// The same with a word on what to try.
     #[must_use]
     pub fn advise(mut self, advice: &'static str) -> Self {
@@ -67,7 +74,7 @@ impl FetchError {
     pub fn challenge(&self) -> Option<&str> {
         match &self.kind {
             Kind::Unauthorized(challenge) => Some(challenge),
-            Kind::Transient(_) | Kind::Final | Kind::Content => None,
+            Kind::Transient(_) | Kind::Final | Kind::Missing | Kind::Content => None,
         }
     }
 
@@ -82,6 +89,12 @@ impl FetchError {
     #[must_use]
     pub(super) fn wait(mut self, time: Option<Duration>) -> Self {
         self.kind = Kind::Transient(time);
+        self
+    }
+
+    #[must_use]
+    pub(super) fn not_there(mut self) -> Self {
+        self.kind = Kind::Missing;
         self
     }
 
@@ -115,7 +128,7 @@ impl FetchError {
     pub(super) fn asked_to_wait(&self) -> Option<Duration> {
         match self.kind {
             Kind::Transient(time) => time,
-            Kind::Final | Kind::Content | Kind::Unauthorized(_) => None,
+            Kind::Final | Kind::Missing | Kind::Content | Kind::Unauthorized(_) => None,
         }
     }
 }

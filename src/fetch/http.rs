@@ -557,6 +557,7 @@ fn refusal(from: &Url, response: &Response) -> FetchError {
             "it may exist and not be for everybody: docker login, for images; or use --mirror with a server that has it",
         ),
         StatusCode::NOT_FOUND | StatusCode::GONE => refused
+            .not_there()
             .advise("check the version or the name, and that a mirror has the publisher's layout"),
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => refused.advise(PROXY_LOGIN),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {

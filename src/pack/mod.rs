@@ -39,6 +39,7 @@ use crate::image_name::ImageName;
 use crate::lock::Target;
 use crate::plan::{Check, Download, Layout, Plan};
 use crate::progress::{Expected, Progress, Task, bytes};
+use crate::released;
 use crate::releases::Algorithm;
 use blobs::{Blobs, Packed, Packing, Way};
 pub use contents::{Contents, FetchedDownload};
@@ -213,12 +214,20 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
 
 impl Run<'_> {
     fn fetch(&self, piece: Fetch) -> Outcome<Fetch, Pack> {
-        match piece {
+        let outcome = match piece {
             Fetch::Download(index) => self.download(index),
             Fetch::File(index) => self.file(index),
             Fetch::Image(name) => self.image(&name),
             Fetch::Layer(name, layer) => self.layer(&name, &layer),
-        }
+        };
+        outcome.map_err(|error| {
+            let shop = self.shop;
+            // Now, while transfers go on: once an error is told, nobody is asked any more.
+            match released::doubt(shop.plan.kubernetes, &error, shop.client, shop.progress) {
+                Some(doubt) => error.context(doubt),
+                None => error,
+            }
+        })
     }
 
     fn pack(&self, piece: Pack) -> Outcome<Fetch, Pack> {
@@ -231,7 +240,7 @@ impl Run<'_> {
 
     fn download(&self, index: usize) -> Outcome<Fetch, Pack> {
         let download = &self.shop.plan.downloads[index];
-        let label = format!("{} {}", download.name, download.version);
+        let label = download.label();
         let url = Url::parse(&download.url).with_context(|| format!("{:?}", download.url))?;
         let task = self.shop.progress.transfer(&label, Expected::Unknown);
         // The checksum first: without one nothing is downloaded.
@@ -406,17 +415,8 @@ impl Run<'_> {
             .get(Ask::plain(&url), checksum::LIMIT, task)
             .with_context(|| {
                 let name = download.name;
-                let version = self.shop.plan.kubernetes;
-                let doubt = if download.version == version.to_string() {
-                    format!(
-                        "; is {version} a release? --k8s {}.{} takes the latest of its patches",
-                        version.major, version.minor
-                    )
-                } else {
-                    String::new()
-                };
                 format!(
-                    "there is no checksum for {name}, so it is not downloaded{doubt}; if you know its digest, give it with --pin {name}=sha256:HEX"
+                    "there is no checksum for {name}, so it is not downloaded; if you know its digest, give it with --pin {name}=sha256:HEX"
                 )
             })?;
         let file = download.url.rsplit('/').next().unwrap_or_default();

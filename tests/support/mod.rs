@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod pots;
 pub mod raw;
 pub mod server;
+pub mod ssh;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -93,6 +94,7 @@ impl Desk {
                 .env_remove(name.to_ascii_uppercase());
         }
         command
+            .env_remove("SSH_AUTH_SOCK")
             .args(arguments)
             .current_dir(self.out())
             .env("XDG_CONFIG_HOME", self.path("config"))

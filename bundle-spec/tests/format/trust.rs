@@ -133,7 +133,7 @@ fn a_line_that_is_not_understood_is_refused_with_its_number() {
 #[test]
 fn keys_of_other_types_may_stand_in_the_list() {
     let list = format!(
-        "git@example.com ssh-rsa AAAAB3NzaC1yc2E= laptop\ngit@example.com namespaces=\"git\" sk-ssh-ed25519@openssh.com AAAA token\nkpot {}\n",
+        "git@example.com ssh-rsa AAAAB3NzaC1yc2E= laptop\ngit@example.com namespaces=\"git\" sk-ecdsa-sha2-nistp256@openssh.com AAAA token\nkpot {}\n",
         key().public_openssh().unwrap()
     );
     verdict(&Trust::from_allowed_signers(&list, SystemTime::now()).unwrap()).unwrap();
