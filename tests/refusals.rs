@@ -117,6 +117,7 @@ fn what_this_kpot_cannot_make_is_refused_before_anything_is_fetched() {
     for (version, word) in [
         ("v1.12.0", "1.13 to 1.36"),
         ("v1.12.0", "the nearest that it knows are 1.13 and 1.14"),
+        ("v1.37.0", "the nearest that it knows are 1.36 and 1.35"),
         ("stable-1.99", "the nearest that it knows are 1.36 and 1.35"),
         ("1.14.x", "like v1.14.0"),
     ] {

@@ -246,6 +246,14 @@ fn a_patch_that_was_never_released_names_the_newest() {
     assert!(stderr(&built).contains(&told), "{}", stderr(&built));
     assert!(stderr(&built).contains("404"), "{}", stderr(&built));
     assert!(desk.made().is_empty());
+    let mut lock = upstream.arguments_for("v1.20.99", "x.pot");
+    lock[0] = "lock".to_owned();
+    lock.drain(3..5);
+    let lock: Vec<&str> = lock.iter().map(String::as_str).collect();
+    let locked = desk.kpot(&lock);
+    assert_eq!(code(&locked), 1, "{}", stderr(&locked));
+    assert!(stderr(&locked).contains(&told), "{}", stderr(&locked));
+    assert!(desk.made().is_empty());
     // A plan stands, and says the same once.
     let planned = desk.build_version(&upstream, "v1.20.99", "x.pot", &["--plan"]);
     assert_eq!(code(&planned), 0, "{}", stderr(&planned));

@@ -10,6 +10,7 @@
 pub mod certificates;
 pub mod pots;
 pub mod raw;
+pub mod real;
 pub mod server;
 pub mod ssh;
 pub mod upstream;

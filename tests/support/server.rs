@@ -97,6 +97,16 @@ impl Server {
             .insert(path.to_owned(), answers);
     }
 
+    /// The bodies of this kind of answer, by their paths.
+    pub fn bodies(&self) -> Vec<(String, Vec<u8>)> {
+        let state = self.state.lock().unwrap();
+        let body = |(path, answers): (&String, &Vec<Answer>)| match answers.last() {
+            Some(Answer::Body(body)) => Some((path.clone(), body.clone())),
+            _ => None,
+        };
+        state.answers.iter().filter_map(body).collect()
+    }
+
     /// The requests for paths that end so.
     pub fn seen(&self, ending: &str) -> Vec<Seen> {
         let state = self.state.lock().unwrap();

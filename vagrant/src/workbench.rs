@@ -16,9 +16,10 @@ use crate::sh::{self, Sh, step};
 use crate::upstream::{self, Mirror, Upstream};
 use crate::{image, machine};
 
-/// Debian packages that the lab itself uses; upstream's builds and servers install theirs.
+/// Debian packages that the lab itself uses, and the tests of the code; upstream's builds and servers install theirs.
 const PACKAGES: &[&str] = &[
     "debootstrap",
+    "docker-registry",
     "docker.io",
     "file",
     "gcc-aarch64-linux-gnu",
@@ -27,7 +28,9 @@ const PACKAGES: &[&str] = &[
     "libc-bin",
     "libc6-dev-arm64-cross",
     "musl-tools",
+    "nginx",
     "openssh-client",
+    "openssl",
     "qemu-user-static",
     "ruby",
     "strace",
