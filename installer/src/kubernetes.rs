@@ -56,7 +56,8 @@ pub struct Traits {
     /// What the kubelet does on cgroup v1: `failCgroupV1` is true by default from 1.35 on (pkg/kubelet/apis/config/v1beta1/defaults.go).
     pub on_cgroup_v1: OnCgroupV1,
     /// The containerds that the kubelet can speak with, the end excluded. Up to 1.22 it only knows CRI v1alpha2, which containerd 2.0 no longer serves; from 1.26 on it only
-    /// knows CRI v1, which containerd serves from 1.6 on. Before 1.3 there is no configuration of version 2.
+    /// knows CRI v1, which containerd serves from 1.6 on; from 1.35 on nobody tells it which image the sandboxes run in, and containerd itself must keep it, as 1.7 does. Before 1.3
+    /// there is no configuration of version 2.
     pub containerd: Range<ContainerdRelease>,
     /// The kubelet's flags that are gone.
     pub gone_flags: Vec<&'static str>,
@@ -80,7 +81,13 @@ impl Traits {
                 OnCgroupV1::Runs
             },
             containerd: Range {
-                start: if since(26) { (1, 6) } else { (1, 3) },
+                start: if since(35) {
+                    (1, 7)
+                } else if since(26) {
+                    (1, 6)
+                } else {
+                    (1, 3)
+                },
                 end: if since(23) { (3, 0) } else { (2, 0) },
             },
             gone_flags: GONE_FLAGS
@@ -117,5 +124,6 @@ mod tests {
         assert!(goes(22, (1, 5)) && !goes(22, (2, 1)));
         assert!(goes(23, (2, 1)) && goes(25, (1, 5)));
         assert!(goes(34, (1, 6)) && goes(34, (2, 1)) && !goes(34, (1, 5)));
+        assert!(goes(35, (1, 7)) && !goes(35, (1, 6)));
     }
 }

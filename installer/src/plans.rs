@@ -28,10 +28,12 @@ use crate::replacing::remove_member::RemoveMember;
 use crate::replacing::reset_down::ResetDown;
 use crate::replacing::restore::{DropRecord, RestoreNode};
 use crate::replacing::{Departed, Whose};
+use crate::runtime::Runtime;
 use crate::step::Step;
 use crate::steps::{
-    CniPlugins, Crictl, DockerBinaries, DockerConfig, DockerService, HostsEntry, ImageWanted,
-    Images, KernelModules, KubeletService, KubernetesBinaries, SwapOff, Sysctls,
+    CniPlugins, ContainerdBinaries, ContainerdConfig, ContainerdService, Crictl, DockerBinaries,
+    DockerConfig, DockerService, HostsEntry, ImageWanted, Images, KernelModules, KubeletService,
+    KubernetesBinaries, SwapOff, Sysctls,
 };
 
 /// What a node needs before it can join anything; nothing here touches a cluster.
@@ -45,17 +47,44 @@ pub fn environment(
         Box::new(KernelModules::new()),
         Box::new(Sysctls::new()),
         Box::new(SwapOff::new()),
-        Box::new(DockerBinaries::new(pot.clone(), driver)?),
-        Box::new(DockerConfig::new(pot.clone(), driver, insecure.to_vec())),
-        Box::new(DockerService::new(pot.clone(), driver, insecure.to_vec())),
+    ];
+    steps.extend(runtime(pot, driver, insecure)?);
+    let kubernetes = pot.manifest().kubernetes;
+    let rest: [Box<dyn Step>; 4] = [
         Box::new(CniPlugins::new(pot.clone())?),
         Box::new(KubernetesBinaries::new(pot.clone())?),
+        Box::new(KubeletService::new(kubernetes)),
+        Box::new(Images::new(pot.clone(), images)?),
     ];
-    if let Some(crictl) = Crictl::new(pot.clone())? {
-        steps.push(Box::new(crictl));
+    steps.extend(rest);
+    Ok(steps)
+}
+
+/// The pot's container runtime, with the tool that kubeadm and this program ask it with.
+fn runtime(pot: &Arc<VerifiedPot>, driver: CgroupDriver, insecure: &[String]) -> Result<Steps> {
+    let crictl = Crictl::new(pot.clone())?.map(|step| Box::new(step) as Box<dyn Step>);
+    let mut steps: Steps = Vec::new();
+    match pot.manifest().runtime.name.into() {
+        Runtime::Docker => {
+            let insecure = || insecure.to_vec();
+            steps.push(Box::new(DockerBinaries::new(pot.clone(), driver)?));
+            steps.push(Box::new(DockerConfig::new(pot.clone(), driver, insecure())));
+            steps.push(Box::new(DockerService::new(
+                pot.clone(),
+                driver,
+                insecure(),
+            )));
+            steps.extend(crictl);
+        }
+        Runtime::Containerd => {
+            steps.push(Box::new(ContainerdBinaries::new(pot.clone(), driver)?));
+            // Before containerd starts: crictl shows when it serves the kubelet.
+            steps.extend(crictl);
+            let config = ContainerdConfig::new(pot.clone(), driver, insecure)?;
+            steps.push(Box::new(config));
+            steps.push(Box::new(ContainerdService::new(pot.clone(), driver)));
+        }
     }
-    steps.push(Box::new(KubeletService::new()));
-    steps.push(Box::new(Images::new(pot.clone(), images)?));
     Ok(steps)
 }
 

@@ -37,6 +37,14 @@ impl Runtime {
         }
     }
 
+    /// Its name at the beginning of a sentence for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Docker => "Docker",
+            Self::Containerd => "containerd",
+        }
+    }
+
     /// The CRI socket that the kubeadm of `version` is given (`nodeRegistration.criSocket`), from which it makes the kubelet's flags.
     pub fn cri_socket(self, version: KubeVersion) -> &'static str {
         match (self, Traits::of(version).cri_socket) {

@@ -299,6 +299,17 @@ pub fn familiar(name: &str) -> String {
     }
 }
 
+/// The full form of a name, as containerd has it: with Docker Hub's own host and folder, and a tag.
+pub fn qualified(name: &str) -> String {
+    let name = familiar(name);
+    let host = name.split_once('/').map(|(host, _)| host);
+    match host {
+        None => format!("docker.io/library/{name}"),
+        Some(host) if host.contains(['.', ':']) || host == "localhost" => name,
+        Some(_) => format!("docker.io/{name}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bundle_spec::Arch;
@@ -491,6 +502,20 @@ mod tests {
         assert_eq!(given(&[weave.clone(), reader, exporter]), ["x/weave"]);
         let calico = set("calico", "/etc/cni/net.d/", true);
         assert_eq!(given(&[weave, calico]), ["x/calico"]);
+    }
+
+    #[test]
+    fn containerd_has_names_in_full() {
+        for (name, full) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("calico/node:v3", "docker.io/calico/node:v3"),
+            ("docker.io/calico/node:v3", "docker.io/calico/node:v3"),
+            ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9"),
+            ("reg:5000/a:1", "reg:5000/a:1"),
+            ("localhost/a:1", "localhost/a:1"),
+        ] {
+            assert_eq!(qualified(name), full, "{name}");
+        }
     }
 
     #[test]

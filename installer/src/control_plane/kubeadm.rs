@@ -244,6 +244,9 @@ pub fn without_endpoint(yaml: &str, name: &str) -> Result<Option<String>> {
 pub struct KubeletConfiguration {
     /// `cgroupfs` or `systemd`; empty where kubeadm passes it as a flag (up to 1.20).
     pub cgroup_driver: String,
+    /// Whether the kubelet refuses to run on cgroup v1; where it is absent, versions from 1.35 on do.
+    #[serde(rename = "failCgroupV1")]
+    pub fail_cgroup_v1: Option<bool>,
     /// Percent of the image file system from which images are deleted.
     #[serde(rename = "imageGCHighThresholdPercent")]
     pub image_gc_high_threshold_percent: Option<u8>,

@@ -54,9 +54,31 @@ impl Probe {
         )
     }
 
-    /// The version of containerd: `containerd github.com/containerd/containerd 1.6.20 …`.
-    pub fn containerd_version() -> Self {
-        Self(Cmd::new("containerd", ["--version"]).timeout(Duration::from_secs(20)))
+    /// The version of the containerd that runs, beside that of its client: lines `Version: …` below `Client:` and `Server:`.
+    pub fn containerd_server() -> Self {
+        Self::ctr(&["version"])
+    }
+
+    /// The plugins of the containerd that runs: lines of type, name, platforms and status.
+    pub fn containerd_plugins() -> Self {
+        Self::ctr(&["plugins", "ls"])
+    }
+
+    fn ctr(words: &[&str]) -> Self {
+        let args = ["--address", CONTAINERD.trim_start_matches("unix://")];
+        Self(Cmd::new("ctr", [&args, words].concat()).timeout(Duration::from_secs(20)))
+    }
+
+    /// The configuration of containerd as it is on the disk, with all defaults, in TOML.
+    pub fn containerd_config() -> Self {
+        Self(Cmd::new("containerd", ["config", "dump"]).timeout(Duration::from_secs(20)))
+    }
+
+    /// The images of containerd's CRI as JSON, with IDs and names.
+    pub fn containerd_images() -> Self {
+        let args = ["--runtime-endpoint", CONTAINERD, "--timeout", "20s"];
+        let question = ["images", "--output", "json"];
+        Self(Cmd::new("crictl", [&args[..], &question].concat()))
     }
 
     /// The IDs and names of Docker's images: lines of `sha256:… repository:tag`.

@@ -6,8 +6,11 @@
 use bundle_spec::KubeVersion;
 
 use super::{Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
+use crate::facts::containerd::release;
 use crate::facts::modules;
 use crate::facts::{CgroupVersion, Facts, Init, User};
+use crate::kubernetes::{OnCgroupV1, Traits};
+use crate::runtime::Runtime;
 
 /// kubeadm's `ControlPlaneNumCPU`.
 const CPUS: usize = 2;
@@ -16,7 +19,7 @@ const CPUS: usize = 2;
 const MEMORY: u64 = 1700;
 
 /// Every check, in the order in which an operator reads them.
-pub(super) const ROWS: [Row; 16] = [
+pub(super) const ROWS: [Row; 17] = [
     Row {
         name: "root",
         what: "this program runs as root",
@@ -26,6 +29,11 @@ pub(super) const ROWS: [Row; 16] = [
         name: "architecture",
         what: "this machine has the pot's architecture",
         judge: architecture,
+    },
+    Row {
+        name: "runtime",
+        what: "the kubelet can use the pot's container runtime",
+        judge: runtime,
     },
     Row {
         name: "systemd",
@@ -124,6 +132,30 @@ fn architecture(facts: &Facts, needs: &Needs) -> Verdict {
     )
 }
 
+fn runtime(_: &Facts, needs: &Needs) -> Verdict {
+    let (version, runtime) = (needs.kubernetes, &needs.runtime);
+    let traits = Traits::of(version);
+    let rebuild = format!("build another pot on the connected side: kpot build --k8s {version}");
+    match Runtime::from(runtime.name) {
+        Runtime::Docker if !traits.dockershim => Verdict::refuse(
+            format!(
+                "the kubelet {version} does not speak with Docker, which is the runtime in the pot"
+            ),
+            format!("{rebuild} --runtime containerd"),
+        ),
+        Runtime::Containerd if !traits.containerd.contains(&release(&runtime.version)) => {
+            Verdict::refuse(
+                format!(
+                    "the kubelet {version} does not speak with containerd {}, which is in the pot",
+                    runtime.version
+                ),
+                rebuild,
+            )
+        }
+        Runtime::Docker | Runtime::Containerd => Verdict::Good,
+    }
+}
+
 fn systemd(facts: &Facts, _: &Needs) -> Verdict {
     match facts.init {
         Init::Systemd => Verdict::Good,
@@ -174,9 +206,9 @@ fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
 }
 
 fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
-    let minor = needs.kubernetes.minor;
+    let traits = Traits::of(needs.kubernetes);
     let unified = facts.cgroups.version == CgroupVersion::V2;
-    if unified && minor < 19 {
+    if unified && !traits.on_cgroup_v2 {
         return Verdict::refuse(
             format!(
                 "the kubelet {} does not start on cgroup v2",
@@ -185,10 +217,14 @@ fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
             "boot with cgroup v1: add systemd.unified_cgroup_hierarchy=0 to the kernel's command line",
         );
     }
-    if !unified && minor >= 35 {
+    let refused = needs.fail_cgroup_v1.unwrap_or(true);
+    if !unified && traits.on_cgroup_v1 == OnCgroupV1::RunsIfAllowed && refused {
         return Verdict::refuse(
-            format!("the kubelet {} refuses cgroup v1", needs.kubernetes),
-            "boot with cgroup v2: add systemd.unified_cgroup_hierarchy=1 to the kernel's command line",
+            format!(
+                "the kubelet {} refuses cgroup v1, unless its configuration says failCgroupV1: false",
+                needs.kubernetes
+            ),
+            "boot with cgroup v2: add systemd.unified_cgroup_hierarchy=1 to the kernel's command line; or allow v1 in the whole cluster: kubectl --namespace kube-system edit configmap kubelet-config (failCgroupV1: false, below kubelet)",
         );
     }
     let missing = kernel::missing_controllers(facts);

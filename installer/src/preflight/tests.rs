@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use bundle_spec::manifest::RuntimeName;
+
 use super::disk::Threshold;
 use super::kernel::{ignored_checks, kubeadm_knows, system_verification_proved};
 use super::*;
@@ -84,10 +86,10 @@ pub(crate) fn good() -> Facts {
         tools: TOOLS.into_iter().collect(),
         leftovers: Vec::new(),
         modules: [("br_netfilter", Module::Loadable)].into(),
-        docker: None,
         image_names: Vec::new(),
         disks: Disks {
             programs: disk,
+            local_programs: disk,
             plugins: disk,
             images: disk,
             kubelet: disk,
@@ -97,12 +99,21 @@ pub(crate) fn good() -> Facts {
     }
 }
 
+fn runtime(name: RuntimeName, version: &str) -> Runtime {
+    Runtime {
+        name,
+        version: version.to_owned(),
+    }
+}
+
 fn needs() -> Needs {
     Needs {
         purpose: Purpose::Master,
         standing: Standing::Bare,
         network: Network::Pods,
         kubernetes: V1_14,
+        runtime: runtime(RuntimeName::Docker, "18.09.9"),
+        fail_cgroup_v1: None,
         arch: Arch::Amd64,
         node_name: "b1.example.com".to_owned(),
         api_port: 6443,
@@ -111,6 +122,7 @@ fn needs() -> Needs {
             plugins: GB / 20,
             images: GB,
             etcd: GB / 10,
+            ..ToWrite::default()
         },
         thresholds: KubeletThresholds::default(),
     }
@@ -127,6 +139,9 @@ fn refused(facts: &Facts, needs: &Needs) -> Vec<&'static str> {
 fn with(change: impl FnOnce(&mut Facts, &mut Needs)) -> Vec<&'static str> {
     let (mut facts, mut needs) = (good(), needs());
     change(&mut facts, &mut needs);
+    if needs.kubernetes.minor >= 24 {
+        needs.runtime = runtime(RuntimeName::Containerd, "2.1.4");
+    }
     refused(&facts, &needs)
 }
 
@@ -310,10 +325,58 @@ fn cgroups_must_fit_the_kubelet() {
         with(|_, needs| needs.kubernetes = KubeVersion::new(1, 35, 0)),
         ["cgroups"]
     );
+    let allowed = with(|_, needs| {
+        needs.kubernetes = KubeVersion::new(1, 35, 0);
+        needs.fail_cgroup_v1 = Some(false);
+    });
+    assert!(allowed.is_empty());
     let missing = with(|facts, _| {
         facts.cgroups.controllers.remove("memory");
     });
     assert_eq!(missing, ["kernel-features", "cgroups"]);
+}
+
+#[test]
+fn the_pot_s_runtime_must_be_one_that_the_kubelet_speaks_with() {
+    let refusal = |minor: u16, name: RuntimeName, version: &str| {
+        let mut needs = needs();
+        needs.kubernetes = KubeVersion::new(1, minor, 0);
+        needs.runtime = runtime(name, version);
+        let report = run(&good(), &needs);
+        let mut refusals = report.refusals();
+        refusals
+            .find(|finding| finding.check == "runtime")
+            .map(|finding| finding.remedy.clone())
+    };
+    assert_eq!(refusal(23, RuntimeName::Docker, "20.10.24"), None);
+    assert_eq!(
+        refusal(24, RuntimeName::Docker, "20.10.24").unwrap(),
+        "build another pot on the connected side: kpot build --k8s v1.24.0 --runtime containerd"
+    );
+    assert_eq!(refusal(34, RuntimeName::Containerd, "2.1.4"), None);
+    assert!(refusal(26, RuntimeName::Containerd, "1.5.18").is_some());
+    assert!(refusal(22, RuntimeName::Containerd, "2.1.4").is_some());
+}
+
+#[test]
+fn containerd_keeps_layers_beside_what_they_unpack_to() {
+    let mut needs = needs();
+    needs.runtime = runtime(RuntimeName::Containerd, "1.7.27");
+    needs.to_write.layers = GB / 2;
+    let needed = |available: u64| {
+        let mut facts = good();
+        facts.disks.images = space(100 * GB, available, 2);
+        facts.disks.local_programs = space(100 * GB, GB, 3);
+        run(&facts, &needs)
+            .refusals()
+            .find(|finding| finding.check == "disk-space")
+            .map(|finding| finding.reason.clone())
+    };
+    assert_eq!(needed(1_500_000_000 + (128 << 20)), None);
+    assert_eq!(
+        needed(1_500_000_000).unwrap(),
+        "the file system of containerd's images has 1500 MB available, and 1635 MB are needed"
+    );
 }
 
 #[test]
@@ -360,6 +423,7 @@ fn demands_on_one_file_system_add_up() {
             let disk = space(1000 * GB, available, 1);
             facts.disks = Disks {
                 programs: disk,
+                local_programs: disk,
                 plugins: disk,
                 images: disk,
                 kubelet: disk,
@@ -386,6 +450,7 @@ fn a_disk_so_full_that_the_kubelet_would_delete_the_images_is_refused_beforehand
         let disk = space(100 * GB, available, 1);
         Disks {
             programs: disk,
+            local_programs: disk,
             plugins: disk,
             images: disk,
             kubelet: disk,
@@ -472,6 +537,7 @@ fn only_what_is_not_there_is_counted() {
         // The shared layer once.
         images: 111,
         etcd: 5,
+        ..ToWrite::default()
     };
     assert_eq!(bare, expected);
     machine
@@ -484,7 +550,7 @@ fn only_what_is_not_there_is_counted() {
         programs: "this is dockerd".len() as u64,
         plugins: 0,
         images: 101,
-        etcd: 0,
+        ..ToWrite::default()
     };
     assert_eq!(used, expected);
 }

@@ -79,7 +79,7 @@ pub struct Master {
     pub node_name: Option<String>,
     /// The address of this machine's apiserver and etcd, where it was given.
     pub advertise_address: Option<IpAddr>,
-    /// Registries that Docker may speak to without TLS.
+    /// Registries that the runtime may speak to without TLS.
     pub insecure_registries: Vec<String>,
     /// Whether static pods besides kubeadm's own are copied.
     pub copy_static_pods: bool,

@@ -77,7 +77,12 @@ pub(super) fn look(
     })?;
     let cluster = Rc::new(cluster);
     let healthy = endpoint::healthy_address(&cluster)?;
-    let facts = facts::gather(&run.host, Some(healthy), cluster.config.etcd.data_dir())?;
+    let facts = facts::gather(
+        &run.host,
+        run.runtime(),
+        Some(healthy),
+        cluster.config.etcd.data_dir(),
+    )?;
     let own = options.advertise_address.or(facts.source_address);
     let address = own.context("this machine has no address that reaches the healthy master: give one with --advertise-address")?.to_string();
     let records = match &options.way {
