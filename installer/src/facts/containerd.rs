@@ -170,12 +170,14 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
         },
     };
     let Some(info) = running(host)? else {
-        return Ok(Containerd::Unfit {
+        let silent = Containerd::Unfit {
             reason: format!("another containerd is installed and does not answer: {whose}"),
             remedy: format!(
                 "start it, so that it can be looked at: systemctl enable --now containerd\nor {remove}"
             ),
-        });
+        };
+        // It may be Docker's own, which dockerd starts in its own way.
+        return beside_docker(host, manifest.kubernetes, silent);
     };
     Ok(match misfit(&info, driver, manifest.kubernetes) {
         None => Containerd::Adopted(info),
@@ -250,9 +252,9 @@ fn misfit(info: &Info, driver: CgroupDriver, kubernetes: KubeVersion) -> Option<
     None
 }
 
-/// The first two numbers of a version.
+/// The first two numbers of a version, of which upstream's own builds say `v2.1.4`.
 pub fn release(version: &str) -> ContainerdRelease {
-    let [major, minor, _] = numbers(version);
+    let [major, minor, _] = numbers(version.trim_start_matches('v'));
     (major, minor)
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bundle_spec::VerifiedPot;
 
 use super::config_file::ConfigFile;
@@ -31,7 +31,7 @@ impl ContainerdConfig {
     /// containerd with the cluster's cgroup driver; `insecure` are registries that may speak plain HTTP.
     ///
     /// # Errors
-    /// Where the pot holds no image for the sandboxes of pods.
+    /// Where the pot holds no image for the sandboxes of pods, or a registry is a network.
     pub fn new(pot: Arc<VerifiedPot>, driver: CgroupDriver, insecure: &[String]) -> Result<Self> {
         let manifest = pot.manifest();
         let pause = super::images::pause(manifest).with_context(|| {
@@ -40,6 +40,12 @@ impl ContainerdConfig {
                 manifest.name
             )
         })?;
+        let network = insecure.iter().find(|name| name.contains('/'));
+        ensure!(
+            network.is_none(),
+            "--insecure-registry {} is no HOST:PORT: containerd knows single registries, not networks",
+            network.map_or("", String::as_str)
+        );
         let registry = |name: &String| ConfigFile {
             path: format!("{REGISTRIES}/{name}/hosts.toml"),
             content: plain_http(name),
@@ -260,6 +266,22 @@ SystemdCgroup = true
         assert!(
             matches!(&state, State::Conflict { remedy, .. } if remedy.contains("mv /etc/containerd/config.toml /root/")),
             "{state:?}"
+        );
+    }
+
+    #[test]
+    fn a_network_of_registries_is_refused() {
+        let pot = Pot::default()
+            .containerd("2.1.4")
+            .image("registry.k8s.io/pause:3.10.1", "{}", &[b"pause"])
+            .verified();
+        let insecure = ["10.0.0.0/8".to_owned()];
+        let error = ContainerdConfig::new(pot, CgroupDriver::Systemd, &insecure).err();
+        assert!(
+            error
+                .unwrap()
+                .to_string()
+                .contains("10.0.0.0/8 is no HOST:PORT")
         );
     }
 

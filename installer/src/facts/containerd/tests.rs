@@ -159,6 +159,10 @@ fn docker_is_in_the_way_of_a_containerd_of_ours_alone() {
         );
     }
     machine.program("containerd").program("ctr");
+    let its_own = Scripted::new().on("ctr", 1, "no such file or directory");
+    assert!(
+        matches!(look(&machine, 34, its_own), Containerd::Unfit { reason, .. } if reason.contains("has Docker"))
+    );
     let runs = answering(Scripted::new(), "1.7.27", "true");
     assert!(matches!(look(&machine, 34, runs), Containerd::Adopted(_)));
 }
@@ -177,7 +181,12 @@ fn both_forms_of_the_configuration_are_read() {
 
 #[test]
 fn only_a_containerd_that_reads_zstd_is_given_it() {
-    for (version, reads) in [("1.4.13", false), ("1.5.0", true), ("2.1.4", true)] {
+    for (version, reads) in [
+        ("v1.4.13", false),
+        ("1.5.0", true),
+        ("1.6.20~ds1", true),
+        ("v2.1.4", true),
+    ] {
         let info = Info {
             version: version.to_owned(),
             serves_cri: true,

@@ -61,6 +61,13 @@ impl Step for DockerBinaries {
             Docker::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Docker::Absent | Docker::Ours => {}
         }
+        // dockerd starts the first one in PATH.
+        if let Some(path) = view.host.program("containerd")
+            && path != format!("{BIN}/containerd")
+        {
+            let what = "would be started by the pot's Docker in the place of its own";
+            return conflict(view.host, &path, what);
+        }
         state_of(view.host, &self.files, |file| {
             conflict(view.host, &file.path, "is not the pot's")
         })
