@@ -23,6 +23,7 @@ use crate::replacing::clear::ClearNode;
 use crate::replacing::down::{BackUpDown, Down, Fate};
 use crate::replacing::drain::Drain;
 use crate::replacing::forget::ForgetNode;
+use crate::replacing::health::EtcdImage;
 use crate::replacing::record::KeepRecord;
 use crate::replacing::remove_member::RemoveMember;
 use crate::replacing::reset_down::ResetDown;
@@ -149,7 +150,7 @@ fn settle(joining: &Joining, pods: Option<StaticPods>) -> Steps {
 pub fn rebirth(
     joining: &Joining,
     departed: &Departed,
-    etcd_image: Option<String>,
+    etcd_image: Option<EtcdImage>,
     files: ExtraFiles,
     pods: Option<StaticPods>,
 ) -> Steps {
@@ -162,6 +163,7 @@ pub fn rebirth(
         joining.node.clone(),
         &joining.state,
         &joining.cluster,
+        Some(joining.cri_socket()),
     )));
     steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
@@ -182,7 +184,7 @@ pub fn change(
     joining: &Joining,
     down: &Down,
     worker: bool,
-    etcd_image: Option<String>,
+    etcd_image: Option<EtcdImage>,
     join: Steps,
 ) -> Steps {
     let departed = &down.departed;
@@ -195,7 +197,7 @@ pub fn change(
         // It may fail at a disruption budget, and can be taken back: before what cannot.
         steps.push(Box::new(Drain::new(
             joining.node.clone(),
-            joining.cluster.version.minor,
+            joining.cluster.version,
         )));
         steps.push(Box::new(back_up(&joining.cluster)));
     }
@@ -206,6 +208,7 @@ pub fn change(
             joining.node.clone(),
             &joining.state,
             &joining.cluster,
+            Some(joining.cri_socket()),
         )));
     }
     steps.extend(join);
@@ -252,7 +255,7 @@ fn leave(joining: &Joining, down: &Down) -> Steps {
 }
 
 /// Takes a master out of the cluster's records: the part that cannot be undone.
-pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<String>) -> Steps {
+pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<EtcdImage>) -> Steps {
     let mut steps: Steps = Vec::new();
     if let Some(etcd) = &cluster.etcd {
         steps.push(Box::new(RemoveMember::new(
@@ -270,7 +273,7 @@ pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<St
 pub fn clear(cluster: &ClusterFacts, node: String, state: &Path) -> Steps {
     vec![
         Box::new(back_up(cluster)),
-        Box::new(ClearNode::new(node, state, cluster)),
+        Box::new(ClearNode::new(node, state, cluster, None)),
     ]
 }
 

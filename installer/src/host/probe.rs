@@ -118,6 +118,14 @@ impl Probe {
         Self(Cmd::new("crictl", args))
     }
 
+    /// The IDs of what containerd runs in the namespace of its CRI; where there is none, nothing.
+    pub fn containerd_tasks() -> Self {
+        let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
+        let fixed = ["--address", address, "--namespace", "k8s.io"];
+        let args = fixed.into_iter().chain(["tasks", "list", "--quiet"]);
+        Self(Cmd::new("ctr", args))
+    }
+
     /// The packet filter's rules with their counters; `program` is one of the `iptables-save` kind, which only reads.
     pub fn filter_rules(program: &str) -> Self {
         Self(Cmd::new(program, ["--counters"]))

@@ -9,7 +9,7 @@ use super::{Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
 use crate::facts::containerd::release;
 use crate::facts::modules;
 use crate::facts::{CgroupVersion, Facts, Init, User};
-use crate::kubernetes::{OnCgroupV1, Traits};
+use crate::kubernetes::{KernelReleases, OnCgroupV1, Tool, Traits};
 use crate::runtime::Runtime;
 
 /// kubeadm's `ControlPlaneNumCPU`.
@@ -186,11 +186,19 @@ fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
         );
     }
     let version = needs.kubernetes;
-    if !kernel::kubeadm_knows(version, release) && kernel::ignored_checks(version, facts).is_empty()
+    if !kernel::kubeadm_knows(version, release)
+        && kernel::ignored_check(version, facts, None).is_none()
     {
         return Verdict::refuse(
             format!("kubeadm {version} does not know the kernel release {release}"),
-            "boot an older kernel",
+            match Traits::of(version).kernel_releases {
+                KernelReleases::EndAtFive | KernelReleases::EndAtFiveReplaceable => {
+                    "boot an older kernel"
+                }
+                KernelReleases::Open
+                | KernelReleases::FromFourNineteen
+                | KernelReleases::LongTerm => "boot a newer kernel, such as 6.1",
+            },
         );
     }
     let reads_config = kernel::kubeadm_knows(version, release);
@@ -293,7 +301,7 @@ fn missing_tools(facts: &Facts, wanted: &[&'static str]) -> Option<(String, Stri
 /// brings it.
 fn demanded(version: KubeVersion) -> Vec<&'static str> {
     let mut tools = vec!["getent", "ip", "iptables", "mount", "nsenter", "systemctl"];
-    if (18..=31).contains(&version.minor) {
+    if Traits::of(version).conntrack == Tool::Demanded {
         tools.push("conntrack");
     }
     tools
@@ -311,7 +319,7 @@ fn tools(facts: &Facts, needs: &Needs) -> Verdict {
 
 fn optional_tools(facts: &Facts, needs: &Needs) -> Verdict {
     let mut wanted = vec!["ebtables", "ethtool", "socat", "tc", "touch"];
-    if !demanded(needs.kubernetes).contains(&"conntrack") && needs.kubernetes.minor < 32 {
+    if Traits::of(needs.kubernetes).conntrack == Tool::Wanted {
         wanted.push("conntrack");
     }
     match missing_tools(facts, &wanted) {
@@ -342,8 +350,7 @@ fn memory(facts: &Facts, needs: &Needs) -> Verdict {
     }
     let reason = format!("there are {have} MiB");
     let remedy = "give this machine more memory";
-    // kubeadm 1.14 and 1.15 do not look; 1.20 does.
-    if needs.purpose == Purpose::Master && needs.kubernetes.minor >= 20 {
+    if needs.purpose == Purpose::Master && Traits::of(needs.kubernetes).demands_memory {
         Verdict::refuse(reason, remedy)
     } else {
         Verdict::warn(reason, remedy)
@@ -408,7 +415,7 @@ fn ports_of(needs: &Needs) -> Vec<u16> {
         10257,
         10259,
     ];
-    if needs.kubernetes.minor < 23 {
+    if Traits::of(needs.kubernetes).insecure_ports {
         ports.extend([10251, 10252]);
     }
     ports

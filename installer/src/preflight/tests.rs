@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bundle_spec::manifest::RuntimeName;
 
 use super::disk::Threshold;
-use super::kernel::{ignored_checks, kubeadm_knows, system_verification_proved};
+use super::kernel::{Ignored, ignored_check, kubeadm_knows, system_verification_proved};
 use super::*;
 use crate::facts::modules::Standing as Module;
 use crate::facts::{
@@ -43,7 +43,7 @@ pub(crate) fn good() -> Facts {
         user: User::Root,
         init: Init::Systemd,
         kernel: Kernel {
-            release: "4.19.0-27-amd64".to_owned(),
+            release: "5.10.0-8-amd64".to_owned(),
             options: Some(owned(&[
                 "NAMESPACES",
                 "NET_NS",
@@ -276,26 +276,74 @@ fn kernels_that_kubeadm_does_not_know_are_accepted_where_they_prove_themselves()
     for release in ["4.19.0", "6.18.44-fc-v657"] {
         assert!(kubeadm_knows(KubeVersion::new(1, 17, 0), release));
     }
+    for (minor, release, known) in [
+        (31, "3.10.0-1160.el7.x86_64", true),
+        (32, "4.18.0-553.el8_10.x86_64", false),
+        (33, "4.19.0-27-amd64", true),
+        (34, "4.19.0-27-amd64", false),
+        (34, "5.10.0-8-amd64", true),
+        (36, "5.14.0-427.el9.x86_64", false),
+        (36, "6.1.0-56-amd64", true),
+    ] {
+        let version = KubeVersion::new(1, minor, 0);
+        assert_eq!(
+            kubeadm_knows(version, release),
+            known,
+            "{version} {release}"
+        );
+    }
     let mut facts = good();
     assert!(
-        ignored_checks(V1_14, &facts).is_empty(),
+        ignored_check(V1_14, &facts, None).is_none(),
         "a known kernel needs no exception"
     );
     facts.kernel.release = "6.1.0-56-amd64".to_owned();
-    assert_eq!(ignored_checks(V1_14, &facts), ["SystemVerification"]);
+    let unknown = Some(Ignored::UnknownKernel);
+    assert_eq!(ignored_check(V1_14, &facts, None), unknown);
     assert!(refused(&facts, &needs()).is_empty());
-    assert!(ignored_checks(KubeVersion::new(1, 20, 2), &facts).is_empty());
+    assert_eq!(
+        ignored_check(KubeVersion::new(1, 20, 2), &facts, None),
+        None
+    );
     // Without its configuration it must be seen to work.
     facts.kernel.options = None;
-    assert_eq!(ignored_checks(V1_14, &facts), ["SystemVerification"]);
+    assert_eq!(ignored_check(V1_14, &facts, None), unknown);
     facts.kernel.functions.namespaces.remove("pid");
     facts.kernel.functions.modules.remove("overlay");
     assert_eq!(
         system_verification_proved(&facts).unwrap_err(),
         "namespaces of kind pid, the overlay file system"
     );
-    assert!(ignored_checks(V1_14, &facts).is_empty());
+    assert_eq!(ignored_check(V1_14, &facts, None), None);
     assert_eq!(refused(&facts, &needs()), ["kernel-features"]);
+}
+
+#[test]
+fn the_check_that_refuses_cgroup_v1_is_ignored_only_where_the_cluster_allows_it() {
+    let (v1_34, v1_35) = (KubeVersion::new(1, 34, 0), KubeVersion::new(1, 35, 0));
+    let mut facts = good();
+    facts.cgroups.version = CgroupVersion::V1;
+    assert_eq!(
+        ignored_check(v1_35, &facts, Some(false)),
+        Some(Ignored::CgroupV1)
+    );
+    for said in [None, Some(true)] {
+        assert_eq!(ignored_check(v1_35, &facts, said), None, "{said:?}");
+    }
+    assert_eq!(
+        ignored_check(v1_34, &facts, Some(false)),
+        None,
+        "no refusal"
+    );
+    facts.kernel.functions.modules.remove("overlay");
+    assert_eq!(
+        ignored_check(v1_35, &facts, Some(false)),
+        None,
+        "not proved"
+    );
+    facts = good();
+    facts.cgroups.version = CgroupVersion::V2;
+    assert_eq!(ignored_check(v1_35, &facts, Some(false)), None);
 }
 
 #[test]

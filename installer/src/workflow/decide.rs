@@ -32,9 +32,11 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         ..
     } = seen;
     let (past, cluster, manifest) = (*past, &joining.cluster, run.pot.manifest());
+    let traits = joining.traits();
     let network = PodNetwork::of(
         &cluster.daemon_sets,
-        &labels_of_master(&joining.node, manifest.arch),
+        &labels_of_master(&joining.node, manifest.arch, &traits),
+        traits.master_taints,
     );
     let mut needs = needs(run, Purpose::Master, joining.node.clone())?;
     needs.standing = match past {
@@ -149,9 +151,11 @@ pub(super) fn holder(seen: &Seen) -> Holder {
 pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
     let now = ClusterFacts::gather(&seen.view)?;
     let manifest = run.pot.manifest();
+    let traits = seen.joining.traits();
     let network = PodNetwork::of(
         &now.daemon_sets,
-        &labels_of_master(&seen.joining.node, manifest.arch),
+        &labels_of_master(&seen.joining.node, manifest.arch, &traits),
+        traits.master_taints,
     );
     let mut all = refusals::judge(&now, &here(run, seen, network)?)
         .0
