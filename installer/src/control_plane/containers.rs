@@ -350,7 +350,7 @@ mod tests {
         assert!(unknown.contains("cri-o://1.28.0"), "{unknown}");
     }
 
-    const CRICTL: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock ps --quiet --no-trunc --label io.kubernetes.container.name=etcd --label io.kubernetes.pod.namespace=kube-system";
+    const CRICTL: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock ps --quiet --no-trunc --label 'io.kubernetes.container.name=etcd' --label 'io.kubernetes.pod.namespace=kube-system'";
     const CTR: &str = "ctr --address /run/containerd/containerd.sock --namespace k8s.io";
     const TASKS: &str = "TASK      PID     STATUS    \n\
         0ld       0       STOPPED\n\
@@ -405,7 +405,7 @@ mod tests {
             found.exec(false, words()),
             "one question, one command"
         );
-        assert_ne!(list.args[6], found.exec(false, other).args[6]);
+        assert_ne!(list.args[7], found.exec(false, other).args[7]);
     }
 
     #[test]

@@ -275,12 +275,12 @@ mod tests {
     fn each_runtime_runs_the_etcdctl_of_the_image_with_the_credentials_in_it() {
         assert_eq!(
             asked(Runtime::Docker),
-            "docker run --rm --network=host '--env=ETCDCTL_API=3' --volume /run/kpot/etcd-client:/kpot:ro '--entrypoint=etcdctl' registry.k8s.io/etcd:3.6.5-0 a b c d e f endpoint health"
+            "docker run --rm --network=host --env=ETCDCTL_API=3 --volume /run/kpot/etcd-client:/kpot:ro --entrypoint=etcdctl registry.k8s.io/etcd:3.6.5-0 a b c d e f endpoint health"
         );
         assert_eq!(
             asked(Runtime::Containerd),
             format!(
-                "ctr --address /run/containerd/containerd.sock --namespace k8s.io run --rm --net-host '--env=ETCDCTL_API=3' --mount 'type=bind,src=/run/kpot/etcd-client,dst=/kpot,options=rbind:ro' registry.k8s.io/etcd:3.6.5-0 kpot-{}-1f etcdctl a b c d e f endpoint health",
+                "ctr --address /run/containerd/containerd.sock --namespace k8s.io run --rm --net-host --env=ETCDCTL_API=3 --mount 'type=bind,src=/run/kpot/etcd-client,dst=/kpot,options=rbind:ro' registry.k8s.io/etcd:3.6.5-0 kpot-{}-1f etcdctl a b c d e f endpoint health",
                 std::process::id()
             )
         );
