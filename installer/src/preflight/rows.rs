@@ -135,23 +135,25 @@ fn architecture(facts: &Facts, needs: &Needs) -> Verdict {
 fn runtime(_: &Facts, needs: &Needs) -> Verdict {
     let (version, runtime) = (needs.kubernetes, &needs.runtime);
     let traits = Traits::of(version);
+    let fitting = traits.containerd;
     let rebuild = format!("build another pot on the connected side: kpot build --k8s {version}");
     match Runtime::from(runtime.name) {
         Runtime::Docker if !traits.dockershim => Verdict::refuse(
             format!(
                 "the kubelet {version} does not speak with Docker, which is the runtime in the pot"
             ),
-            format!("{rebuild} --runtime containerd"),
+            rebuild,
         ),
-        Runtime::Containerd if !traits.containerd.contains(&release(&runtime.version)) => {
-            Verdict::refuse(
-                format!(
-                    "the kubelet {version} does not speak with containerd {}, which is in the pot",
-                    runtime.version
-                ),
-                rebuild,
-            )
-        }
+        Runtime::Containerd if !fitting.contains(&release(&runtime.version)) => Verdict::refuse(
+            format!(
+                "the kubelet {version} does not speak with containerd {}, which is in the pot",
+                runtime.version
+            ),
+            format!(
+                "{rebuild} --runtime containerd --containerd-version, with one from {}.{} on and before {}.{}",
+                fitting.start.0, fitting.start.1, fitting.end.0, fitting.end.1
+            ),
+        ),
         Runtime::Docker | Runtime::Containerd => Verdict::Good,
     }
 }

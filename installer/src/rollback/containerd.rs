@@ -46,7 +46,7 @@ enum Answer {
 }
 
 impl RemovePods {
-    fn ask(&self, host: &HostView) -> Result<Answer> {
+    fn ask(host: &HostView) -> Result<Answer> {
         if host.program("containerd").is_none() || host.program("crictl").is_none() {
             return Ok(Answer::None);
         }
@@ -76,7 +76,7 @@ impl Step for RemovePods {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
-        Ok(match (self.ask(view.host)?, self.whose) {
+        Ok(match (Self::ask(view.host)?, self.whose) {
             (Answer::None, _) => State::Satisfied,
             (Answer::Pods(count), _) => State::Pending(format!("removed for good: {count}")),
             (Answer::Silent, Whose::Ours) => State::Pending(
@@ -92,11 +92,11 @@ impl Step for RemovePods {
 
     fn apply(&self, world: World<'_>) -> Result<()> {
         let host = world.host;
-        if let Answer::Silent = self.ask(host.view())? {
+        if let Answer::Silent = Self::ask(host.view())? {
             unit::change(host, "restart", unit::CONTAINERD)?;
         }
         for _ in 0..LOOKS.0 {
-            match self.ask(host.view())? {
+            match Self::ask(host.view())? {
                 Answer::Silent => host.view().clock().pause(LOOKS.1),
                 Answer::None => return Ok(()),
                 Answer::Pods(_) => break,
