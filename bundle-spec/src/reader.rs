@@ -15,7 +15,7 @@ use std::thread;
 use crate::blob::BlobReader;
 use crate::digest::{Hasher, Sha256};
 use crate::error::Error;
-use crate::manifest::{Blob, Manifest};
+use crate::manifest::{Blob, Encoding, Manifest};
 use crate::path::Member;
 use crate::signature::{ParsedSignature, Signer, Trust};
 use crate::store::{Part, Store};
@@ -240,6 +240,21 @@ impl VerifiedPot {
             None => &[],
         };
         self.open(blob, reference)
+    }
+
+    /// The stored bytes of the blob with this digest, packed as they are, checked again while they stream.
+    ///
+    /// # Errors
+    /// Those of [`Self::open_blob`], but for what unpacking brings.
+    pub fn open_stored(&self, digest: &Sha256) -> Result<BlobReader<'_>, Error> {
+        let blob = self.listed(digest)?;
+        let as_stored = Blob {
+            encoding: Encoding::Identity,
+            unpacked_digest: blob.digest,
+            unpacked_size: blob.size,
+            ..blob.clone()
+        };
+        self.open(&as_stored, &[])
     }
 
     /// What a blob that others refer to unpacks to, whole and checked.

@@ -85,7 +85,7 @@ enum Command {
         /// Who makes the cgroups of containers; must be what the cluster uses (a join reads it off the cluster)
         #[arg(long, value_name = "DRIVER", default_value_t = CgroupDriver::Cgroupfs)]
         cgroup_driver: CgroupDriver,
-        /// A registry that Docker may speak to without TLS; may be given again
+        /// A registry that Docker or containerd may speak to without TLS; may be given again
         #[arg(long, value_name = "HOST:PORT")]
         insecure_registry: Vec<String>,
     },
@@ -132,7 +132,7 @@ struct MasterOptions {
     /// The address of this machine's apiserver and etcd [default: the one that reaches the healthy master]
     #[arg(long, value_name = "IP")]
     advertise_address: Option<IpAddr>,
-    /// A registry that Docker may speak to without TLS; may be given again
+    /// A registry that Docker or containerd may speak to without TLS; may be given again
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
     /// Copy the manifests of static pods besides kubeadm's (keepalived, kube-vip, …) after the join

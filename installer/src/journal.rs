@@ -142,6 +142,13 @@ pub enum Change {
         /// The image ID.
         id: String,
     },
+    /// The same in containerd.
+    ContainerdImage {
+        /// The name.
+        name: String,
+        /// The image ID.
+        id: String,
+    },
     /// `kubeadm join` begins: from here on kubeadm and the kubelet write /etc/kubernetes, /var/lib/kubelet, /var/lib/etcd and /etc/cni, all of which were empty before.
     Join {
         /// The name of the node.

@@ -23,15 +23,18 @@ use crate::replacing::clear::ClearNode;
 use crate::replacing::down::{BackUpDown, Down, Fate};
 use crate::replacing::drain::Drain;
 use crate::replacing::forget::ForgetNode;
+use crate::replacing::health::EtcdImage;
 use crate::replacing::record::KeepRecord;
 use crate::replacing::remove_member::RemoveMember;
 use crate::replacing::reset_down::ResetDown;
 use crate::replacing::restore::{DropRecord, RestoreNode};
 use crate::replacing::{Departed, Whose};
+use crate::runtime::Runtime;
 use crate::step::Step;
 use crate::steps::{
-    CniPlugins, Crictl, DockerBinaries, DockerConfig, DockerService, HostsEntry, ImageWanted,
-    Images, KernelModules, KubeletService, KubernetesBinaries, SwapOff, Sysctls,
+    CniPlugins, ContainerdBinaries, ContainerdConfig, ContainerdService, Crictl, DockerBinaries,
+    DockerConfig, DockerService, HostsEntry, ImageWanted, Images, KernelModules, KubeletService,
+    KubernetesBinaries, SwapOff, Sysctls,
 };
 
 /// What a node needs before it can join anything; nothing here touches a cluster.
@@ -45,17 +48,44 @@ pub fn environment(
         Box::new(KernelModules::new()),
         Box::new(Sysctls::new()),
         Box::new(SwapOff::new()),
-        Box::new(DockerBinaries::new(pot.clone(), driver)?),
-        Box::new(DockerConfig::new(pot.clone(), driver, insecure.to_vec())),
-        Box::new(DockerService::new(pot.clone(), driver, insecure.to_vec())),
+    ];
+    steps.extend(runtime(pot, driver, insecure)?);
+    let kubernetes = pot.manifest().kubernetes;
+    let rest: [Box<dyn Step>; 4] = [
         Box::new(CniPlugins::new(pot.clone())?),
         Box::new(KubernetesBinaries::new(pot.clone())?),
+        Box::new(KubeletService::new(kubernetes)),
+        Box::new(Images::new(pot.clone(), images)?),
     ];
-    if let Some(crictl) = Crictl::new(pot.clone())? {
-        steps.push(Box::new(crictl));
+    steps.extend(rest);
+    Ok(steps)
+}
+
+/// The pot's container runtime, with the tool that kubeadm and this program ask it with.
+fn runtime(pot: &Arc<VerifiedPot>, driver: CgroupDriver, insecure: &[String]) -> Result<Steps> {
+    let crictl = Crictl::new(pot.clone())?.map(|step| Box::new(step) as Box<dyn Step>);
+    let mut steps: Steps = Vec::new();
+    match pot.manifest().runtime.name.into() {
+        Runtime::Docker => {
+            let insecure = || insecure.to_vec();
+            steps.push(Box::new(DockerBinaries::new(pot.clone(), driver)?));
+            steps.push(Box::new(DockerConfig::new(pot.clone(), driver, insecure())));
+            steps.push(Box::new(DockerService::new(
+                pot.clone(),
+                driver,
+                insecure(),
+            )));
+            steps.extend(crictl);
+        }
+        Runtime::Containerd => {
+            steps.push(Box::new(ContainerdBinaries::new(pot.clone(), driver)?));
+            // Before containerd starts: crictl shows when it serves the kubelet.
+            steps.extend(crictl);
+            let config = ContainerdConfig::new(pot.clone(), driver, insecure)?;
+            steps.push(Box::new(config));
+            steps.push(Box::new(ContainerdService::new(pot.clone(), driver)));
+        }
     }
-    steps.push(Box::new(KubeletService::new()));
-    steps.push(Box::new(Images::new(pot.clone(), images)?));
     Ok(steps)
 }
 
@@ -120,7 +150,7 @@ fn settle(joining: &Joining, pods: Option<StaticPods>) -> Steps {
 pub fn rebirth(
     joining: &Joining,
     departed: &Departed,
-    etcd_image: Option<String>,
+    etcd_image: Option<EtcdImage>,
     files: ExtraFiles,
     pods: Option<StaticPods>,
 ) -> Steps {
@@ -133,6 +163,7 @@ pub fn rebirth(
         joining.node.clone(),
         &joining.state,
         &joining.cluster,
+        Some(joining.cri_socket()),
     )));
     steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
@@ -153,7 +184,7 @@ pub fn change(
     joining: &Joining,
     down: &Down,
     worker: bool,
-    etcd_image: Option<String>,
+    etcd_image: Option<EtcdImage>,
     join: Steps,
 ) -> Steps {
     let departed = &down.departed;
@@ -166,7 +197,7 @@ pub fn change(
         // It may fail at a disruption budget, and can be taken back: before what cannot.
         steps.push(Box::new(Drain::new(
             joining.node.clone(),
-            joining.cluster.version.minor,
+            joining.cluster.version,
         )));
         steps.push(Box::new(back_up(&joining.cluster)));
     }
@@ -177,6 +208,7 @@ pub fn change(
             joining.node.clone(),
             &joining.state,
             &joining.cluster,
+            Some(joining.cri_socket()),
         )));
     }
     steps.extend(join);
@@ -223,7 +255,7 @@ fn leave(joining: &Joining, down: &Down) -> Steps {
 }
 
 /// Takes a master out of the cluster's records: the part that cannot be undone.
-pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<String>) -> Steps {
+pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<EtcdImage>) -> Steps {
     let mut steps: Steps = Vec::new();
     if let Some(etcd) = &cluster.etcd {
         steps.push(Box::new(RemoveMember::new(
@@ -241,7 +273,7 @@ pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<St
 pub fn clear(cluster: &ClusterFacts, node: String, state: &Path) -> Steps {
     vec![
         Box::new(back_up(cluster)),
-        Box::new(ClearNode::new(node, state, cluster)),
+        Box::new(ClearNode::new(node, state, cluster, None)),
     ]
 }
 

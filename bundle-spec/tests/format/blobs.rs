@@ -97,6 +97,9 @@ fn good_blobs_stream_whole_in_pieces_of_any_size() {
             end.unwrap();
             assert!(bytes == content, "{encoding:?} in pieces of {piece}");
         }
+        let (bytes, end) = drain(&mut pot.open_stored(&described.digest).unwrap(), 997);
+        end.unwrap();
+        assert!(bytes == stored, "{encoding:?} as it is stored");
     }
 }
 

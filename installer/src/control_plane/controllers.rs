@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 
 use super::ClusterView;
+use super::containers::listing;
 use super::objects::Data;
 use crate::signals::Stop;
 
@@ -79,9 +80,10 @@ pub fn await_leader(
         }
         if clock.now() >= deadline {
             bail!(
-                "no controller manager of the cluster has been at work for {} s: without one, nothing signs what a join needs. See on {}: docker ps -a --filter name=k8s_kube-controller-manager; docker logs, with its ID",
+                "no controller manager of the cluster has been at work for {} s: without one, nothing signs what a join needs. See on {}: {}; and the logs of kube-controller-manager, with its ID",
                 patience.as_secs(),
-                view.address()
+                view.address(),
+                listing(None)
             );
         }
     }

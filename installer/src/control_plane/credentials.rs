@@ -15,10 +15,10 @@ use serde_json::json;
 use x509_cert::Certificate;
 use x509_cert::der::{DecodePem, Encode};
 
-use super::kubeadm::Generation;
 use super::objects::{Data, List};
 use super::{Cluster, ClusterView};
 use crate::host::command::{Cmd, Secret};
+use crate::kubernetes::Kubeadm;
 
 /// How long a bootstrap token lives: a join takes a minute.
 const TOKEN_LIFE: &str = "15m";
@@ -121,13 +121,13 @@ fn is_token(word: &str) -> bool {
 /// ClusterConfiguration: without it kubeadm asks the internet for a version and takes the default folder of certificates.
 pub fn upload_certs(
     cluster: &Cluster,
-    generation: &Generation,
+    kubeadm: &Kubeadm,
     config_text: &str,
     advertise: &str,
     cri_socket: &str,
 ) -> Result<Secret> {
     let init = json!({
-        "apiVersion": generation.api,
+        "apiVersion": kubeadm.api,
         "kind": "InitConfiguration",
         "localAPIEndpoint": { "advertiseAddress": advertise },
         "nodeRegistration": { "criSocket": cri_socket },
@@ -142,7 +142,7 @@ pub fn upload_certs(
         "init",
         "phase",
         "upload-certs",
-        generation.upload_flag,
+        kubeadm.upload_flag,
         "--config",
         "/dev/stdin",
     ];

@@ -1,4 +1,4 @@
-//! etcd's members and their health, asked with the `etcdctl` in the healthy master's own etcd container.
+//! etcd's members and their health, asked with the `etcdctl` in the healthy master's own etcd container (see [`super::containers`]).
 //!
 //! Member IDs are 64-bit numbers: decimal in JSON, hexadecimal in `etcdctl member remove`. They never pass through a float. "Started" in etcd's list only means that a
 //! member once started; health is asked of each member with a read that needs the quorum.
@@ -10,9 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::objects::{self, List, Pod, PodSpec};
+use super::containers::{Container, Which, listing};
+use super::objects::{self, List, Node, Pod, PodSpec};
 use super::{Cluster, ClusterView};
 use crate::host::command::{Cmd, CommandError, Output};
+use crate::runtime::Runtime;
 
 /// A member's ID, printed as `etcdctl member remove` wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -96,6 +98,8 @@ fn host_of(url: &str) -> &str {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Etcd {
     container: Container,
+    /// Whether its etcdctl speaks etcd's first API unless told.
+    old: bool,
     /// `--cacert`, `--cert`, `--key`, as the server itself uses them.
     credentials: Vec<String>,
     /// Nothing where the pod mounts no folder of the node there.
@@ -151,6 +155,11 @@ impl Version {
             "etcdutl"
         }
     }
+
+    /// Whether etcdctl speaks etcd's first API unless `ETCDCTL_API=3` tells it otherwise: before 3.4. From 3.6 on the variable means nothing.
+    pub fn speaks_the_first_api(self) -> bool {
+        self < (Self { major: 3, minor: 4 })
+    }
 }
 
 impl fmt::Display for Version {
@@ -159,23 +168,20 @@ impl fmt::Display for Version {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Container {
-    Docker(String),
-    Cri(String),
-}
-
 impl Etcd {
     /// The etcd container of the healthy master where no API server answers that could tell of it: as kubeadm makes it.
     pub fn without_api(view: &ClusterView) -> Result<Self> {
-        let found = Self::in_docker(view, &[])?;
-        let id = found
-            .lines()
-            .next()
-            .with_context(|| format!("no etcd container runs on {} in Docker", view.address()))?;
+        let container = Container::anywhere(view, Which::Running)?.with_context(|| {
+            format!(
+                "no etcd container runs on {}, neither in Docker nor in containerd",
+                view.address()
+            )
+        })?;
         let pki = "/etc/kubernetes/pki/etcd";
         Ok(Self {
-            container: Container::Docker(id.to_owned()),
+            container,
+            // Docker tells it; with containerd and without an API server nothing tells of an etcd as old as that.
+            old: false,
             credentials: vec![
                 format!("--cacert={pki}/ca.crt"),
                 format!("--cert={pki}/server.crt"),
@@ -185,70 +191,39 @@ impl Etcd {
         })
     }
 
-    /// Whether Docker there has a container of etcd, running or not: one that waits for its quorum is started again and again.
-    pub fn is_in_docker(view: &ClusterView) -> bool {
-        Self::in_docker(view, &["--all"]).is_ok_and(|found| !found.is_empty())
+    /// Whether the healthy master has a container of etcd, running or not: one that waits for its quorum is started again and again.
+    pub fn is_there(view: &ClusterView) -> bool {
+        Container::anywhere(view, Which::All).is_ok_and(|found| found.is_some())
     }
 
-    fn in_docker(view: &ClusterView, which: &[&str]) -> Result<String, CommandError> {
-        let label = "label=io.kubernetes.container.name=etcd";
-        let fixed = ["ps", "--quiet", "--no-trunc", "--filter", label];
-        let args = fixed.iter().chain(which).copied();
-        Ok(view.ask(&Cmd::new("docker", args))?.text())
-    }
-
-    /// Finds the etcd container of the node `node`, whose runtime the cluster calls `runtime` (`docker://…`, `containerd://…`).
-    pub fn find(view: &ClusterView, node: &str, runtime: &str) -> Result<Self> {
-        let pod = Self::pod(view, node)?;
+    /// Finds the etcd container of `node`, the asked master's, whose runtime listens at `socket`.
+    pub fn find(view: &ClusterView, node: &Node, socket: &str) -> Result<Self> {
+        let name = &node.metadata.name;
+        let runtime = Runtime::of_node(&node.status.node_info.container_runtime_version);
+        let pod = Self::pod(view, name, runtime)?;
         let server = pod
             .spec
             .containers
             .first()
-            .with_context(|| format!("the etcd pod of {node} has no container"))?;
+            .with_context(|| format!("the etcd pod of {name} has no container"))?;
         let words: Vec<&String> = server.command.iter().chain(&server.args).collect();
-        let flag = |name: &str| {
+        let flag = |flag: &str| {
             let found = words
                 .iter()
-                .find_map(|word| word.strip_prefix(&format!("--{name}=")));
+                .find_map(|word| word.strip_prefix(&format!("--{flag}=")));
             found
                 .map(str::to_owned)
-                .with_context(|| format!("the etcd of {node} runs without --{name}"))
+                .with_context(|| format!("the etcd of {name} runs without --{flag}"))
         };
         let credentials = vec![
             format!("--cacert={}", flag("trusted-ca-file")?),
             format!("--cert={}", flag("cert-file")?),
             format!("--key={}", flag("key-file")?),
         ];
-        let labels = [
-            "io.kubernetes.container.name=etcd",
-            "io.kubernetes.pod.namespace=kube-system",
-        ];
-        let (program, option, kind) = if runtime.starts_with("docker://") {
-            ("docker", "--filter", "label=")
-        } else {
-            ("crictl", "--label", "")
-        };
-        let args = ["ps", "--quiet", "--no-trunc"].map(str::to_owned);
-        let labels = labels
-            .iter()
-            .flat_map(|label| [option.to_owned(), format!("{kind}{label}")]);
-        let args = args.into_iter().chain(labels);
-        let found = view.ask(&Cmd::new(program, args))?;
-        ensure!(
-            found.ok(),
-            "cannot list the containers of {node}: {}",
-            found.evidence()
-        );
-        let Some(id) = found.text().lines().next().map(str::to_owned) else {
-            bail!("etcd does not run on {node}. See there: {program} ps -a; journalctl -u kubelet");
-        };
-        let container = if program == "docker" {
-            Container::Docker(id)
-        } else {
-            Container::Cri(id)
-        };
+        let tag = server.image.rsplit_once(':').map_or("", |(_, tag)| tag);
         Ok(Self {
-            container,
+            container: Container::of_etcd(view, node, socket)?,
+            old: Version::parse(tag).is_some_and(Version::speaks_the_first_api),
             credentials,
             data: data_folder(&pod.spec, server),
         })
@@ -260,7 +235,7 @@ impl Etcd {
     }
 
     /// etcd's static pod on the node `node`. A kubelet that started before its API server lists the pods of that start only some time later: that is waited for.
-    fn pod(view: &ClusterView, node: &str) -> Result<Pod> {
+    fn pod(view: &ClusterView, node: &str, runtime: Option<Runtime>) -> Result<Pod> {
         let clock = view.clock();
         let deadline = clock.now() + LISTING;
         loop {
@@ -274,7 +249,8 @@ impl Etcd {
             }
             ensure!(
                 clock.now() < deadline,
-                "no etcd pod runs on {node}. See there: docker ps -a; journalctl -u kubelet"
+                "no etcd pod runs on {node}. See there: {}; journalctl -u kubelet",
+                listing(runtime)
             );
             clock.pause(LISTING / 12);
         }
@@ -301,12 +277,7 @@ impl Etcd {
 
     /// A command in etcd's container, which may have no shell.
     pub(super) fn exec(&self, words: impl IntoIterator<Item = String>) -> Cmd {
-        let (program, exec) = match &self.container {
-            // etcdctl before 3.4 speaks the old API unless told.
-            Container::Docker(id) => ("docker", vec!["exec", "--env", "ETCDCTL_API=3", id]),
-            Container::Cri(id) => ("crictl", vec!["exec", id]),
-        };
-        Cmd::new(program, exec.into_iter().map(str::to_owned).chain(words))
+        self.container.exec(self.old, words)
     }
 
     /// The folder of etcd's data.
@@ -524,7 +495,8 @@ mod tests {
 
     fn etcd() -> Etcd {
         Etcd {
-            container: Container::Cri("c0ffee".to_owned()),
+            container: Container::by_crictl("c0ffee"),
+            old: false,
             credentials: vec![],
             data: None,
         }
@@ -536,7 +508,7 @@ mod tests {
         answers: impl IntoIterator<Item = (i32, &'t str)>,
         limit: Duration,
     ) -> (Result<(), String>, usize) {
-        let exec = "crictl exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
+        let exec = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
         let lists: Vec<String> = listed
             .into_iter()
             .map(|members| format!(r#"{{"members":[{members}]}}"#))

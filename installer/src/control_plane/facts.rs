@@ -10,16 +10,17 @@ use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::KubeVersion;
 use serde::Deserialize;
 
+use super::containers::{KUBELET_FLAGS, cri_socket, cri_socket_question, kubelet_flag, listing};
 use super::etcd::{Etcd, Member};
 use super::extra_paths::{ExtraPath, extra_paths};
-use super::kubeadm::{
-    ClusterConfiguration, ClusterStatus, KubeletConfiguration, kubelet_config_map,
-};
+use super::kubeadm::{ClusterConfiguration, ClusterStatus, KubeletConfiguration};
 use super::objects::{DaemonSet, Data, List, Node, Pod};
 use super::{ADMIN_CONF, ClusterView, UPLOADED_CERTS, credentials};
 use crate::facts::configures_network;
 use crate::host::command::Cmd;
 use crate::host::remote::RemoteView;
+use crate::kubernetes::{CgroupDriverRule, Traits};
+use crate::runtime::Runtime;
 
 /// The address that kubeadm goes on with after discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,10 +74,12 @@ pub struct ClusterFacts {
     pub ca_certificate: Vec<u8>,
     /// `sha256:…` of the CA's SubjectPublicKeyInfo; equal on the healthy master and in cluster-info.
     pub ca_hash: String,
-    /// `cgroupfs` or `systemd`, as the healthy master's runtime has it.
+    /// `cgroupfs` or `systemd`: what a kubelet that joins this cluster gets, which its runtime must have as well.
     pub cgroup_driver: String,
     /// Such as `docker://20.10.24`.
     pub runtime: String,
+    /// Where the healthy master's runtime listens, as kubeadm there is told it.
+    pub cri_socket: String,
     /// The DaemonSets, for finding out what a new master must run.
     pub daemon_sets: Vec<DaemonSet>,
     /// Whether the healthy master has CNI configuration.
@@ -138,13 +141,16 @@ impl ClusterFacts {
             .context("the ConfigMap kubeadm-config has no ClusterConfiguration")?
             .clone();
         let config = ClusterConfiguration::parse(&config_text)?;
-        let view = &view.ahead(&second_questions(view, version, &config));
-        let api_endpoints = ClusterStatus::masters(kubeadm_config.data.get("ClusterStatus"))?;
+        let view = &view.ahead(&second_questions(view, version, &config, &healthy));
+        let traits = Traits::of(version);
+        let status = kubeadm_config.data.get("ClusterStatus");
+        let api_endpoints = ClusterStatus::masters(status.filter(|_| traits.cluster_status))?;
         let kubelet = kubelet_configuration(view, version)?;
         let runtime = healthy.status.node_info.container_runtime_version.clone();
+        let cri_socket = cri_socket(view, &healthy)?;
         let stacked = config.etcd.external.is_none();
         let etcd = if stacked {
-            Some(Etcd::find(view, &healthy.metadata.name, &runtime)?)
+            Some(Etcd::find(view, &healthy, &cri_socket)?)
         } else {
             None
         };
@@ -181,7 +187,7 @@ impl ClusterFacts {
             extra_paths: extra_paths(&own, &config.certificates_dir),
             daemon_sets: daemon_sets.items,
             healthy_has_cni: (view.ask(&cni_files())?.text().lines()).any(configures_network),
-            cgroup_driver: cgroup_driver(view, &runtime, &kubelet)?,
+            cgroup_driver: cgroup_driver(view, &runtime, traits.cgroup_driver, &kubelet)?,
             kubeadm: kubeadm.ok().then(|| kubeadm.text()),
             healthy,
             nodes: nodes.items,
@@ -195,6 +201,7 @@ impl ClusterFacts {
             ca_certificate,
             ca_hash,
             runtime,
+            cri_socket,
             missing_shared,
             missing_etcd_files,
             clock_skew,
@@ -232,9 +239,6 @@ const CONTROL_PLANE: [&str; 5] = [
 
 /// The DaemonSets of everybody.
 const DAEMON_SETS: [&str; 2] = ["daemonsets", "--all-namespaces"];
-
-/// Where kubeadm writes the flags that it found out for the kubelet.
-const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
 
 fn hostname() -> Cmd {
     Cmd::new("hostname", [""; 0])
@@ -276,17 +280,22 @@ fn first_questions(view: &ClusterView) -> Vec<Cmd> {
     questions
 }
 
-/// What is asked once the version and kubeadm's configuration are known.
+/// What is asked once the version, kubeadm's configuration and the healthy master's Node are known.
 fn second_questions(
     view: &ClusterView,
     version: KubeVersion,
     config: &ClusterConfiguration,
+    healthy: &Node,
 ) -> Vec<Cmd> {
-    let mut questions = vec![
-        view.finding(&kubelet_configuration_object(&kubelet_config_map(version))),
-        RemoteView::tree_question(&config.certificates_dir),
-        docker_driver(),
-    ];
+    let mut questions = vec![RemoteView::tree_question(&config.certificates_dir)];
+    let runtime = &healthy.status.node_info.container_runtime_version;
+    if is_dockers(runtime, Traits::of(version).cgroup_driver) {
+        questions.push(docker_driver());
+    }
+    questions.extend(cri_socket_question(healthy));
+    // The likeliest one alone: a second one is asked for where the first is missing.
+    let maps = Traits::kubelet_config_maps(version).into_iter().take(1);
+    questions.extend(maps.map(|name| view.finding(&kubelet_configuration_object(&name))));
     if config.etcd.external.is_none() {
         questions.push(Etcd::pods_question(view));
     }
@@ -298,7 +307,8 @@ fn second_questions(
 pub(crate) fn asked_node(view: &ClusterView, nodes: &[Node]) -> Result<Node> {
     let host = view.address();
     let hostname = view.ask(&hostname())?.text();
-    let name = kubelet_name(view)?.unwrap_or_else(|| hostname.to_lowercase());
+    let name = kubelet_flag(view, "--hostname-override=")?;
+    let name = name.unwrap_or_else(|| hostname.to_lowercase());
     let named = nodes.iter().find(|node| node.metadata.name == name);
     named
         .or_else(|| nodes.iter().find(|node| node.has_address(host)))
@@ -364,9 +374,10 @@ pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     let versions: Option<Versions> = serde_json::from_slice(&output.stdout).ok();
     let Some(server) = versions.and_then(|versions| versions.server_version) else {
         bail!(
-            "kubectl on {} gets no answer from its apiserver: {}\nSee there: kubectl --kubeconfig {ADMIN_CONF} get nodes; docker ps -a; journalctl -u kubelet",
+            "kubectl on {} gets no answer from its apiserver: {}\nSee there: kubectl --kubeconfig {ADMIN_CONF} get nodes; {}; journalctl -u kubelet",
             view.address(),
-            output.evidence()
+            output.evidence(),
+            listing(None)
         );
     };
     // Builds of vendors carry a suffix (v1.14.3-tke.8): the release that they are built from decides.
@@ -383,41 +394,48 @@ pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     })
 }
 
-/// The name in the kubelet's own client certificate's file, as kubeadm wrote it into the flags.
-fn kubelet_name(view: &ClusterView) -> Result<Option<String>> {
-    let flags = view.file(KUBELET_FLAGS)?.unwrap_or_default();
-    let flags = String::from_utf8_lossy(&flags);
-    let name = flags
-        .split([' ', '"', '\n'])
-        .find_map(|flag| flag.strip_prefix("--hostname-override="));
-    Ok(name.map(str::to_owned))
-}
-
 fn kubelet_configuration(view: &ClusterView, version: KubeVersion) -> Result<KubeletConfiguration> {
-    let name = kubelet_config_map(version);
-    let map: Option<Data> = view.find(&kubelet_configuration_object(&name))?;
-    let Some(map) = map else {
-        bail!("the cluster has no ConfigMap {name}, without which no kubelet can join")
-    };
-    let text = map
-        .data
-        .get("kubelet")
-        .with_context(|| format!("the ConfigMap {name} has no kubelet configuration"))?;
-    serde_saphyr::from_str(text).with_context(|| format!("the ConfigMap {name} does not parse"))
+    let names = Traits::kubelet_config_maps(version);
+    for name in &names {
+        let map: Option<Data> = view.find(&kubelet_configuration_object(name))?;
+        let Some(map) = map else {
+            continue;
+        };
+        let text = map
+            .data
+            .get("kubelet")
+            .with_context(|| format!("the ConfigMap {name} has no kubelet configuration"))?;
+        return serde_saphyr::from_str(text)
+            .with_context(|| format!("the ConfigMap {name} does not parse"));
+    }
+    bail!(
+        "the cluster has no ConfigMap {}, without which no kubelet can join",
+        names.join(" or ")
+    )
 }
 
+/// Whether kubeadm takes the cgroup driver from Docker.
+fn is_dockers(runtime: &str, rule: CgroupDriverRule) -> bool {
+    rule == CgroupDriverRule::Dockers && Runtime::of_node(runtime) == Some(Runtime::Docker)
+}
+
+/// The cgroup driver that kubeadm gives to a kubelet that joins.
 fn cgroup_driver(
     view: &ClusterView,
     runtime: &str,
+    rule: CgroupDriverRule,
     kubelet: &KubeletConfiguration,
 ) -> Result<String> {
-    if !runtime.starts_with("docker://") {
-        let driver = if kubelet.cgroup_driver.is_empty() {
-            "cgroupfs"
-        } else {
-            &kubelet.cgroup_driver
+    if !is_dockers(runtime, rule) {
+        let unset = match rule {
+            CgroupDriverRule::Dockers => "cgroupfs",
+            CgroupDriverRule::Systemd => "systemd",
         };
-        return Ok(driver.to_owned());
+        return Ok(match kubelet.cgroup_driver.as_str() {
+            "" => unset,
+            set => set,
+        }
+        .to_owned());
     }
     let output = view.ask(&docker_driver())?;
     let driver = output.text();
@@ -538,6 +556,56 @@ mod tests {
     use super::*;
     use crate::host::command::Output;
     use crate::host::scripted::Scripted;
+
+    #[test]
+    fn the_cgroup_driver_is_that_of_the_kubelet_that_will_join() {
+        let driver = |minor: u16, runtime: &str, told: &str| {
+            let rule = Traits::of(KubeVersion::new(1, minor, 0)).cgroup_driver;
+            let kubelet = KubeletConfiguration {
+                cgroup_driver: told.to_owned(),
+                ..KubeletConfiguration::default()
+            };
+            // Docker is asked only where the script is reached.
+            let script = Scripted::new().on("docker info", 0, "cgroupfs\n");
+            let view = ClusterView::new(Arc::new(script), "10.0.0.11");
+            cgroup_driver(&view, runtime, rule, &kubelet).unwrap()
+        };
+        assert_eq!(driver(20, "docker://20.10.24", "systemd"), "cgroupfs");
+        assert_eq!(driver(20, "containerd://1.6.20", ""), "cgroupfs");
+        assert_eq!(driver(20, "containerd://1.6.20", "systemd"), "systemd");
+        assert_eq!(driver(22, "docker://20.10.24", ""), "systemd");
+        assert_eq!(driver(23, "docker://20.10.24", "cgroupfs"), "cgroupfs");
+        assert_eq!(driver(34, "containerd://2.1.4", ""), "systemd");
+    }
+
+    #[test]
+    fn the_kubelet_s_configuration_is_read_where_a_gate_put_it() {
+        let get =
+            "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s get configmap";
+        // As kubeadm 1.34 stores it: its own choices, and the kubelet's zero values.
+        let map = r#"{"metadata":{"name":"kubelet-config"},"data":{"kubelet":"apiVersion: kubelet.config.k8s.io/v1beta1\nauthentication:\n  anonymous:\n    enabled: false\n  webhook:\n    cacheTTL: 0s\n    enabled: true\n  x509:\n    clientCAFile: /etc/kubernetes/pki/ca.crt\nauthorization:\n  mode: Webhook\n  webhook:\n    cacheAuthorizedTTL: 0s\n    cacheUnauthorizedTTL: 0s\ncgroupDriver: systemd\nclusterDNS:\n- 10.96.0.10\nclusterDomain: cluster.local\ncontainerRuntimeEndpoint: \"\"\ncpuManagerReconcilePeriod: 0s\ncrashLoopBackOff: {}\nevictionPressureTransitionPeriod: 0s\nfailCgroupV1: false\nkind: KubeletConfiguration\nlogging:\n  flushFrequency: 0\n  options:\n    json:\n      infoBufferSize: \"0\"\n    text:\n      infoBufferSize: \"0\"\n  verbosity: 0\nmemorySwap: {}\nrotateCertificates: true\nstaticPodPath: /etc/kubernetes/manifests\n"}}"#;
+        let view = ClusterView::new(
+            Arc::new(
+                Scripted::new()
+                    .on(&format!("{get} kubelet-config-1.23 "), 0, "")
+                    .on(&format!("{get} kubelet-config "), 0, map),
+            ),
+            "10.0.0.11",
+        );
+        for minor in [23, 34] {
+            let read = kubelet_configuration(&view, KubeVersion::new(1, minor, 4)).unwrap();
+            assert_eq!(read.cgroup_driver, "systemd");
+            assert_eq!(read.fail_cgroup_v1, Some(false));
+        }
+        let none = ClusterView::new(Arc::new(Scripted::new().on(get, 0, "")), "10.0.0.11");
+        let missing = kubelet_configuration(&none, KubeVersion::new(1, 24, 0)).unwrap_err();
+        assert!(
+            missing
+                .to_string()
+                .contains("kubelet-config or kubelet-config-1.24"),
+            "{missing}"
+        );
+    }
 
     #[test]
     fn the_clocks_are_compared_by_the_masters_own_answer() {

@@ -11,6 +11,7 @@ use bundle_spec::{Manifest, Sha256};
 
 use super::kubeadm::ClusterConfiguration;
 use super::objects::{DaemonSet, PodSpec};
+use crate::kubernetes::Traits;
 use crate::steps::ImageWanted;
 
 /// Where a CNI plugin's configuration lies on a node.
@@ -44,14 +45,15 @@ pub struct MissingImage {
     pub needed_by: String,
 }
 
-/// Gives the pot's images the cluster's names.
+/// Gives the pot's images the cluster's names. `here` are the names of the images that this machine has already.
 ///
 /// # Errors
-/// The names of the control plane that no image of the pot can stand for.
+/// The names of the control plane that no image of the pot, and none of this machine, can stand for.
 pub fn name_after_cluster(
     manifest: &Manifest,
     config: &ClusterConfiguration,
     external_etcd: bool,
+    here: &[String],
 ) -> Result<Vec<ImageWanted>, Vec<MissingImage>> {
     let mut wanted: BTreeMap<Sha256, BTreeSet<String>> = BTreeMap::new();
     for image in &manifest.images {
@@ -60,6 +62,7 @@ pub fn name_after_cluster(
             .or_default()
             .extend(image.names.iter().cloned());
     }
+    let is_here = |name: &str| here.iter().any(|one| familiar(one) == familiar(name));
     let mut missing = Vec::new();
     let dns = if config.dns.kind == "kube-dns" {
         KUBE_DNS
@@ -76,6 +79,7 @@ pub fn name_after_cluster(
                 continue;
             }
             Ok(None) => component.to_owned(),
+            Err(name) if is_here(&name) => continue,
             Err(name) => name,
         };
         missing.push(MissingImage {
@@ -188,9 +192,13 @@ pub struct PodNetwork {
 }
 
 impl PodNetwork {
-    /// Reads it off the cluster's DaemonSets, for a node with these labels.
-    pub fn of(daemon_sets: &[DaemonSet], labels: &BTreeMap<String, String>) -> Self {
-        let here = |set: &&DaemonSet| runs_on(&set.spec.template.spec, labels);
+    /// Reads it off the cluster's DaemonSets, for a master with these labels and taints.
+    pub fn of(
+        daemon_sets: &[DaemonSet],
+        labels: &BTreeMap<String, String>,
+        taints: &[&str],
+    ) -> Self {
+        let here = |set: &&DaemonSet| runs_on(&set.spec.template.spec, labels, taints);
         let by_its_folder =
             |set: &DaemonSet| mounts(set, |path| Path::new(path).starts_with(CNI_CONFIG));
         // Some (Weave Net is one) mount all of /etc, as others do who only read there: it counts where nobody says it more plainly.
@@ -204,7 +212,7 @@ impl PodNetwork {
         let mut network = Self::default();
         for set in daemon_sets {
             let pod = &set.spec.template.spec;
-            if !runs_on(pod, labels) {
+            if !runs_on(pod, labels, taints) {
                 continue;
             }
             let name = format!("{}/{}", set.metadata.namespace, set.metadata.name);
@@ -236,17 +244,16 @@ fn mounts(set: &DaemonSet, is_meant: impl Fn(&str) -> bool) -> bool {
         .any(|path| is_meant(&path.path))
 }
 
-/// Whether a DaemonSet's pod runs on a master with these labels. What cannot be told from the labels counts as "runs": a refusal that names an image is better than a node
+/// Whether a DaemonSet's pod runs on a master with these labels and taints. What cannot be told from the labels counts as "runs": a refusal that names an image is better than a node
 /// that never becomes ready.
-fn runs_on(pod: &PodSpec, labels: &BTreeMap<String, String>) -> bool {
+fn runs_on(pod: &PodSpec, labels: &BTreeMap<String, String>, taints: &[&str]) -> bool {
     let selected = pod
         .node_selector
         .iter()
         .all(|(key, value)| labels.get(key).is_none_or(|own| own == value));
-    let tolerated = pod.tolerations.iter().any(|toleration| {
-        let role = |name| toleration.bears(&format!("node-role.kubernetes.io/{name}"));
-        role("master") || role("control-plane")
-    });
+    let tolerated = taints
+        .iter()
+        .all(|taint| pod.tolerations.iter().any(|one| one.bears(taint)));
     let allowed = pod
         .affinity
         .node_affinity
@@ -267,16 +274,20 @@ fn runs_on(pod: &PodSpec, labels: &BTreeMap<String, String>) -> bool {
     selected && tolerated && allowed
 }
 
-/// The labels that a new master will have.
-pub fn labels_of_master(node: &str, arch: bundle_spec::Arch) -> BTreeMap<String, String> {
+/// The labels that a new master of this Kubernetes will have.
+pub fn labels_of_master(
+    node: &str,
+    arch: bundle_spec::Arch,
+    kubernetes: &Traits,
+) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
         labels.insert(format!("{prefix}/os"), "linux".to_owned());
         labels.insert(format!("{prefix}/arch"), arch.go().to_owned());
     }
     labels.insert("kubernetes.io/hostname".to_owned(), node.to_owned());
-    for role in ["master", "control-plane"] {
-        labels.insert(format!("node-role.kubernetes.io/{role}"), String::new());
+    for label in kubernetes.master_labels {
+        labels.insert((*label).to_owned(), String::new());
     }
     labels
 }
@@ -299,9 +310,20 @@ pub fn familiar(name: &str) -> String {
     }
 }
 
+/// The full form of a name, as containerd has it: with Docker Hub's own host and folder, and a tag.
+pub fn qualified(name: &str) -> String {
+    let name = familiar(name);
+    let host = name.split_once('/').map(|(host, _)| host);
+    match host {
+        None => format!("docker.io/library/{name}"),
+        Some(host) if host.contains(['.', ':']) || host == "localhost" => name,
+        Some(_) => format!("docker.io/{name}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use bundle_spec::Arch;
+    use bundle_spec::{Arch, KubeVersion};
 
     use super::super::kubeadm::{EtcdSection, LocalEtcd};
     use super::*;
@@ -312,6 +334,12 @@ mod tests {
             .chain(CORE_DNS)
             .map(|component| format!("{host}/{component}:1"))
             .collect()
+    }
+
+    fn network_of(sets: &[DaemonSet], minor: u16) -> PodNetwork {
+        let traits = Traits::of(KubeVersion::new(1, minor, 0));
+        let labels = labels_of_master("b1", Arch::Amd64, &traits);
+        PodNetwork::of(sets, &labels, traits.master_taints)
     }
 
     fn names(wanted: &[ImageWanted]) -> BTreeSet<String> {
@@ -338,7 +366,7 @@ mod tests {
             image_repository: "k8s.gcr.io".to_owned(),
             ..Default::default()
         };
-        let wanted = name_after_cluster(&pot(), &config, false).unwrap();
+        let wanted = name_after_cluster(&pot(), &config, false, &[]).unwrap();
         assert_eq!(
             names(&wanted),
             core("k8s.gcr.io")
@@ -354,7 +382,7 @@ mod tests {
             image_repository: "reg.example:5000/k8s".to_owned(),
             ..Default::default()
         };
-        let wanted = names(&name_after_cluster(&pot(), &config, false).unwrap());
+        let wanted = names(&name_after_cluster(&pot(), &config, false, &[]).unwrap());
         for name in core("reg.example:5000/k8s")
             .iter()
             .chain(&core("k8s.gcr.io"))
@@ -380,11 +408,11 @@ mod tests {
             }),
             external: None,
         };
-        let missing = name_after_cluster(&pot(), &config, false).unwrap_err();
+        let missing = name_after_cluster(&pot(), &config, false, &[]).unwrap_err();
         assert_eq!(missing.len(), 1);
         assert_eq!(missing[0].name, "k8s.gcr.io/etcd:9");
         assert!(
-            name_after_cluster(&pot(), &config, true).is_ok(),
+            name_after_cluster(&pot(), &config, true, &[]).is_ok(),
             "external etcd needs no image here"
         );
         let names = core("k8s.gcr.io");
@@ -396,7 +424,7 @@ mod tests {
                 .collect::<Vec<_>>(),
         );
         assert!(
-            name_after_cluster(&with, &config, false).is_ok(),
+            name_after_cluster(&with, &config, false, &[]).is_ok(),
             "packed with --image under just that name"
         );
     }
@@ -412,9 +440,9 @@ mod tests {
             },
             ..Default::default()
         };
-        assert!(name_after_cluster(&pot(), &config("CoreDNS", ""), false).is_ok());
+        assert!(name_after_cluster(&pot(), &config("CoreDNS", ""), false, &[]).is_ok());
         let lacks = |kind, tag| {
-            let missing = name_after_cluster(&pot(), &config(kind, tag), false).unwrap_err();
+            let missing = name_after_cluster(&pot(), &config(kind, tag), false, &[]).unwrap_err();
             let names = missing.into_iter().map(|image| image.name);
             names.collect::<Vec<_>>()
         };
@@ -436,11 +464,11 @@ mod tests {
             ..Default::default()
         };
         assert!(
-            names(&name_after_cluster(&pot, &config("registry.k8s.io"), false).unwrap())
+            names(&name_after_cluster(&pot, &config("registry.k8s.io"), false, &[]).unwrap())
                 .contains("registry.k8s.io/coredns/coredns:v1.8.0")
         );
         assert!(
-            names(&name_after_cluster(&pot, &config("own"), false).unwrap())
+            names(&name_after_cluster(&pot, &config("own"), false, &[]).unwrap())
                 .contains("own/coredns:v1.8.0")
         );
     }
@@ -465,7 +493,8 @@ mod tests {
                 r#"{"metadata":{"name":"logs","namespace":"x"},"spec":{"template":{"spec":{"tolerations":[{"key":"node-role.kubernetes.io/master","effect":"NoSchedule"}],"containers":[{"image":"logs:1"}]}}}}"#,
             ),
         ];
-        let network = PodNetwork::of(&sets, &labels_of_master("b1", Arch::Amd64));
+        let of_minor = |minor| network_of(&sets, minor);
+        let network = of_minor(14);
         assert_eq!(network.given_by, ["kube-system/flannel"]);
         let images = |list: &[MissingImage]| {
             list.iter()
@@ -474,6 +503,11 @@ mod tests {
         };
         assert_eq!(images(&network.images), ["cni:1", "flannel:1"]);
         assert_eq!(images(&network.others), ["logs:1"]);
+        assert!(
+            of_minor(24).others.is_empty() && of_minor(34).others.is_empty(),
+            "a taint that it does not bear"
+        );
+        assert_eq!(of_minor(34).given_by, ["kube-system/flannel"]);
     }
 
     #[test]
@@ -483,14 +517,26 @@ mod tests {
                 r#"{{"metadata":{{"name":"{name}","namespace":"x"}},"spec":{{"template":{{"spec":{{"hostNetwork":{network},"tolerations":[{{"operator":"Exists"}}],"containers":[{{"image":"{name}:1"}}],"volumes":[{{"name":"c","hostPath":{{"path":"{path}"}}}}]}}}}}}}}"#
             ))
         };
-        let given = |sets: &[DaemonSet]| {
-            PodNetwork::of(sets, &labels_of_master("b1", Arch::Amd64)).given_by
-        };
+        let given = |sets: &[DaemonSet]| network_of(sets, 14).given_by;
         let (weave, reader) = (set("weave", "/etc/", true), set("reader", "/etc", false));
         let exporter = set("exporter", "/", true);
         assert_eq!(given(&[weave.clone(), reader, exporter]), ["x/weave"]);
         let calico = set("calico", "/etc/cni/net.d/", true);
         assert_eq!(given(&[weave, calico]), ["x/calico"]);
+    }
+
+    #[test]
+    fn containerd_has_names_in_full() {
+        for (name, full) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("calico/node:v3", "docker.io/calico/node:v3"),
+            ("docker.io/calico/node:v3", "docker.io/calico/node:v3"),
+            ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9"),
+            ("reg:5000/a:1", "reg:5000/a:1"),
+            ("localhost/a:1", "localhost/a:1"),
+        ] {
+            assert_eq!(qualified(name), full, "{name}");
+        }
     }
 
     #[test]

@@ -1,118 +1,11 @@
-//! What differs between the versions of kubeadm, in one place, and kubeadm's own records in the cluster.
+//! kubeadm's own records in the cluster, in every config API from v1beta1 to v1beta4.
 //!
-//! Sources: kubeadm's API types and flags at each release tag; what 1.14.0 and 1.20.2 were seen to do.
+//! What is read here is written alike in all of them; what is not (extra arguments, times) is passed over.
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use bundle_spec::KubeVersion;
 use serde::Deserialize;
-
-/// How the shared certificates reach a new master.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Certificates {
-    /// kubeadm cannot upload them (1.13): they are fetched over SSH, file by file.
-    Copied,
-    /// kubeadm uploads them, but takes the key for reading them only as a flag, where every user of the machine could see it (1.14): they are decrypted here and put in
-    /// place before kubeadm starts.
-    DecryptedHere,
-    /// kubeadm takes the key as a field of its configuration (1.15 and later, config API v1beta2).
-    KeyInConfig,
-}
-
-/// How a list of extra arguments is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExtraArgs {
-    /// An object of names and values (up to v1beta3).
-    Map,
-    /// A list of objects with `name` and `value` (v1beta4).
-    List,
-}
-
-/// One generation of kubeadm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Generation {
-    /// The first minor of Kubernetes 1 that behaves so.
-    pub from_minor: u16,
-    /// The newest config API that it reads.
-    pub api: &'static str,
-    /// How the shared certificates travel.
-    pub certificates: Certificates,
-    /// The flag of `kubeadm init phase upload-certs` that makes it upload.
-    pub upload_flag: &'static str,
-    /// How extra arguments are written.
-    pub extra_args: ExtraArgs,
-}
-
-/// Oldest first.
-const GENERATIONS: [Generation; 5] = [
-    Generation {
-        from_minor: 13,
-        api: "kubeadm.k8s.io/v1beta1",
-        certificates: Certificates::Copied,
-        upload_flag: "",
-        extra_args: ExtraArgs::Map,
-    },
-    Generation {
-        from_minor: 14,
-        api: "kubeadm.k8s.io/v1beta1",
-        certificates: Certificates::DecryptedHere,
-        upload_flag: "--experimental-upload-certs",
-        extra_args: ExtraArgs::Map,
-    },
-    Generation {
-        from_minor: 15,
-        api: "kubeadm.k8s.io/v1beta2",
-        certificates: Certificates::KeyInConfig,
-        upload_flag: "--upload-certs",
-        extra_args: ExtraArgs::Map,
-    },
-    Generation {
-        from_minor: 22,
-        api: "kubeadm.k8s.io/v1beta3",
-        certificates: Certificates::KeyInConfig,
-        upload_flag: "--upload-certs",
-        extra_args: ExtraArgs::Map,
-    },
-    Generation {
-        from_minor: 31,
-        api: "kubeadm.k8s.io/v1beta4",
-        certificates: Certificates::KeyInConfig,
-        upload_flag: "--upload-certs",
-        extra_args: ExtraArgs::List,
-    },
-];
-
-impl Generation {
-    /// The generation of a version; nothing for versions before 1.13.
-    pub fn of(version: KubeVersion) -> Option<Self> {
-        GENERATIONS
-            .iter()
-            .rfind(|generation| version.major == 1 && generation.from_minor <= version.minor)
-            .copied()
-    }
-}
-
-/// The label that kubeadm of this version gives to a master, without a value.
-pub fn master_label(version: KubeVersion) -> &'static str {
-    if version.minor < 20 {
-        "node-role.kubernetes.io/master"
-    } else {
-        "node-role.kubernetes.io/control-plane"
-    }
-}
-
-/// The ConfigMap in kube-system that holds the cluster's kubelet configuration.
-pub fn kubelet_config_map(version: KubeVersion) -> String {
-    if version.minor < 24 {
-        format!("kubelet-config-{}.{}", version.major, version.minor)
-    } else {
-        "kubelet-config".to_owned()
-    }
-}
-
-/// The CRI socket that kubeadm is given for the runtime in the pot.
-pub fn docker_socket() -> &'static str {
-    "/var/run/dockershim.sock"
-}
 
 /// kubeadm's `ClusterConfiguration`, as far as a join needs to know it. Field names are kubeadm's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -130,6 +23,8 @@ pub struct ClusterConfiguration {
     pub etcd: EtcdSection,
     /// CoreDNS's overrides.
     pub dns: Dns,
+    /// kubeadm's feature gates, where the cluster sets any.
+    pub feature_gates: BTreeMap<String, bool>,
 }
 
 /// etcd in kubeadm's configuration.
@@ -205,7 +100,7 @@ impl ClusterConfiguration {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterStatus {
-    api_endpoints: std::collections::BTreeMap<String, ApiEndpoint>,
+    api_endpoints: BTreeMap<String, ApiEndpoint>,
 }
 
 /// A master in it.
@@ -242,22 +137,21 @@ pub fn without_endpoint(yaml: &str, name: &str) -> Result<Option<String>> {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubeletConfiguration {
-    /// `cgroupfs` or `systemd`; empty where kubeadm passes it as a flag (up to 1.20).
+    /// `cgroupfs` or `systemd`; empty where kubeadm decides at each join (see [`crate::kubernetes::CgroupDriverRule`]).
     pub cgroup_driver: String,
+    /// Whether the kubelet refuses to run on cgroup v1; where it is absent, versions from 1.35 on do.
+    #[serde(rename = "failCgroupV1")]
+    pub fail_cgroup_v1: Option<bool>,
     /// Percent of the image file system from which images are deleted.
     #[serde(rename = "imageGCHighThresholdPercent")]
     pub image_gc_high_threshold_percent: Option<u8>,
     /// Signals and thresholds, such as `imagefs.available: 15%`.
-    pub eviction_hard: std::collections::BTreeMap<String, String>,
+    pub eviction_hard: BTreeMap<String, String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn version(minor: u16) -> KubeVersion {
-        KubeVersion::new(1, minor, 0)
-    }
 
     #[test]
     fn only_the_named_endpoint_is_cut_out() {
@@ -279,38 +173,6 @@ mod tests {
     }
 
     #[test]
-    fn every_minor_has_the_config_api_of_its_generation() {
-        assert_eq!(Generation::of(version(12)), None);
-        let expected = [
-            (13..=14, "v1beta1"),
-            (15..=21, "v1beta2"),
-            (22..=30, "v1beta3"),
-            (31..=36, "v1beta4"),
-        ];
-        for (minors, api) in expected {
-            for minor in minors {
-                assert_eq!(
-                    Generation::of(version(minor)).unwrap().api,
-                    format!("kubeadm.k8s.io/{api}"),
-                    "1.{minor}"
-                );
-            }
-        }
-        assert_eq!(
-            Generation::of(version(13)).unwrap().certificates,
-            Certificates::Copied
-        );
-        assert_eq!(
-            Generation::of(version(14)).unwrap().certificates,
-            Certificates::DecryptedHere
-        );
-        assert_eq!(
-            Generation::of(version(15)).unwrap().certificates,
-            Certificates::KeyInConfig
-        );
-    }
-
-    #[test]
     fn a_real_cluster_configuration_is_read() {
         // As kubeadm 1.14.0 wrote it, with two overrides.
         let config = ClusterConfiguration::parse(
@@ -321,5 +183,25 @@ mod tests {
         assert_eq!(config.image_repository, "registry.example.com/k8s");
         assert_eq!(config.etcd.local.unwrap().image_tag, "3.3.15-0");
         assert_eq!(config.etcd.external, None);
+    }
+
+    #[test]
+    fn every_config_api_is_read() {
+        // As kubeadm 1.34.4 marshals v1beta4 (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go), with an override and extra arguments.
+        let newest = ClusterConfiguration::parse(
+            "apiServer:\n  extraArgs:\n  - name: audit-log-path\n    value: /var/log/audit.log\n  - name: authorization-mode\n    value: Node,RBAC\napiVersion: kubeadm.k8s.io/v1beta4\ncaCertificateValidityPeriod: 87600h0m0s\ncertificateValidityPeriod: 8760h0m0s\ncertificatesDir: /etc/kubernetes/pki\nclusterName: kubernetes\ncontrolPlaneEndpoint: 10.77.0.10:6443\ncontrollerManager:\n  extraArgs:\n  - name: node-cidr-mask-size\n    value: \"24\"\ndns:\n  imageRepository: registry.example.com/dns\nencryptionAlgorithm: RSA-2048\netcd:\n  local:\n    dataDir: /var/lib/etcd\n    extraArgs:\n    - name: quota-backend-bytes\n      value: \"8589934592\"\n    imageTag: 3.6.5-0\nimageRepository: registry.k8s.io\nkind: ClusterConfiguration\nkubernetesVersion: v1.34.4\nnetworking:\n  dnsDomain: cluster.local\n  podSubnet: 10.244.0.0/16\n  serviceSubnet: 10.96.0.0/12\nproxy: {}\nscheduler: {}\n",
+        )
+        .unwrap();
+        assert_eq!(newest.kubernetes_version, "v1.34.4");
+        assert_eq!(newest.dns.kind, "");
+        assert_eq!(newest.dns.image_repository, "registry.example.com/dns");
+        assert_eq!(newest.etcd.data_dir(), "/var/lib/etcd");
+        assert_eq!(newest.etcd.local.unwrap().image_tag, "3.6.5-0");
+        let gated = ClusterConfiguration::parse(
+            "apiVersion: kubeadm.k8s.io/v1beta3\nfeatureGates:\n  EtcdLearnerMode: true\nkind: ClusterConfiguration\n",
+        )
+        .unwrap();
+        assert_eq!(gated.feature_gates.get("EtcdLearnerMode"), Some(&true));
+        assert_eq!(gated.certificates_dir, "/etc/kubernetes/pki");
     }
 }

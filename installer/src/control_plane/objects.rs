@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bundle_spec::KubeVersion;
 use serde::Deserialize;
 
 /// A list of objects.
@@ -117,6 +118,12 @@ pub struct NodeInfo {
 }
 
 impl Node {
+    /// The release of its kubelet; builds of vendors carry a suffix (`v1.14.3-tke.8`), which is not told.
+    pub fn release(&self) -> Option<KubeVersion> {
+        let version = &self.status.node_info.kubelet_version;
+        version.split(['-', '+']).next()?.parse().ok()
+    }
+
     /// Whether its kubelet says that it is ready.
     pub fn is_ready(&self) -> bool {
         self.status

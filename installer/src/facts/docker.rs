@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use bundle_spec::Manifest;
 use serde::Deserialize;
 
-use super::{MARK, packages};
+use super::{packages, units};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 
@@ -141,17 +141,19 @@ pub fn running(host: &HostView) -> Result<Option<Info>> {
     Ok((!info.version.is_empty()).then_some(info))
 }
 
-/// The names of the running Docker's images.
-pub fn image_names(host: &HostView) -> Result<Vec<String>> {
-    let output = host.probe(&Probe::docker_images())?;
-    let text = output.text();
-    let names = text
-        .lines()
-        .filter_map(|line| line.split_once(' ').map(|(_, name)| name));
-    Ok(names
-        .filter(|name| !name.contains("<none>"))
-        .map(str::to_owned)
-        .collect())
+/// The running Docker's images: IDs and names, of which one without has `<none>`; nothing where no Docker answers.
+pub fn images(host: &HostView) -> Result<Option<Vec<(String, String)>>> {
+    if host.program("docker").is_none() {
+        return Ok(None);
+    }
+    let answer = host.probe(&Probe::docker_images())?;
+    if !answer.ok() {
+        return Ok(None);
+    }
+    let text = answer.text();
+    let images = text.lines().filter_map(|line| line.split_once(' '));
+    let owned = |(id, name): (&str, &str)| (id.to_owned(), name.to_owned());
+    Ok(Some(images.map(owned).collect()))
 }
 
 /// Looks whose Docker is here. Where `manifest` has no Docker, none is the pot's.
@@ -165,7 +167,11 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
         .and_then(|file| manifest.blob(&file.blob))
         .map(|blob| blob.unpacked_digest);
     let same = path == DOCKERD && ours.is_some() && host.digest(DOCKERD)? == ours;
-    let unit = if same { foreign_unit(host)? } else { None };
+    let unit = if same {
+        units::foreign(host, "docker.service")?
+    } else {
+        None
+    };
     let (whose, remove) = match unit {
         None if same => return Ok(Docker::Ours),
         Some(unit) => (
@@ -202,21 +208,6 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
     })
 }
 
-/// The unit that starts Docker, where it is not ours: the first of the places that systemd reads.
-fn foreign_unit(host: &HostView) -> Result<Option<String>> {
-    for dir in [
-        "/etc/systemd/system",
-        "/usr/lib/systemd/system",
-        "/lib/systemd/system",
-    ] {
-        let path = format!("{dir}/docker.service");
-        if let Some(text) = host.read(&path)? {
-            return Ok((!text.starts_with(MARK.as_bytes())).then_some(path));
-        }
-    }
-    Ok(None)
-}
-
 /// Why a Docker cannot be used, and what would change that.
 fn misfit(info: &Info, driver: CgroupDriver) -> Option<(String, String)> {
     let version = numbers(&info.version);
@@ -247,7 +238,7 @@ fn misfit(info: &Info, driver: CgroupDriver) -> Option<(String, String)> {
 }
 
 /// The first three numbers of a version; 0 for what is not there.
-fn numbers(version: &str) -> [u32; 3] {
+pub(super) fn numbers(version: &str) -> [u32; 3] {
     let mut parts = version
         .split(|letter: char| !letter.is_ascii_digit())
         .map(|part| part.parse().unwrap_or_default());
@@ -257,6 +248,7 @@ fn numbers(version: &str) -> [u32; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::MARK;
     use crate::host::scripted::Scripted;
     use crate::steps::testing::{Machine, Pot};
 

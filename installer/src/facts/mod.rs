@@ -2,12 +2,14 @@
 //!
 //! Gathering changes nothing and judges nothing. What it finds is plain data, so that the judgements ([`crate::preflight`]) are pure functions.
 
+pub mod containerd;
 pub mod docker;
 mod kernel;
 pub mod modules;
 mod network;
 pub mod packages;
 pub mod programs;
+mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,6 +20,7 @@ pub use self::kernel::{Functions, Kernel};
 use self::modules::Standing;
 pub use self::network::Interface;
 use crate::host::{HostView, Space};
+use crate::runtime::Runtime;
 
 /// How the first line of our own files begins.
 pub(crate) const MARK: &str = "# Written by kpot-install";
@@ -103,9 +106,7 @@ pub struct Facts {
     pub leftovers: Vec<String>,
     /// The kernel modules of a node.
     pub modules: BTreeMap<&'static str, Standing>,
-    /// The Docker that runs, whosever it is.
-    pub docker: Option<docker::Info>,
-    /// The names of its images.
+    /// The names of the images that the runtime has.
     pub image_names: Vec<String>,
     /// The space where things go.
     pub disks: Disks,
@@ -152,9 +153,11 @@ pub struct Cgroups {
 pub struct Disks {
     /// `/usr/bin`.
     pub programs: Space,
+    /// `/usr/local`.
+    pub local_programs: Space,
     /// `/opt/cni/bin`.
     pub plugins: Space,
-    /// Docker's images.
+    /// The runtime's images.
     pub images: Space,
     /// The kubelet's folder, which the kubelet calls nodefs.
     pub kubelet: Space,
@@ -170,21 +173,29 @@ pub fn configures_network(name: &str) -> bool {
     ["conf", "conflist", "json"].contains(&kind)
 }
 
-/// Looks at this machine; `healthy` is the address of the healthy master that it will talk to, and `etcd` the folder that the cluster has for etcd's data.
-pub fn gather(host: &HostView, healthy: Option<IpAddr>, etcd: &str) -> Result<Facts> {
+/// Looks at this machine, which has or will have this runtime; `healthy` is the address of the healthy master that it will talk to, and `etcd` the folder that the cluster has for etcd's data.
+pub fn gather(
+    host: &HostView,
+    runtime: Runtime,
+    healthy: Option<IpAddr>,
+    etcd: &str,
+) -> Result<Facts> {
     let line = |path: &str| -> Result<String> {
         Ok(host.text(path)?.unwrap_or_default().trim().to_owned())
     };
-    let docker = docker::running(host)?;
-    let images = docker
-        .as_ref()
-        .map(|docker| docker.root.as_str())
-        .filter(|root| root.starts_with('/'))
-        .unwrap_or(DOCKER_ROOT);
+    let (root, usual) = match runtime {
+        Runtime::Docker => (docker::running(host)?.map(|info| info.root), DOCKER_ROOT),
+        Runtime::Containerd => (
+            containerd::running(host)?.map(|info| info.root),
+            containerd::ROOT,
+        ),
+    };
+    let images = root.filter(|root| root.starts_with('/'));
     let disks = Disks {
         programs: host.space("/usr/bin")?,
+        local_programs: host.space("/usr/local")?,
         plugins: host.space("/opt/cni/bin")?,
-        images: host.space(images)?,
+        images: host.space(images.as_deref().unwrap_or(usual))?,
         kubelet: host.space("/var/lib/kubelet")?,
         etcd: host.space(etcd)?,
         state: host.space(crate::journal::STATE_DIR)?,
@@ -221,12 +232,25 @@ pub fn gather(host: &HostView, healthy: Option<IpAddr>, etcd: &str) -> Result<Fa
             .collect(),
         leftovers: leftovers(host, etcd)?,
         modules: standings,
-        image_names: match docker {
-            Some(_) => docker::image_names(host)?,
-            None => Vec::new(),
-        },
-        docker,
+        image_names: image_names(host, runtime)?,
         disks,
+    })
+}
+
+/// The names of the images that the runtime has; none where it does not answer.
+fn image_names(host: &HostView, runtime: Runtime) -> Result<Vec<String>> {
+    Ok(match runtime {
+        Runtime::Docker => docker::images(host)?
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(_, name)| name)
+            .filter(|name| !name.contains("<none>"))
+            .collect(),
+        Runtime::Containerd => containerd::images(host)?
+            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .collect(),
     })
 }
 
@@ -327,7 +351,13 @@ mod tests {
         let machine = bare();
         machine.program("ip").file("/run/systemd/system/x", "");
         machine.file("/boot/config-4.19.0", "CONFIG_MEMCG=y\n");
-        let facts = gather(&machine.view(Scripted::new()), None, ETCD_DATA).unwrap();
+        let facts = gather(
+            &machine.view(Scripted::new()),
+            Runtime::Docker,
+            None,
+            ETCD_DATA,
+        )
+        .unwrap();
         assert_eq!(
             (facts.hostname.as_str(), facts.cpus, facts.memory),
             ("b1", 4, 2_048_000 << 10)
@@ -345,7 +375,9 @@ mod tests {
             Some(BTreeSet::from(["MEMCG".to_owned()]))
         );
         assert_eq!(facts.modules["br_netfilter"], Standing::NoModules);
-        assert!(facts.leftovers.is_empty() && facts.ports.is_empty() && facts.docker.is_none());
+        assert!(
+            facts.leftovers.is_empty() && facts.ports.is_empty() && facts.image_names.is_empty()
+        );
         assert_eq!(facts.source_address, None);
         assert!(facts.disks.images.total > 0);
     }
@@ -376,6 +408,7 @@ mod tests {
             );
         let facts = gather(
             &machine.view(script),
+            Runtime::Docker,
             Some("127.0.0.1".parse().unwrap()),
             ETCD_DATA,
         )
@@ -387,7 +420,6 @@ mod tests {
         assert_eq!(facts.cgroups.version, CgroupVersion::V2);
         assert_eq!(facts.ports, BTreeSet::from([6443]));
         assert_eq!(facts.image_names, ["busybox:1"]);
-        assert_eq!(facts.docker.unwrap().root, "/data");
         assert_eq!(facts.source_address, Some("127.0.0.1".parse().unwrap()));
     }
 

@@ -54,9 +54,31 @@ impl Probe {
         )
     }
 
-    /// The version of containerd: `containerd github.com/containerd/containerd 1.6.20 …`.
-    pub fn containerd_version() -> Self {
-        Self(Cmd::new("containerd", ["--version"]).timeout(Duration::from_secs(20)))
+    /// The version of the containerd that runs, beside that of its client: lines `Version: …` below `Client:` and `Server:`.
+    pub fn containerd_server() -> Self {
+        Self::ctr(&["version"])
+    }
+
+    /// The plugins of the containerd that runs: lines of type, name, platforms and status.
+    pub fn containerd_plugins() -> Self {
+        Self::ctr(&["plugins", "ls"])
+    }
+
+    fn ctr(words: &[&str]) -> Self {
+        let args = ["--address", CONTAINERD.trim_start_matches("unix://")];
+        Self(Cmd::new("ctr", [&args, words].concat()).timeout(Duration::from_secs(20)))
+    }
+
+    /// The configuration of containerd as it is on the disk, with all defaults, in TOML.
+    pub fn containerd_config() -> Self {
+        Self(Cmd::new("containerd", ["config", "dump"]).timeout(Duration::from_secs(20)))
+    }
+
+    /// The images of containerd's CRI as JSON, with IDs and names.
+    pub fn containerd_images() -> Self {
+        let args = ["--runtime-endpoint", CONTAINERD, "--timeout", "20s"];
+        let question = ["images", "--output", "json"];
+        Self(Cmd::new("crictl", [&args[..], &question].concat()))
     }
 
     /// The IDs and names of Docker's images: lines of `sha256:… repository:tag`.
@@ -94,6 +116,14 @@ impl Probe {
     pub fn containerd_pods() -> Self {
         let args = ["--runtime-endpoint", CONTAINERD, "pods", "--quiet"];
         Self(Cmd::new("crictl", args))
+    }
+
+    /// The IDs of what containerd runs in the namespace of its CRI; where there is none, nothing.
+    pub fn containerd_tasks() -> Self {
+        let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
+        let fixed = ["--address", address, "--namespace", "k8s.io"];
+        let args = fixed.into_iter().chain(["tasks", "list", "--quiet"]);
+        Self(Cmd::new("ctr", args))
     }
 
     /// The packet filter's rules with their counters; `program` is one of the `iptables-save` kind, which only reads.

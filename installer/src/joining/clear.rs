@@ -135,7 +135,10 @@ impl Step for ClearInterruptedJoin {
         self.own.save(world.host)?;
         world.host.note(Change::ClearJoin { node: node.clone() })?;
         self.remove_member(world)?;
-        let reset = Cmd::new("kubeadm", ["reset", "--force"]).timeout(Duration::from_secs(240));
+        // Where more than one runtime listens, kubeadm from 1.24 on does not choose.
+        let socket = ["--cri-socket", self.joining.cri_socket()];
+        let args = ["reset", "--force"].into_iter().chain(socket);
+        let reset = Cmd::new("kubeadm", args).timeout(Duration::from_secs(240));
         world
             .host
             .run(&reset, Change::ClearJoin { node: node.clone() })?;

@@ -9,8 +9,9 @@ use super::Joining;
 use crate::control_plane::etcd::{Member, MemberId};
 use crate::control_plane::facts::{ClusterFacts, Endpoint};
 use crate::control_plane::images::{MissingImage, PodNetwork};
-use crate::control_plane::kubeadm::{ClusterConfiguration, Generation, KubeletConfiguration};
+use crate::control_plane::kubeadm::{ClusterConfiguration, KubeletConfiguration};
 use crate::control_plane::objects::Node;
+use crate::runtime::Runtime as RuntimeHere;
 
 /// A master that is Ready.
 pub fn node(name: &str, address: &str) -> Node {
@@ -60,6 +61,7 @@ pub fn cluster() -> ClusterFacts {
         ca_hash: "sha256:aa".to_owned(),
         cgroup_driver: "cgroupfs".to_owned(),
         runtime: "docker://20.10.24".to_owned(),
+        cri_socket: "/var/run/dockershim.sock".to_owned(),
         daemon_sets: vec![],
         healthy_has_cni: true,
         extra_paths: vec![],
@@ -143,12 +145,13 @@ pub fn whole_manifest() -> Manifest {
 pub fn joining(cluster: Rc<ClusterFacts>) -> Joining {
     Joining {
         cluster,
-        generation: Generation::of(KubeVersion::new(1, 14, 0)).unwrap(),
+        kubernetes: KubeVersion::new(1, 14, 0),
+        runtime: RuntimeHere::Docker,
         node: "b1".to_owned(),
         address: "10.0.0.21".to_owned(),
         discovery: "10.0.0.11:6443".to_owned(),
         bridge: None,
-        ignored_checks: vec![],
+        ignored: None,
         state: "/nowhere".into(),
     }
 }

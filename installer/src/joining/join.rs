@@ -12,10 +12,11 @@ use super::admission::{self, Admission};
 use super::{Joining, REVOKED, Standing, UPLOADING, uploaded_by_us};
 use crate::control_plane::Cluster;
 use crate::control_plane::credentials::{self, ca_hash};
-use crate::control_plane::kubeadm::{self, Certificates, ExtraArgs};
 use crate::host::Host;
 use crate::host::command::{Cmd, Secret};
 use crate::journal::Change;
+use crate::kubernetes::{Certificates, DiscoveryTimeout, ExtraArgs};
+use crate::preflight::kernel::SYSTEM_VERIFICATION;
 use crate::rollback::footprint;
 use crate::step::{Place, State, Step, View, World};
 
@@ -39,8 +40,8 @@ impl KubeadmJoin {
     /// kubeadm's configuration. JSON is YAML, so no YAML is written here.
     fn configuration(&self, token: &Secret, certificate_key: Option<&Secret>) -> Secret {
         let joining = &self.joining;
-        let generation = &joining.generation;
-        let node_ip = match generation.extra_args {
+        let kubeadm = joining.traits().kubeadm;
+        let node_ip = match kubeadm.extra_args {
             ExtraArgs::Map => json!({ "node-ip": joining.address }),
             ExtraArgs::List => json!([{ "name": "node-ip", "value": joining.address }]),
         };
@@ -50,8 +51,8 @@ impl KubeadmJoin {
         if let Some(key) = certificate_key {
             control_plane["certificateKey"] = json!(key.expose_str());
         }
-        let config: Value = json!({
-            "apiVersion": generation.api,
+        let mut config: Value = json!({
+            "apiVersion": kubeadm.api,
             "kind": "JoinConfiguration",
             "caCertPath": format!("{}/ca.crt", joining.cluster.config.certificates_dir),
             "discovery": {
@@ -60,16 +61,20 @@ impl KubeadmJoin {
                     "apiServerEndpoint": joining.discovery,
                     "caCertHashes": [joining.cluster.ca_hash],
                 },
-                "timeout": "2m0s",
                 "tlsBootstrapToken": token.expose_str(),
             },
             "nodeRegistration": {
                 "name": joining.node,
-                "criSocket": kubeadm::docker_socket(),
+                "criSocket": joining.cri_socket(),
                 "kubeletExtraArgs": node_ip,
             },
             "controlPlane": control_plane,
         });
+        let place = match kubeadm.discovery_timeout {
+            DiscoveryTimeout::InDiscovery => &mut config["discovery"]["timeout"],
+            DiscoveryTimeout::InTimeouts => &mut config["timeouts"]["discovery"],
+        };
+        *place = json!("2m0s");
         Secret::new(config.to_string())
     }
 
@@ -199,11 +204,6 @@ impl Step for KubeadmJoin {
                 what: UPLOADING.to_owned(),
             })?;
             let healthy = &joining.cluster.healthy;
-            let socket = healthy
-                .metadata
-                .annotations
-                .get("kubeadm.alpha.kubernetes.io/cri-socket")
-                .map_or(kubeadm::docker_socket(), String::as_str);
             let address = healthy
                 .status
                 .addresses
@@ -212,13 +212,13 @@ impl Step for KubeadmJoin {
                 .map_or("", |address| &address.address);
             credentials::upload_certs(
                 cluster,
-                &joining.generation,
+                &joining.traits().kubeadm,
                 &joining.cluster.config_text,
                 address,
-                socket,
+                &joining.cluster.cri_socket,
             )
         };
-        let key = match joining.generation.certificates {
+        let key = match joining.traits().kubeadm.certificates {
             Certificates::Copied => {
                 self.copy_certificates(world.host, cluster)?;
                 None
@@ -234,11 +234,8 @@ impl Step for KubeadmJoin {
             "--config".to_owned(),
             "/dev/stdin".to_owned(),
         ];
-        if !joining.ignored_checks.is_empty() {
-            args.push(format!(
-                "--ignore-preflight-errors={}",
-                joining.ignored_checks.join(",")
-            ));
+        if joining.ignored.is_some() {
+            args.push(format!("--ignore-preflight-errors={SYSTEM_VERIFICATION}"));
         }
         let config = self.configuration(&token, key.as_ref());
         let cmd = Cmd::new("kubeadm", args)
@@ -286,11 +283,14 @@ mod tests {
 
     use super::super::fixtures;
     use super::*;
-    use crate::control_plane::kubeadm::Generation;
+    use crate::runtime::Runtime;
 
     fn configuration(minor: u16, key: Option<&Secret>) -> Value {
         let mut joining = fixtures::joining(Rc::new(fixtures::cluster()));
-        joining.generation = Generation::of(KubeVersion::new(1, minor, 0)).unwrap();
+        joining.kubernetes = KubeVersion::new(1, minor, 0);
+        if minor >= 24 {
+            joining.runtime = Runtime::Containerd;
+        }
         let config =
             KubeadmJoin::new(joining).configuration(&Secret::new("abcdef.0123456789abcdef"), key);
         serde_json::from_slice(config.expose()).unwrap()
@@ -313,7 +313,20 @@ mod tests {
         let newer = configuration(20, Some(&key));
         assert_eq!(newer["apiVersion"], "kubeadm.k8s.io/v1beta2");
         assert_eq!(newer["controlPlane"]["certificateKey"], "00");
+        assert_eq!(newer["discovery"]["timeout"], "2m0s");
+        assert_eq!(newer.get("timeouts"), None);
         let newest = configuration(34, Some(&key));
+        assert_eq!(newest["apiVersion"], "kubeadm.k8s.io/v1beta4");
+        assert_eq!(newest["timeouts"]["discovery"], "2m0s");
+        assert_eq!(
+            newest["discovery"].get("timeout"),
+            None,
+            "v1beta4 has no such field"
+        );
+        assert_eq!(
+            newest["nodeRegistration"]["criSocket"],
+            "unix:///run/containerd/containerd.sock"
+        );
         assert_eq!(
             newest["nodeRegistration"]["kubeletExtraArgs"][0]["name"],
             "node-ip"

@@ -18,13 +18,16 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use bundle_spec::KubeVersion;
 
 use self::bridge::Bridge;
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
-use crate::control_plane::kubeadm::Generation;
 use crate::control_plane::objects::Node;
 use crate::journal::{Change, Entry, Event};
+use crate::kubernetes::Traits;
+use crate::preflight::kernel::Ignored;
+use crate::runtime::Runtime;
 use crate::step::View;
 
 /// What the journal calls the beginning of an upload of certificates.
@@ -46,8 +49,10 @@ pub(crate) const MANIFESTS: [&str; 4] = [
 pub struct Joining {
     /// What the healthy master told.
     pub cluster: Rc<ClusterFacts>,
-    /// How the pot's kubeadm behaves.
-    pub generation: Generation,
+    /// The version of the pot's kubeadm.
+    pub kubernetes: KubeVersion,
+    /// The pot's runtime, which this machine has.
+    pub runtime: Runtime,
     /// The name of this machine's node.
     pub node: String,
     /// The address of this machine's apiserver and etcd.
@@ -56,8 +61,8 @@ pub struct Joining {
     pub discovery: String,
     /// Who answers for the cluster's endpoint until this machine's apiserver does, where that is its own address.
     pub bridge: Option<Bridge>,
-    /// Checks of kubeadm that ours have replaced; see the preflight.
-    pub ignored_checks: Vec<&'static str>,
+    /// Why kubeadm's check `SystemVerification` is ignored, where ours has replaced it; see the preflight.
+    pub ignored: Option<Ignored>,
     /// The state folder.
     pub state: PathBuf,
 }
@@ -69,7 +74,7 @@ pub enum Standing {
     Nothing,
     /// Some of it is there; says what.
     Partial(Vec<String>),
-    /// kubeadm came to its end: member listed and started, node labelled, files in place.
+    /// kubeadm came to its end: member listed, started and promoted, node labelled, files in place.
     Whole,
 }
 
@@ -109,8 +114,9 @@ impl Joining {
             .iter()
             .find(|member| member.is_at(&self.address) || member.name == self.node);
         let stacked = self.cluster.etcd.is_some();
-        let started =
-            member.is_some_and(|member| member.is_at(&self.address) && member.name == self.node);
+        let started = member.is_some_and(|member| {
+            member.is_at(&self.address) && member.name == self.node && !member.is_learner
+        });
         let labelled = node.is_some_and(|node| node.is_master() && node.has_address(&self.address));
         let placed = MANIFESTS
             .iter()
@@ -131,6 +137,16 @@ impl Joining {
         } else {
             Standing::Partial(traces)
         }
+    }
+
+    /// How the pot's kubeadm behaves.
+    pub fn traits(&self) -> Traits {
+        Traits::of(self.kubernetes)
+    }
+
+    /// Where this machine's runtime listens, as kubeadm is told it.
+    pub fn cri_socket(&self) -> &'static str {
+        self.runtime.cri_socket(self.kubernetes)
     }
 
     /// This machine's apiserver: `https://ADDRESS:PORT`.

@@ -10,7 +10,9 @@ use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
 use crate::joining::static_pods::PodImage;
+use crate::kubernetes::Traits;
 use crate::replacing::{Departed, Whose};
+use crate::runtime::Runtime;
 use crate::steps::ImageWanted;
 
 /// Why a join is refused.
@@ -69,6 +71,7 @@ pub fn judge(
 ) -> (Result<Vec<ImageWanted>, Vec<Refusal>>, Vec<String>) {
     let mut refusals = Vec::new();
     let mut refuse = |cause: String, remedy: String| refusals.push(Refusal { cause, remedy });
+    let recorded = recorded_version(cluster);
     version(cluster, here, &mut refuse);
     if cluster.clock_skew.abs() > CLOCK_TOLERANCE_F {
         let side = if cluster.clock_skew > 0.0 {
@@ -133,14 +136,17 @@ pub fn judge(
         here.manifest,
         &cluster.config,
         cluster.config.etcd.external.is_some(),
+        &here.images,
     );
     let lacking = network(cluster, here, &mut refuse);
     let named = match wanted {
         Ok(wanted) => Some(wanted),
         Err(missing) => {
             // Of a pot of another version everything is missing: that is said once, by the version.
-            if here.manifest.kubernetes == recorded_version(cluster) {
+            if here.manifest.kubernetes == recorded {
                 missing_images(&missing, cluster, &mut refuse);
+            } else if is_a_patch_apart(cluster, here) {
+                other_patch(&missing, cluster, here, &mut refuse);
             }
             None
         }
@@ -150,7 +156,12 @@ pub fn judge(
     warnings.extend(here.static_pods.iter().filter(|pod| pod.always_pulled).map(|pod| {
         format!("{} is pulled whenever its pod starts ({}), though it be here: without its registry the pod does not start. Set imagePullPolicy: IfNotPresent in the manifest, and a tag other than latest", pod.image.name, pod.image.needed_by)
     }));
-    if here.past == Past::Stranger && cluster.members.len() == 1 {
+    if is_a_patch_apart(cluster, here) {
+        warnings.push(format!("the cluster runs Kubernetes {}, this pot holds {}: the control plane here will run the cluster's version, whose images are all here; the kubelet, kubeadm and kubectl are the pot's. A pot of the cluster's version is made by: {}", cluster.version, here.manifest.kubernetes, build_command(cluster)));
+    }
+    let gate = cluster.config.feature_gates.get("EtcdLearnerMode").copied();
+    let learns = Traits::of(here.manifest.kubernetes).learners.used(gate);
+    if here.past == Past::Stranger && cluster.members.len() == 1 && !learns {
         warnings.push("the cluster has one etcd member: while this machine's member starts, both are needed, and the cluster pauses for some seconds".to_owned());
     }
     match named {
@@ -174,20 +185,21 @@ fn healthy_address(cluster: &ClusterFacts) -> &str {
 
 fn version(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
     let pot = here.manifest.kubernetes;
-    if cluster.version != pot {
+    let fits = cluster.version == pot || is_a_patch_apart(cluster, here);
+    if !fits {
         refuse(
             format!(
                 "the cluster runs Kubernetes {}, this pot holds {pot}",
                 cluster.version
             ),
             format!(
-                "Build the pot of the cluster's version on a connected machine: kpot build --k8s {}",
-                cluster.version
+                "Build the pot of the cluster's version on a connected machine: {}",
+                build_command(cluster)
             ),
         );
     }
     let recorded = recorded_version(cluster);
-    if cluster.version == pot && recorded != pot {
+    if fits && recorded != cluster.version {
         refuse(
             format!("kubeadm's own configuration of the cluster says {recorded}, its apiserver {}: kubeadm would start another version here", cluster.version),
             "Set kubernetesVersion right on a healthy master: kubectl --namespace kube-system edit configmap kubeadm-config".to_owned(),
@@ -214,6 +226,47 @@ fn version(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(Stri
         ),
         Some(_) => {}
     }
+}
+
+/// Whether pot and cluster differ in nothing but the last number of their version.
+fn is_a_patch_apart(cluster: &ClusterFacts, here: &Here<'_>) -> bool {
+    let (pot, theirs) = (here.manifest.kubernetes, cluster.version);
+    pot != theirs && (pot.major, pot.minor) == (theirs.major, theirs.minor)
+}
+
+/// A pot whose version is a patch apart does only where every image of the cluster's own version is at hand.
+fn other_patch(
+    missing: &[MissingImage],
+    cluster: &ClusterFacts,
+    here: &Here<'_>,
+    refuse: &mut impl FnMut(String, String),
+) {
+    let names: Vec<&str> = missing.iter().map(|image| image.name.as_str()).collect();
+    refuse(
+        format!(
+            "the cluster runs Kubernetes {}, this pot holds {}, and what the cluster's version needs is neither in the pot nor on this machine: {}",
+            cluster.version,
+            here.manifest.kubernetes,
+            names.join(", ")
+        ),
+        format!(
+            "Build the pot of the cluster's version on a connected machine: {}",
+            build_command(cluster)
+        ),
+    );
+}
+
+/// What builds the pot for a new master of this cluster: with the runtime that its masters have, where the cluster's version goes with it and does not take it anyway.
+fn build_command(cluster: &ClusterFacts) -> String {
+    let version = cluster.version;
+    let dockershim = Traits::of(version).dockershim;
+    let theirs = Runtime::of_node(&cluster.runtime);
+    let flag = if dockershim && theirs == Some(Runtime::Containerd) {
+        " --runtime containerd"
+    } else {
+        ""
+    };
+    format!("kpot build --k8s {version}{flag}")
 }
 
 /// The release that kubeadm's configuration records, which kubeadm starts; the apiserver's own where it records none that is understood.
@@ -305,8 +358,13 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
     {
         if member.is_learner {
             refuse(
-                format!("etcd has a member without a vote: {member}. Another join is going on, or one failed"),
-                "Wait for that join. If nobody joins, remove it on a healthy master: etcdctl member remove, with that ID".to_owned(),
+                format!(
+                    "etcd has a member without a vote: {member}. Another join is going on, or one failed"
+                ),
+                format!(
+                    "Wait for that join. If nobody joins, finish it on its machine, with the command that began it; or, if that machine is gone for good, take the member out on a healthy master, after a snapshot: etcdctl member remove {}",
+                    member.id
+                ),
             );
         } else if !member.votes() {
             let down: Vec<_> = cluster
@@ -379,7 +437,9 @@ fn network<'h>(
     let mut present: BTreeSet<String> =
         pot.chain(&here.images).map(|name| familiar(name)).collect();
     // What the control plane's own images are called in this cluster is known when they are named after it.
-    if let Ok(wanted) = images::name_after_cluster(here.manifest, &cluster.config, true) {
+    if let Ok(wanted) =
+        images::name_after_cluster(here.manifest, &cluster.config, true, &here.images)
+    {
         present.extend(
             wanted
                 .iter()
@@ -464,8 +524,8 @@ fn missing_images(
             list.into_iter().collect::<Vec<_>>().join(", ")
         ),
         format!(
-            "Build the pot with it: kpot build --k8s {}{}",
-            cluster.version,
+            "Build the pot with it: {}{}",
+            build_command(cluster),
             flags.into_iter().collect::<String>()
         ),
     );

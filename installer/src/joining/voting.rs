@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::Joining;
+use crate::control_plane::containers::listing;
 use crate::control_plane::images::PodNetwork;
 use crate::control_plane::objects::{List, Node, Pod};
 use crate::host::probe::Probe;
@@ -83,7 +84,8 @@ impl Voting {
     fn remind(&self, world: World<'_>) -> Result<()> {
         let cluster = world.cluster.context("this workflow has no cluster")?;
         let everywhere = BTreeMap::new();
-        let network = PodNetwork::of(&self.joining.cluster.daemon_sets, &everywhere);
+        let (sets, traits) = (&self.joining.cluster.daemon_sets, self.joining.traits());
+        let network = PodNetwork::of(sets, &everywhere, traits.master_taints);
         let here = format!("spec.nodeName={}", self.joining.node);
         for (namespace, name) in network
             .given_by
@@ -157,8 +159,9 @@ impl Step for Voting {
             world.host.stop().check()?;
             if clock.now() >= deadline {
                 bail!(
-                    "after {} s: {missing}\nSee here: journalctl -u kubelet; docker ps -a. The machine has joined: when the cause is mended, run this again",
-                    LIMIT.as_secs()
+                    "after {} s: {missing}\nSee here: journalctl -u kubelet; {}. The machine has joined: when the cause is mended, run this again",
+                    LIMIT.as_secs(),
+                    listing(Some(self.joining.runtime))
                 );
             }
             if clock.now() >= reminder {

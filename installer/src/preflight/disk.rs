@@ -3,17 +3,18 @@
 //! A kubelet deletes images that no pod uses yet as soon as the file system of the images is fuller than its threshold, and evicts pods when it is almost full. Without a
 //! registry to fetch them from again, that breaks a new master within seconds. So the disk after everything is written is compared with the thresholds beforehand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use bundle_spec::manifest::Encoding;
 use bundle_spec::{Manifest, Sha256};
 
 use super::{Needs, Purpose, Standing, Verdict};
-use crate::facts::{Disks, Facts};
-use crate::host::probe::Probe;
+use crate::facts::{Disks, Facts, containerd, docker};
 use crate::host::{HostView, Space};
+use crate::runtime::Runtime;
 
 /// Left free on every file system that is written to, for logs, journals and temporary files: 128 MiB.
 const MARGIN: u64 = 128 << 20;
@@ -26,10 +27,14 @@ const ETCD_START: u64 = 128 << 20;
 pub struct ToWrite {
     /// Programs in /usr/bin.
     pub programs: u64,
+    /// Programs in /usr/local.
+    pub local_programs: u64,
     /// CNI plugins.
     pub plugins: u64,
     /// Images, unpacked.
     pub images: u64,
+    /// The layers as they come, which containerd keeps beside what they unpack to.
+    pub layers: u64,
     /// The cluster's etcd data, where a member joins.
     pub etcd: u64,
 }
@@ -118,10 +123,9 @@ pub fn to_write(
         etcd,
         ..ToWrite::default()
     };
-    let foreign_docker = match host.program("dockerd") {
-        Some(path) => path != crate::facts::docker::DOCKERD,
-        None => false,
-    };
+    let foreign = |name: &str, own: &str| host.program(name).is_some_and(|path| path != own);
+    let foreign_docker = foreign("dockerd", docker::DOCKERD);
+    let foreign_containerd = foreign("containerd", containerd::PROGRAM);
     for artifact in &manifest.artifacts {
         if artifact.extra().is_some() {
             continue;
@@ -129,6 +133,9 @@ pub fn to_write(
         let (dir, sum) = match artifact.name.as_str() {
             "cni-plugins" => ("/opt/cni/bin", &mut sum.plugins),
             "docker" if foreign_docker => continue,
+            "containerd" | "runc" if foreign_containerd => continue,
+            "containerd" => (containerd::PROGRAMS, &mut sum.local_programs),
+            "runc" => (containerd::RUNC_FOLDER, &mut sum.local_programs),
             _ => ("/usr/bin", &mut sum.programs),
         };
         for file in &artifact.files {
@@ -139,15 +146,18 @@ pub fn to_write(
             }
         }
     }
-    let present = if host.program("docker").is_some() {
-        let answer = host.probe(&Probe::docker_images())?;
-        if answer.ok() {
-            answer.text()
-        } else {
-            String::new()
-        }
-    } else {
-        String::new()
+    let runtime = Runtime::from(manifest.runtime.name);
+    let present: BTreeSet<String> = match runtime {
+        Runtime::Docker => docker::images(host)?
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect(),
+        Runtime::Containerd => containerd::images(host)?
+            .unwrap_or_default()
+            .into_iter()
+            .map(|image| image.id)
+            .collect(),
     };
     let mut layers = BTreeMap::new();
     for image in manifest
@@ -155,15 +165,28 @@ pub fn to_write(
         .iter()
         .filter(|image| images.contains(&image.id))
     {
-        let id = image.id.to_string();
-        if !present.lines().any(|line| line.starts_with(&id)) {
+        if !present.contains(&image.id.to_string()) {
             for layer in &image.layers {
-                layers.insert(*layer, unpacked_size(manifest, layer));
+                layers.insert(
+                    *layer,
+                    (unpacked_size(manifest, layer), size(manifest, layer)),
+                );
             }
         }
     }
-    sum.images = layers.values().sum();
+    sum.images = layers.values().map(|(unpacked, _)| unpacked).sum();
+    if runtime == Runtime::Containerd {
+        sum.layers = layers.values().map(|(_, stored)| stored).sum();
+    }
     Ok(sum)
+}
+
+/// Bytes of a layer as containerd is given it. What goes on from another blob is unpacked on the way there.
+fn size(manifest: &Manifest, blob: &Sha256) -> u64 {
+    manifest.blob(blob).map_or(0, |blob| match blob.encoding {
+        Encoding::ZstdReference { .. } => blob.unpacked_size,
+        _ => blob.size,
+    })
 }
 
 fn unpacked_size(manifest: &Manifest, blob: &Sha256) -> u64 {
@@ -190,14 +213,26 @@ fn demands(disks: &Disks, needs: &Needs) -> Vec<Demand> {
     };
     let parts = [
         ("/usr/bin", disks.programs, write.programs, write.programs),
-        ("/opt/cni/bin", disks.plugins, write.plugins, write.plugins),
-        // docker load unpacks the whole archive to a temporary folder beside the images before it registers the layers.
         (
-            "Docker's images",
-            disks.images,
-            2 * write.images,
-            write.images,
+            "/usr/local",
+            disks.local_programs,
+            write.local_programs,
+            write.local_programs,
         ),
+        ("/opt/cni/bin", disks.plugins, write.plugins, write.plugins),
+        match needs.runtime.name.into() {
+            // docker load unpacks the whole archive to a temporary folder beside the images before it registers the layers.
+            Runtime::Docker => (
+                images_of(needs),
+                disks.images,
+                2 * write.images,
+                write.images,
+            ),
+            Runtime::Containerd => {
+                let both = write.images + write.layers;
+                (images_of(needs), disks.images, both, both)
+            }
+        },
         ("/var/lib/kubelet", disks.kubelet, 0, 0),
         ("etcd's data", disks.etcd, etcd, etcd),
         ("/var/lib/kpot", disks.state, 0, 0),
@@ -222,6 +257,14 @@ fn demands(disks: &Disks, needs: &Needs) -> Vec<Demand> {
         }
     }
     demands
+}
+
+/// What the runtime's images are called.
+fn images_of(needs: &Needs) -> &'static str {
+    match needs.runtime.name.into() {
+        Runtime::Docker => "Docker's images",
+        Runtime::Containerd => "containerd's images",
+    }
 }
 
 /// Everything fits while it is written.
@@ -274,7 +317,8 @@ pub(super) fn survives_the_kubelet(facts: &Facts, needs: &Needs) -> Verdict {
     if thresholds.image_gc_high_percent < 100 && used >= u64::from(thresholds.image_gc_high_percent)
     {
         reasons.push(format!(
-            "the file system of Docker's images will be {used} % full ({} of {} available), and from {} % on the kubelet deletes images that no pod uses yet (imageGCHighThresholdPercent)",
+            "the file system of {} will be {used} % full ({} of {} available), and from {} % on the kubelet deletes images that no pod uses yet (imageGCHighThresholdPercent)",
+            images_of(needs),
             megabytes(after(images)),
             megabytes(images.total),
             thresholds.image_gc_high_percent
@@ -283,7 +327,7 @@ pub(super) fn survives_the_kubelet(facts: &Facts, needs: &Needs) -> Verdict {
     for (signal, what, space, threshold) in [
         (
             "imagefs.available",
-            "Docker's images",
+            images_of(needs),
             images,
             thresholds.imagefs_available,
         ),

@@ -1,19 +1,18 @@
 //! What kubeadm's check `SystemVerification` says about kernels, and what it stands for.
 //!
 //! Up to 1.16 kubeadm's list of kernel releases ends at 5.x and is searched for anywhere in the release, so that newer kernels are refused for their number alone.
-//! There, and only there, the check is ignored, after what it would have looked at has been looked at here: the kernel's configuration by the same list, or, where the
+//! From 1.35 on it refuses cgroup v1, also where the cluster's kubelets are told to bear it (`failCgroupV1: false`). There, and only there, the check is ignored, after what it would have looked at has been looked at here: the kernel's configuration by the same list, or, where the
 //! configuration cannot be read, what the kernel can be seen to do; and the cgroup controllers. (kubeadm's sources 1.14.0 and 1.15.0, cmd/kubeadm/app/util/system; from
-//! 1.17 on k8s.io/system-validators 1.0.4 and later, which know every release from 3.10 on.)
+//! 1.17 on k8s.io/system-validators; its 1.12.1, of 1.36, looks at the kubelet's version alone for cgroup v1, and says
+//! that the check must be skipped by hand then.)
 
 use bundle_spec::KubeVersion;
 
 use crate::facts::{CgroupVersion, Facts};
+use crate::kubernetes::{KernelReleases, OnCgroupV1, Traits};
 
 /// The name of kubeadm's check, as `--ignore-preflight-errors` takes it.
 pub const SYSTEM_VERIFICATION: &str = "SystemVerification";
-
-/// The minors whose kubeadm refuses releases that it does not know, and for which the check may be ignored.
-const CLOSED_LIST: std::ops::RangeInclusive<u16> = 14..=16;
 
 /// The options that kubeadm's check demands; alternatives stand in one entry.
 const OPTIONS: [&[&str]; 17] = [
@@ -38,9 +37,14 @@ const OPTIONS: [&[&str]; 17] = [
 
 /// Whether kubeadm of this version knows a kernel release.
 pub fn kubeadm_knows(version: KubeVersion, release: &str) -> bool {
-    if version.minor > *CLOSED_LIST.end() {
-        // ^3\.[1-9][0-9] or any later major number with two more numbers.
-        return release_numbers(release).is_some_and(|numbers| numbers >= (3, 10));
+    let is = |known: fn((u32, u32)) -> bool| release_numbers(release).is_some_and(known);
+    match Traits::of(version).kernel_releases {
+        KernelReleases::EndAtFive | KernelReleases::EndAtFiveReplaceable => {}
+        KernelReleases::Open => return is(|numbers| numbers >= (3, 10)),
+        KernelReleases::FromFourNineteen => return is(|numbers| numbers >= (4, 19)),
+        KernelReleases::LongTerm => {
+            return is(|numbers| numbers >= (6, 0) || matches!(numbers, (5, 4 | 10 | 15)));
+        }
     }
     let three = release.match_indices("3.").any(|(at, _)| {
         let rest = &release.as_bytes()[at + 2..];
@@ -49,17 +53,54 @@ pub fn kubeadm_knows(version: KubeVersion, release: &str) -> bool {
     three || release.contains("4.") || release.contains("5.")
 }
 
-/// The checks of kubeadm that must be ignored on this machine, which are none, or [`SYSTEM_VERIFICATION`] where kubeadm does not know the kernel and
-/// [`system_verification_proved`] holds.
-pub fn ignored_checks(version: KubeVersion, facts: &Facts) -> Vec<&'static str> {
-    let ignored = CLOSED_LIST.contains(&version.minor)
-        && !kubeadm_knows(version, &facts.kernel.release)
-        && system_verification_proved(facts).is_ok();
-    if ignored {
-        vec![SYSTEM_VERIFICATION]
-    } else {
-        Vec::new()
+/// Why a check of kubeadm is ignored, though what it stands for holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// kubeadm does not know the kernel's number.
+    UnknownKernel,
+    /// The kubelet is told to bear cgroup v1, and kubeadm does not ask it.
+    CgroupV1,
+}
+
+impl Ignored {
+    /// What an operator should know of it; `release` is the kernel's.
+    pub fn told(self, release: &str) -> String {
+        let only = match self {
+            Self::UnknownKernel => {
+                format!("only refuses kernels that it does not know ({release} here)")
+            }
+            Self::CgroupV1 => {
+                "refuses cgroup v1, which the cluster's kubelet configuration allows (failCgroupV1: false)"
+                    .to_owned()
+            }
+        };
+        format!(
+            "kubeadm's check {SYSTEM_VERIFICATION} {only}; what else it stands for was proved above, so kubeadm is told to pass over it"
+        )
     }
+}
+
+/// Why kubeadm's [`SYSTEM_VERIFICATION`] must be ignored on this machine: nothing, or one of the two reasons, and only where [`system_verification_proved`] holds. `fail_cgroup_v1` is
+/// what the cluster's kubelet configuration says.
+pub fn ignored_check(
+    version: KubeVersion,
+    facts: &Facts,
+    fail_cgroup_v1: Option<bool>,
+) -> Option<Ignored> {
+    let traits = Traits::of(version);
+    let unknown = traits.kernel_releases == KernelReleases::EndAtFiveReplaceable
+        && !kubeadm_knows(version, &facts.kernel.release);
+    let borne = traits.on_cgroup_v1 == OnCgroupV1::RunsIfAllowed
+        && facts.cgroups.version == CgroupVersion::V1
+        && fail_cgroup_v1 == Some(false);
+    let why = if unknown {
+        Ignored::UnknownKernel
+    } else if borne {
+        Ignored::CgroupV1
+    } else {
+        return None;
+    };
+    system_verification_proved(facts).is_ok().then_some(why)
 }
 
 /// Whether this kernel has what kubeadm's check stands for: namespaces, cgroup controllers, the overlay file system, netfilter.

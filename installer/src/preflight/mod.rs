@@ -10,6 +10,7 @@ mod rows;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use bundle_spec::manifest::Runtime;
 use bundle_spec::{Arch, KubeVersion};
 use serde::Serialize;
 
@@ -27,6 +28,10 @@ pub struct Needs {
     pub standing: Standing,
     /// The pot's Kubernetes.
     pub kubernetes: KubeVersion,
+    /// The pot's container runtime.
+    pub runtime: Runtime,
+    /// Whether the cluster's kubelets refuse to run on cgroup v1 (`failCgroupV1`); nothing where no cluster says so.
+    pub fail_cgroup_v1: Option<bool>,
     /// The pot's architecture.
     pub arch: Arch,
     /// Who gives the cluster's nodes their CNI configuration.

@@ -6,8 +6,11 @@
 use bundle_spec::KubeVersion;
 
 use super::{Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
+use crate::facts::containerd::release;
 use crate::facts::modules;
 use crate::facts::{CgroupVersion, Facts, Init, User};
+use crate::kubernetes::{KernelReleases, OnCgroupV1, Tool, Traits};
+use crate::runtime::Runtime;
 
 /// kubeadm's `ControlPlaneNumCPU`.
 const CPUS: usize = 2;
@@ -16,7 +19,7 @@ const CPUS: usize = 2;
 const MEMORY: u64 = 1700;
 
 /// Every check, in the order in which an operator reads them.
-pub(super) const ROWS: [Row; 16] = [
+pub(super) const ROWS: [Row; 17] = [
     Row {
         name: "root",
         what: "this program runs as root",
@@ -26,6 +29,11 @@ pub(super) const ROWS: [Row; 16] = [
         name: "architecture",
         what: "this machine has the pot's architecture",
         judge: architecture,
+    },
+    Row {
+        name: "runtime",
+        what: "the kubelet can use the pot's container runtime",
+        judge: runtime,
     },
     Row {
         name: "systemd",
@@ -124,6 +132,32 @@ fn architecture(facts: &Facts, needs: &Needs) -> Verdict {
     )
 }
 
+fn runtime(_: &Facts, needs: &Needs) -> Verdict {
+    let (version, runtime) = (needs.kubernetes, &needs.runtime);
+    let traits = Traits::of(version);
+    let fitting = traits.containerd;
+    let rebuild = format!("build another pot on the connected side: kpot build --k8s {version}");
+    match Runtime::from(runtime.name) {
+        Runtime::Docker if !traits.dockershim => Verdict::refuse(
+            format!(
+                "the kubelet {version} does not speak with Docker, which is the runtime in the pot"
+            ),
+            rebuild,
+        ),
+        Runtime::Containerd if !fitting.contains(&release(&runtime.version)) => Verdict::refuse(
+            format!(
+                "the kubelet {version} does not speak with containerd {}, which is in the pot",
+                runtime.version
+            ),
+            format!(
+                "{rebuild} --runtime containerd --containerd-version, with one from {}.{} on and before {}.{}",
+                fitting.start.0, fitting.start.1, fitting.end.0, fitting.end.1
+            ),
+        ),
+        Runtime::Docker | Runtime::Containerd => Verdict::Good,
+    }
+}
+
 fn systemd(facts: &Facts, _: &Needs) -> Verdict {
     match facts.init {
         Init::Systemd => Verdict::Good,
@@ -154,11 +188,19 @@ fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
         );
     }
     let version = needs.kubernetes;
-    if !kernel::kubeadm_knows(version, release) && kernel::ignored_checks(version, facts).is_empty()
+    if !kernel::kubeadm_knows(version, release)
+        && kernel::ignored_check(version, facts, None).is_none()
     {
         return Verdict::refuse(
             format!("kubeadm {version} does not know the kernel release {release}"),
-            "boot an older kernel",
+            match Traits::of(version).kernel_releases {
+                KernelReleases::EndAtFive | KernelReleases::EndAtFiveReplaceable => {
+                    "boot an older kernel"
+                }
+                KernelReleases::Open
+                | KernelReleases::FromFourNineteen
+                | KernelReleases::LongTerm => "boot a newer kernel, such as 6.1",
+            },
         );
     }
     let reads_config = kernel::kubeadm_knows(version, release);
@@ -174,9 +216,9 @@ fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
 }
 
 fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
-    let minor = needs.kubernetes.minor;
+    let traits = Traits::of(needs.kubernetes);
     let unified = facts.cgroups.version == CgroupVersion::V2;
-    if unified && minor < 19 {
+    if unified && !traits.on_cgroup_v2 {
         return Verdict::refuse(
             format!(
                 "the kubelet {} does not start on cgroup v2",
@@ -185,10 +227,14 @@ fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
             "boot with cgroup v1: add systemd.unified_cgroup_hierarchy=0 to the kernel's command line",
         );
     }
-    if !unified && minor >= 35 {
+    let refused = needs.fail_cgroup_v1.unwrap_or(true);
+    if !unified && traits.on_cgroup_v1 == OnCgroupV1::RunsIfAllowed && refused {
         return Verdict::refuse(
-            format!("the kubelet {} refuses cgroup v1", needs.kubernetes),
-            "boot with cgroup v2: add systemd.unified_cgroup_hierarchy=1 to the kernel's command line",
+            format!(
+                "the kubelet {} refuses cgroup v1, unless its configuration says failCgroupV1: false",
+                needs.kubernetes
+            ),
+            "boot with cgroup v2: add systemd.unified_cgroup_hierarchy=1 to the kernel's command line; or allow v1 in the whole cluster: kubectl --namespace kube-system edit configmap kubelet-config (failCgroupV1: false, below kubelet)",
         );
     }
     let missing = kernel::missing_controllers(facts);
@@ -257,7 +303,7 @@ fn missing_tools(facts: &Facts, wanted: &[&'static str]) -> Option<(String, Stri
 /// brings it.
 fn demanded(version: KubeVersion) -> Vec<&'static str> {
     let mut tools = vec!["getent", "ip", "iptables", "mount", "nsenter", "systemctl"];
-    if (18..=31).contains(&version.minor) {
+    if Traits::of(version).conntrack == Tool::Demanded {
         tools.push("conntrack");
     }
     tools
@@ -275,7 +321,7 @@ fn tools(facts: &Facts, needs: &Needs) -> Verdict {
 
 fn optional_tools(facts: &Facts, needs: &Needs) -> Verdict {
     let mut wanted = vec!["ebtables", "ethtool", "socat", "tc", "touch"];
-    if !demanded(needs.kubernetes).contains(&"conntrack") && needs.kubernetes.minor < 32 {
+    if Traits::of(needs.kubernetes).conntrack == Tool::Wanted {
         wanted.push("conntrack");
     }
     match missing_tools(facts, &wanted) {
@@ -306,8 +352,7 @@ fn memory(facts: &Facts, needs: &Needs) -> Verdict {
     }
     let reason = format!("there are {have} MiB");
     let remedy = "give this machine more memory";
-    // kubeadm 1.14 and 1.15 do not look; 1.20 does.
-    if needs.purpose == Purpose::Master && needs.kubernetes.minor >= 20 {
+    if needs.purpose == Purpose::Master && Traits::of(needs.kubernetes).demands_memory {
         Verdict::refuse(reason, remedy)
     } else {
         Verdict::warn(reason, remedy)
@@ -372,7 +417,7 @@ fn ports_of(needs: &Needs) -> Vec<u16> {
         10257,
         10259,
     ];
-    if needs.kubernetes.minor < 23 {
+    if Traits::of(needs.kubernetes).insecure_ports {
         ports.extend([10251, 10252]);
     }
     ports

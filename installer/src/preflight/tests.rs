@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use bundle_spec::manifest::RuntimeName;
+
 use super::disk::Threshold;
-use super::kernel::{ignored_checks, kubeadm_knows, system_verification_proved};
+use super::kernel::{Ignored, ignored_check, kubeadm_knows, system_verification_proved};
 use super::*;
 use crate::facts::modules::Standing as Module;
 use crate::facts::{
@@ -41,7 +43,7 @@ pub(crate) fn good() -> Facts {
         user: User::Root,
         init: Init::Systemd,
         kernel: Kernel {
-            release: "4.19.0-27-amd64".to_owned(),
+            release: "5.10.0-8-amd64".to_owned(),
             options: Some(owned(&[
                 "NAMESPACES",
                 "NET_NS",
@@ -84,10 +86,10 @@ pub(crate) fn good() -> Facts {
         tools: TOOLS.into_iter().collect(),
         leftovers: Vec::new(),
         modules: [("br_netfilter", Module::Loadable)].into(),
-        docker: None,
         image_names: Vec::new(),
         disks: Disks {
             programs: disk,
+            local_programs: disk,
             plugins: disk,
             images: disk,
             kubelet: disk,
@@ -97,12 +99,21 @@ pub(crate) fn good() -> Facts {
     }
 }
 
+fn runtime(name: RuntimeName, version: &str) -> Runtime {
+    Runtime {
+        name,
+        version: version.to_owned(),
+    }
+}
+
 fn needs() -> Needs {
     Needs {
         purpose: Purpose::Master,
         standing: Standing::Bare,
         network: Network::Pods,
         kubernetes: V1_14,
+        runtime: runtime(RuntimeName::Docker, "18.09.9"),
+        fail_cgroup_v1: None,
         arch: Arch::Amd64,
         node_name: "b1.example.com".to_owned(),
         api_port: 6443,
@@ -111,6 +122,7 @@ fn needs() -> Needs {
             plugins: GB / 20,
             images: GB,
             etcd: GB / 10,
+            ..ToWrite::default()
         },
         thresholds: KubeletThresholds::default(),
     }
@@ -127,6 +139,9 @@ fn refused(facts: &Facts, needs: &Needs) -> Vec<&'static str> {
 fn with(change: impl FnOnce(&mut Facts, &mut Needs)) -> Vec<&'static str> {
     let (mut facts, mut needs) = (good(), needs());
     change(&mut facts, &mut needs);
+    if needs.kubernetes.minor >= 24 {
+        needs.runtime = runtime(RuntimeName::Containerd, "2.1.4");
+    }
     refused(&facts, &needs)
 }
 
@@ -261,26 +276,74 @@ fn kernels_that_kubeadm_does_not_know_are_accepted_where_they_prove_themselves()
     for release in ["4.19.0", "6.18.44-fc-v657"] {
         assert!(kubeadm_knows(KubeVersion::new(1, 17, 0), release));
     }
+    for (minor, release, known) in [
+        (31, "3.10.0-1160.el7.x86_64", true),
+        (32, "4.18.0-553.el8_10.x86_64", false),
+        (33, "4.19.0-27-amd64", true),
+        (34, "4.19.0-27-amd64", false),
+        (34, "5.10.0-8-amd64", true),
+        (36, "5.14.0-427.el9.x86_64", false),
+        (36, "6.1.0-56-amd64", true),
+    ] {
+        let version = KubeVersion::new(1, minor, 0);
+        assert_eq!(
+            kubeadm_knows(version, release),
+            known,
+            "{version} {release}"
+        );
+    }
     let mut facts = good();
     assert!(
-        ignored_checks(V1_14, &facts).is_empty(),
+        ignored_check(V1_14, &facts, None).is_none(),
         "a known kernel needs no exception"
     );
     facts.kernel.release = "6.1.0-56-amd64".to_owned();
-    assert_eq!(ignored_checks(V1_14, &facts), ["SystemVerification"]);
+    let unknown = Some(Ignored::UnknownKernel);
+    assert_eq!(ignored_check(V1_14, &facts, None), unknown);
     assert!(refused(&facts, &needs()).is_empty());
-    assert!(ignored_checks(KubeVersion::new(1, 20, 2), &facts).is_empty());
+    assert_eq!(
+        ignored_check(KubeVersion::new(1, 20, 2), &facts, None),
+        None
+    );
     // Without its configuration it must be seen to work.
     facts.kernel.options = None;
-    assert_eq!(ignored_checks(V1_14, &facts), ["SystemVerification"]);
+    assert_eq!(ignored_check(V1_14, &facts, None), unknown);
     facts.kernel.functions.namespaces.remove("pid");
     facts.kernel.functions.modules.remove("overlay");
     assert_eq!(
         system_verification_proved(&facts).unwrap_err(),
         "namespaces of kind pid, the overlay file system"
     );
-    assert!(ignored_checks(V1_14, &facts).is_empty());
+    assert_eq!(ignored_check(V1_14, &facts, None), None);
     assert_eq!(refused(&facts, &needs()), ["kernel-features"]);
+}
+
+#[test]
+fn the_check_that_refuses_cgroup_v1_is_ignored_only_where_the_cluster_allows_it() {
+    let (v1_34, v1_35) = (KubeVersion::new(1, 34, 0), KubeVersion::new(1, 35, 0));
+    let mut facts = good();
+    facts.cgroups.version = CgroupVersion::V1;
+    assert_eq!(
+        ignored_check(v1_35, &facts, Some(false)),
+        Some(Ignored::CgroupV1)
+    );
+    for said in [None, Some(true)] {
+        assert_eq!(ignored_check(v1_35, &facts, said), None, "{said:?}");
+    }
+    assert_eq!(
+        ignored_check(v1_34, &facts, Some(false)),
+        None,
+        "no refusal"
+    );
+    facts.kernel.functions.modules.remove("overlay");
+    assert_eq!(
+        ignored_check(v1_35, &facts, Some(false)),
+        None,
+        "not proved"
+    );
+    facts = good();
+    facts.cgroups.version = CgroupVersion::V2;
+    assert_eq!(ignored_check(v1_35, &facts, Some(false)), None);
 }
 
 #[test]
@@ -310,10 +373,62 @@ fn cgroups_must_fit_the_kubelet() {
         with(|_, needs| needs.kubernetes = KubeVersion::new(1, 35, 0)),
         ["cgroups"]
     );
+    let allowed = with(|_, needs| {
+        needs.kubernetes = KubeVersion::new(1, 35, 0);
+        needs.fail_cgroup_v1 = Some(false);
+    });
+    assert!(allowed.is_empty());
     let missing = with(|facts, _| {
         facts.cgroups.controllers.remove("memory");
     });
     assert_eq!(missing, ["kernel-features", "cgroups"]);
+}
+
+#[test]
+fn the_pot_s_runtime_must_be_one_that_the_kubelet_speaks_with() {
+    let refusal = |minor: u16, name: RuntimeName, version: &str| {
+        let mut needs = needs();
+        needs.kubernetes = KubeVersion::new(1, minor, 0);
+        needs.runtime = runtime(name, version);
+        let report = run(&good(), &needs);
+        let mut refusals = report.refusals();
+        refusals
+            .find(|finding| finding.check == "runtime")
+            .map(|finding| finding.remedy.clone())
+    };
+    assert_eq!(refusal(23, RuntimeName::Docker, "20.10.24"), None);
+    assert_eq!(
+        refusal(24, RuntimeName::Docker, "20.10.24").unwrap(),
+        "build another pot on the connected side: kpot build --k8s v1.24.0"
+    );
+    assert_eq!(refusal(34, RuntimeName::Containerd, "2.1.4"), None);
+    assert!(refusal(26, RuntimeName::Containerd, "1.5.18").is_some());
+    assert!(
+        refusal(22, RuntimeName::Containerd, "2.1.4")
+            .unwrap()
+            .ends_with("--containerd-version, with one from 1.3 on and before 2.0")
+    );
+}
+
+#[test]
+fn containerd_keeps_layers_beside_what_they_unpack_to() {
+    let mut needs = needs();
+    needs.runtime = runtime(RuntimeName::Containerd, "1.7.27");
+    needs.to_write.layers = GB / 2;
+    let needed = |available: u64| {
+        let mut facts = good();
+        facts.disks.images = space(100 * GB, available, 2);
+        facts.disks.local_programs = space(100 * GB, GB, 3);
+        run(&facts, &needs)
+            .refusals()
+            .find(|finding| finding.check == "disk-space")
+            .map(|finding| finding.reason.clone())
+    };
+    assert_eq!(needed(1_500_000_000 + (128 << 20)), None);
+    assert_eq!(
+        needed(1_500_000_000).unwrap(),
+        "the file system of containerd's images has 1500 MB available, and 1635 MB are needed"
+    );
 }
 
 #[test]
@@ -360,6 +475,7 @@ fn demands_on_one_file_system_add_up() {
             let disk = space(1000 * GB, available, 1);
             facts.disks = Disks {
                 programs: disk,
+                local_programs: disk,
                 plugins: disk,
                 images: disk,
                 kubelet: disk,
@@ -386,6 +502,7 @@ fn a_disk_so_full_that_the_kubelet_would_delete_the_images_is_refused_beforehand
         let disk = space(100 * GB, available, 1);
         Disks {
             programs: disk,
+            local_programs: disk,
             plugins: disk,
             images: disk,
             kubelet: disk,
@@ -472,6 +589,7 @@ fn only_what_is_not_there_is_counted() {
         // The shared layer once.
         images: 111,
         etcd: 5,
+        ..ToWrite::default()
     };
     assert_eq!(bare, expected);
     machine
@@ -484,7 +602,7 @@ fn only_what_is_not_there_is_counted() {
         programs: "this is dockerd".len() as u64,
         plugins: 0,
         images: 101,
-        etcd: 0,
+        ..ToWrite::default()
     };
     assert_eq!(used, expected);
 }

@@ -34,8 +34,9 @@ pub(crate) const LEFT: [&str; 7] = [
 ];
 
 /// The kubelet's configuration, of which kubeadm writes a new one.
-const KUBELET: [&str; 3] = [
+const KUBELET: [&str; 4] = [
     "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/instance-config.yaml",
     "/var/lib/kubelet/kubeadm-flags.env",
     "/var/lib/kubelet/pki",
 ];
@@ -53,13 +54,21 @@ pub struct ClearNode {
     certificates: String,
     etcd: String,
     own: OwnFiles,
+    socket: Option<&'static str>,
 }
 
 impl ClearNode {
-    /// Clears this machine, whose node is or was called `node` and whose state folder is `state`, of this cluster.
-    pub fn new(node: String, state: &Path, cluster: &ClusterFacts) -> Self {
+    /// Clears this machine, whose node is or was called `node` and whose state folder is `state`, of this cluster. `socket` is where its runtime listens; kubeadm looks for it
+    /// where that is not known.
+    pub fn new(
+        node: String,
+        state: &Path,
+        cluster: &ClusterFacts,
+        socket: Option<&'static str>,
+    ) -> Self {
         Self {
             node,
+            socket,
             log: kubeadm_log(state),
             certificates: cluster.config.certificates_dir.clone(),
             etcd: format!("{}/member", cluster.config.etcd.data_dir()),
@@ -152,10 +161,13 @@ impl Step for ClearNode {
         for path in self.removed() {
             host.remove_path(path, change())?;
         }
-        host.run(
-            &Cmd::new("kubeadm", ["reset", "--force"]).timeout(RESET),
-            change(),
-        )?;
+        // Where more than one runtime listens, kubeadm from 1.24 on does not choose.
+        let socket = self
+            .socket
+            .into_iter()
+            .flat_map(|path| ["--cri-socket", path]);
+        let args = ["reset", "--force"].into_iter().chain(socket);
+        host.run(&Cmd::new("kubeadm", args).timeout(RESET), change())?;
         clear_pod_network(host, &change)?;
         let kept = format!("backup/{}/etcd-member", host.run_name());
         host.move_away(&self.etcd, &kept, change())?;
@@ -221,12 +233,14 @@ mod tests {
             )
             .on("systemctl stop kubelet.service", 0, "")
             .with(move |cmd, _| {
-                (cmd.to_string() == "kubeadm reset --force").then(|| {
-                    for folder in &emptied {
-                        fs::remove_dir_all(folder).unwrap();
-                    }
-                    crate::host::command::Output::default()
-                })
+                (cmd.to_string()
+                    == "kubeadm reset --force --cri-socket unix:///run/containerd/containerd.sock")
+                    .then(|| {
+                        for folder in &emptied {
+                            fs::remove_dir_all(folder).unwrap();
+                        }
+                        crate::host::command::Output::default()
+                    })
             })
             .with(move |cmd, _| {
                 (cmd.to_string() == "ip link delete cni0").then(|| {
@@ -277,6 +291,7 @@ mod tests {
             "m3".to_owned(),
             &root.path().join("var/lib/kpot"),
             &cluster(),
+            Some("unix:///run/containerd/containerd.sock"),
         );
         let (before, after) = ensure(&step, root.path(), runner.clone());
         assert!(matches!(before, State::Pending(why) if why.contains("interface cni0")));
@@ -310,7 +325,7 @@ mod tests {
             host: &host,
             cluster: None,
         };
-        let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"), &cluster());
+        let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"), &cluster(), None);
         assert_eq!(step.check(view).unwrap(), State::Satisfied);
         assert_eq!(back_up().check(view).unwrap(), State::Satisfied);
     }

@@ -5,9 +5,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bundle_spec::KubeVersion;
 
 use crate::control_plane::objects::{List, Node, Pod};
 use crate::journal::Change;
+use crate::kubernetes::Traits;
 use crate::step::{Place, State, Step, View, World};
 
 /// How long pods may take to end, as the cluster's users set their own grace and disruption budgets.
@@ -19,13 +21,13 @@ const CORDONED: &str = "node.kubernetes.io/unschedulable";
 /// See the module.
 pub struct Drain {
     node: String,
-    minor: u16,
+    kubernetes: KubeVersion,
 }
 
 impl Drain {
-    /// Drains `node` of a cluster of Kubernetes 1.`minor`.
-    pub fn new(node: String, minor: u16) -> Self {
-        Self { node, minor }
+    /// Drains `node` of a cluster of this version.
+    pub fn new(node: String, kubernetes: KubeVersion) -> Self {
+        Self { node, kubernetes }
     }
 }
 
@@ -85,11 +87,7 @@ impl Step for Drain {
         world.host.note(Change::Cluster {
             what: format!("drain node {}", self.node),
         })?;
-        let local = if self.minor < 20 {
-            "--delete-local-data"
-        } else {
-            "--delete-emptydir-data"
-        };
+        let local = Traits::of(self.kubernetes).drain_flag;
         let timeout = format!("--timeout={}s", PATIENCE.as_secs());
         let args = [
             // It is made of many requests, and has a limit of its own.
@@ -140,7 +138,9 @@ mod tests {
             host: &host,
             cluster: Some(&cluster),
         };
-        Drain::new("b1".to_owned(), 14).check(view).unwrap()
+        Drain::new("b1".to_owned(), KubeVersion::new(1, 14, 0))
+            .check(view)
+            .unwrap()
     }
 
     #[test]

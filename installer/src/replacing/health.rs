@@ -5,15 +5,18 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 
 use super::Departed;
+use crate::control_plane::containers::{NO_PROGRAM, ctr};
 use crate::control_plane::credentials::{SHARED, expiry};
 use crate::control_plane::etcd::{Etcd, Member};
 use crate::control_plane::guard::Reading;
 use crate::control_plane::{Cluster, ClusterView};
 use crate::host::Host;
-use crate::host::command::Cmd;
+use crate::host::command::{Cmd, Output};
+use crate::host::probe::CONTAINERD;
 use crate::joining::voting::Voting;
 use crate::joining::{Joining, Standing};
 use crate::journal::Change;
+use crate::runtime::Runtime;
 use crate::step::{View, World};
 
 /// What every kubeadm master has in its folder of certificates.
@@ -137,7 +140,7 @@ const CREDENTIALS: &str = "/run/kpot/etcd-client";
 pub fn read_from_here(
     world: World<'_>,
     etcd: &Etcd,
-    image: &str,
+    image: &EtcdImage,
     target: &Member,
     healthy: &Member,
 ) -> Result<Reading> {
@@ -176,22 +179,64 @@ fn place_credentials(host: &Host<'_>, cluster: &Cluster, etcd: &Etcd) -> Result<
     Ok(())
 }
 
+/// etcd's image on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdImage {
+    /// The runtime that has it.
+    pub runtime: Runtime,
+    /// Its name there.
+    pub name: String,
+}
+
+impl EtcdImage {
+    /// An `etcdctl` of the image that sees the credentials in `/kpot`; `about` is the member that is asked.
+    fn etcdctl(&self, about: &Member, words: [&str; 8]) -> Cmd {
+        let image = self.name.as_str();
+        let (program, fixed): (_, Vec<String>) = match self.runtime {
+            Runtime::Docker => {
+                let mount = format!("{CREDENTIALS}:/kpot:ro");
+                let api = "--env=ETCDCTL_API=3";
+                let fixed = ["run", "--rm", "--network=host", api, "--volume", &mount];
+                let entry = ["--entrypoint=etcdctl", image];
+                (
+                    "docker",
+                    fixed.into_iter().chain(entry).map(str::to_owned).collect(),
+                )
+            }
+            Runtime::Containerd => {
+                let mount = format!("type=bind,src={CREDENTIALS},dst=/kpot,options=rbind:ro");
+                // One that a killed run left must not be in the way.
+                let name = format!("kpot-{}-{}", std::process::id(), about.id);
+                let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
+                let api = "--env=ETCDCTL_API=3";
+                let fixed = ["run", "--rm", "--net-host", api, "--mount", &mount];
+                let command = [image, name.as_str(), "etcdctl"];
+                ("ctr", ctr(address, &[&fixed[..], &command].concat()))
+            }
+        };
+        let words = words.map(str::to_owned);
+        Cmd::new(program, fixed.into_iter().chain(words)).timeout(Duration::from_secs(40))
+    }
+
+    /// Whether what came back is the runtime's own failure, so that nobody was asked: Docker has statuses for it, and ctr its name before every error of its own.
+    fn failed(&self, output: &Output) -> bool {
+        match self.runtime {
+            Runtime::Docker => (125..=127).contains(&output.status),
+            Runtime::Containerd => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                output.status == NO_PROGRAM || told.lines().any(|line| line.starts_with("ctr: "))
+            }
+        }
+    }
+}
+
 /// Whether a member answers a read that needs the quorum.
-fn ask(host: &Host<'_>, image: &str, member: &Member) -> Result<bool> {
+fn ask(host: &Host<'_>, image: &EtcdImage, member: &Member) -> Result<bool> {
     let Some(url) = member.client_urls.first() else {
         return Ok(false);
     };
     let [ca, certificate, key] = Etcd::CREDENTIAL_FILES.map(|name| format!("/kpot/{name}"));
-    let mount = format!("{CREDENTIALS}:/kpot:ro");
-    let args = [
-        "run",
-        "--rm",
-        "--network=host",
-        "--env=ETCDCTL_API=3",
-        "--volume",
-        &mount,
-        "--entrypoint=etcdctl",
-        image,
+    let words = [
         "--dial-timeout=3s",
         "--command-timeout=8s",
         &format!("--endpoints={url}"),
@@ -201,16 +246,63 @@ fn ask(host: &Host<'_>, image: &str, member: &Member) -> Result<bool> {
         "endpoint",
         "health",
     ];
-    let cmd = Cmd::new("docker", args).timeout(Duration::from_secs(40));
+    let cmd = image.etcdctl(member, words);
     host.note(Change::Cluster {
         what: format!("ask {member} for its health"),
     })?;
     let output = host.try_run(&cmd)?;
-    // docker's own statuses: the question was not asked.
     ensure!(
-        !(125..=127).contains(&output.status),
+        !image.failed(&output),
         "cannot ask etcd from here: {}",
         output.evidence()
     );
     Ok(output.ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::joining::fixtures::member;
+
+    fn asked(runtime: Runtime) -> String {
+        let name = "registry.k8s.io/etcd:3.6.5-0".to_owned();
+        let words = ["a", "b", "c", "d", "e", "f", "endpoint", "health"];
+        let cmd = EtcdImage { runtime, name }.etcdctl(&member(31, "m3", "10.0.0.13"), words);
+        cmd.to_string()
+    }
+
+    #[test]
+    fn each_runtime_runs_the_etcdctl_of_the_image_with_the_credentials_in_it() {
+        assert_eq!(
+            asked(Runtime::Docker),
+            "docker run --rm --network=host --env=ETCDCTL_API=3 --volume /run/kpot/etcd-client:/kpot:ro --entrypoint=etcdctl registry.k8s.io/etcd:3.6.5-0 a b c d e f endpoint health"
+        );
+        assert_eq!(
+            asked(Runtime::Containerd),
+            format!(
+                "ctr --address /run/containerd/containerd.sock --namespace k8s.io run --rm --net-host --env=ETCDCTL_API=3 --mount 'type=bind,src=/run/kpot/etcd-client,dst=/kpot,options=rbind:ro' registry.k8s.io/etcd:3.6.5-0 kpot-{}-1f etcdctl a b c d e f endpoint health",
+                std::process::id()
+            )
+        );
+    }
+
+    #[test]
+    fn a_runtime_s_own_failure_is_no_answer_of_etcd() {
+        let output = |status, stderr: &str| Output {
+            status,
+            stderr: stderr.as_bytes().to_vec(),
+            ..Output::default()
+        };
+        let image = |runtime| EtcdImage {
+            runtime,
+            name: "etcd:1".to_owned(),
+        };
+        let unhealthy = "https://10.0.0.13:2379 is unhealthy: failed to commit proposal: context deadline exceeded\nError: unhealthy cluster\n";
+        assert!(!image(Runtime::Docker).failed(&output(1, unhealthy)));
+        assert!(image(Runtime::Docker).failed(&output(125, "Unable to find image")));
+        assert!(!image(Runtime::Containerd).failed(&output(1, unhealthy)));
+        let absent = "ctr: image \"etcd:1\": not found\n";
+        assert!(image(Runtime::Containerd).failed(&output(1, absent)));
+        assert!(image(Runtime::Containerd).failed(&output(127, "ctr: not found")));
+    }
 }

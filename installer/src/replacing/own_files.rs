@@ -14,6 +14,7 @@ use crate::control_plane::images::PodNetwork;
 use crate::host::{Host, HostView};
 use crate::joining::clear as interrupted;
 use crate::journal::{Before, Change, Event, Journal, STATE_DIR};
+use crate::kubernetes::Traits;
 
 /// People's files in the kubelet's folder.
 const KUBELET: [&str; 3] = [
@@ -38,7 +39,8 @@ impl OwnFiles {
     /// People's files on a node of this cluster.
     pub fn of(cluster: &ClusterFacts) -> Self {
         // Without labels every DaemonSet counts that may run on a master.
-        let network = PodNetwork::of(&cluster.daemon_sets, &BTreeMap::new());
+        let taints = Traits::of(cluster.version).master_taints;
+        let network = PodNetwork::of(&cluster.daemon_sets, &BTreeMap::new(), taints);
         Self {
             cni: network.given_by.is_empty() && cluster.healthy_has_cni,
         }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::health::{read_from_here, steady_members};
+use super::health::{EtcdImage, read_from_here, steady_members};
 use super::{Departed, Whose};
 use crate::control_plane::etcd::{Etcd, Member};
 use crate::control_plane::facts::ClusterFacts;
@@ -21,12 +21,12 @@ pub struct RemoveMember {
     departed: Departed,
     etcd: Etcd,
     healthy: String,
-    image: Option<String>,
+    image: Option<EtcdImage>,
 }
 
 impl RemoveMember {
     /// Removes the member of `departed` from a cluster whose healthy master is called `healthy`; `image` is etcd's, by a name that this machine's runtime will know.
-    pub fn new(departed: Departed, etcd: Etcd, healthy: String, image: Option<String>) -> Self {
+    pub fn new(departed: Departed, etcd: Etcd, healthy: String, image: Option<EtcdImage>) -> Self {
         Self {
             departed,
             etcd,
@@ -46,7 +46,7 @@ impl RemoveMember {
         }
         let image = self
             .image
-            .as_deref()
+            .as_ref()
             .context("the pot has no image of etcd, whose etcdctl asks from here")?;
         let healthy = members
             .iter()

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::down::{Down, Reach};
 use crate::control_plane::ClusterView;
+use crate::control_plane::containers::{NO_PROGRAM, ctr};
 use crate::control_plane::etcd::Etcd;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::objects::{List, Node};
@@ -71,6 +72,9 @@ const POD_NETWORKS: [&str; 13] = [
 /// How long the removal of a hundred containers, or of the data of their pods, may take.
 const PATIENCE: Duration = Duration::from_mins(5);
 
+/// How long a pod may take to stop.
+const STOPPING: Duration = Duration::from_mins(1);
+
 /// See the module.
 pub struct ResetDown {
     down: Down,
@@ -87,6 +91,8 @@ struct Left {
     kubelet_starts: bool,
     docker: Vec<String>,
     containerd: Vec<String>,
+    /// What containerd runs for a kubelet where no crictl can tell of pods.
+    tasks: Vec<String>,
     files: usize,
     made: Vec<String>,
     networks: Vec<String>,
@@ -214,6 +220,7 @@ impl Left {
             kubelet_starts: is("UnitFileState=enabled"),
             docker: ids(machine, &Probe::docker_pods())?,
             containerd: ids(machine, &Probe::containerd_pods())?,
+            tasks: tasks(machine)?,
             files: files.iter().filter(|entry| !entry.is_folder).count(),
             made: machine.existing(&[&[data], &MADE[..]].concat())?,
             networks: networks.filter(|path| is_pod_network(path)).collect(),
@@ -237,9 +244,22 @@ impl Left {
             let args = fixed.into_iter().chain(self.docker.iter().cloned());
             remote.run(&Cmd::new("docker", args).timeout(PATIENCE))?;
         }
+        if !self.tasks.is_empty() {
+            let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
+            for verb in [
+                &["tasks", "delete", "--force"][..],
+                &["containers", "delete"],
+            ] {
+                let ids: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
+                let args = ctr(address, &[verb, &ids].concat());
+                remote.run(&Cmd::new("ctr", args).timeout(PATIENCE))?;
+            }
+        }
         for verb in ["stopp", "rmp"] {
             if !self.containerd.is_empty() {
-                let fixed = ["--runtime-endpoint", CONTAINERD, verb].map(str::to_owned);
+                // Without a limit of its own crictl waits 2 s for an answer, which is less than a pod may take to end.
+                let limit = format!("--timeout={}s", STOPPING.as_secs());
+                let fixed = ["--runtime-endpoint", CONTAINERD, &limit, verb].map(str::to_owned);
                 let args = fixed.into_iter().chain(self.containerd.iter().cloned());
                 remote.run(&Cmd::new("crictl", args).timeout(PATIENCE))?;
             }
@@ -258,7 +278,7 @@ impl std::fmt::Display for Left {
         if self.kubelet_starts {
             left.push("the kubelet starts at boot".to_owned());
         }
-        match self.docker.len() + self.containerd.len() {
+        match self.docker.len() + self.containerd.len() + self.tasks.len() {
             0 => {}
             count => left.push(format!("{count} containers of pods")),
         }
@@ -277,6 +297,14 @@ fn ids(machine: &RemoteView, probe: &Probe) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     Ok(output.text().lines().map(str::to_owned).collect())
+}
+
+/// The IDs of what containerd runs for a kubelet, where crictl, which would tell of whole pods, is not there: kubeadm from 1.31 on does not want it.
+fn tasks(machine: &RemoteView) -> Result<Vec<String>> {
+    if machine.probe(&Probe::containerd_pods())?.status != NO_PROGRAM {
+        return Ok(Vec::new());
+    }
+    ids(machine, &Probe::containerd_tasks())
 }
 
 fn is_pod_network(path: &str) -> bool {

@@ -1,4 +1,4 @@
-//! What programs that this one starts write by themselves: Docker, kubeadm, the kubelet, the pods of a master and of its network.
+//! What programs that this one starts write by themselves: Docker, containerd, kubeadm, the kubelet, the pods of a master and of its network.
 //!
 //! Before such a program starts, [`announce`] notes in the journal what is there now, so that the rest can be told apart later, however much it is. What is noted is data, here.
 
@@ -55,6 +55,25 @@ pub(crate) const DOCKER: Footprint = Footprint {
     ],
     folders: &[],
     interfaces: &["docker0"],
+    sysctls: &[],
+};
+
+/// Where the containerd of a pot keeps images and containers.
+pub(crate) const CONTAINERD_DATA: &str = crate::facts::containerd::ROOT;
+
+/// containerd with its CRI and its shims.
+pub(crate) const CONTAINERD: Footprint = Footprint {
+    trees: &[
+        ("/etc/containerd", Sharing::Beside),
+        ("/opt/containerd", Sharing::Alone),
+        ("/run/containerd", Sharing::Alone),
+        // The network namespaces of pods lie among those of people.
+        ("/run/netns", Sharing::Beside),
+        ("/run/nri", Sharing::Alone),
+        (CONTAINERD_DATA, Sharing::Alone),
+    ],
+    folders: &[],
+    interfaces: &[],
     sysctls: &[],
 };
 

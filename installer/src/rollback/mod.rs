@@ -7,6 +7,7 @@
 //! Every change is a step that looks first, so a rollback that was killed is finished by the next one. What is undone is recorded one by one; the end of a rollback closes the
 //! books, and later runs count anew.
 
+mod containerd;
 mod files;
 pub(crate) mod footprint;
 mod kernel;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use self::containerd::{RemovePods, Whose};
 use self::files::{CleanTree, RemoveFolder, RestoreFile};
 use self::kernel::{DeleteInterface, RestoreSysctl, SwapOn, UnloadModule};
 use self::owed::{Member, Owed, WORKFLOW};
@@ -292,6 +294,13 @@ impl Undoing {
                 of: Containers::Pods,
             }));
         }
+        if owed.containerd_is_ours() {
+            clear(Box::new(RemovePods { whose: Whose::Ours }));
+        } else if owed.joined {
+            clear(Box::new(RemovePods {
+                whose: Whose::Theirs,
+            }));
+        }
         if owed.joined {
             clear(Box::new(RemoveRules));
         }
@@ -376,6 +385,7 @@ fn step_for(change: &Change, state: &Path) -> Option<Box<dyn Step>> {
         }),
         Change::Reload => Box::new(Reload::default()),
         Change::Image { name, id } => Box::new(UnnameImage { name, id }),
+        Change::ContainerdImage { name, id } => Box::new(containerd::UnnameImage { name, id }),
         Change::Bridge { .. } => Box::new(BridgeGone),
         Change::Erased { .. }
         | Change::Join { .. }

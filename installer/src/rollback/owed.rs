@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::footprint::{DOCKER, DOCKER_DATA, MASTER, Sharing};
+use super::footprint::{CONTAINERD_DATA, DOCKER, DOCKER_DATA, MASTER, Sharing};
+use crate::facts::containerd;
 use crate::facts::docker::DOCKERD;
 use crate::joining;
 use crate::journal::{Before, Change, Entry, Event};
@@ -51,7 +52,12 @@ impl Owed {
 
     /// Whether Docker itself came with our runs.
     pub fn docker_is_ours(&self) -> bool {
-        docker_is_ours(&self.changes)
+        is_new(&self.changes, DOCKERD)
+    }
+
+    /// Whether containerd itself came with our runs.
+    pub fn containerd_is_ours(&self) -> bool {
+        is_new(&self.changes, containerd::PROGRAM)
     }
 }
 
@@ -89,9 +95,7 @@ impl<'a> Reader<'a> {
             Event::Undone { change } => {
                 let undone = key(change);
                 self.changes.retain(|owed| key(owed) != undone);
-                if is_docker_data(change) {
-                    self.forget_images();
-                }
+                self.forget_images(change);
             }
             Event::End { outcome } if is_rollback && outcome == "done" => {
                 *self = Self::default();
@@ -130,8 +134,8 @@ impl<'a> Reader<'a> {
         if !self.has_trees {
             self.assume_trees();
         }
-        if self.changes.iter().any(is_docker_data) {
-            self.forget_images();
+        for data in self.changes.clone() {
+            self.forget_images(&data);
         }
         self.changes.reverse();
         Owed {
@@ -141,10 +145,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Images go with the data of a Docker that came with our runs.
-    fn forget_images(&mut self) {
-        self.changes
-            .retain(|change| !matches!(change, Change::Image { .. }));
+    /// Images go with the data of a runtime that came with our runs.
+    fn forget_images(&mut self, data: &Change) {
+        match data {
+            Change::Tree { path, .. } if path == DOCKER_DATA => {
+                (self.changes).retain(|change| !matches!(change, Change::Image { .. }));
+            }
+            Change::Tree { path, .. } if path == CONTAINERD_DATA => {
+                (self.changes).retain(|change| !matches!(change, Change::ContainerdImage { .. }));
+            }
+            _ => {}
+        }
     }
 
     /// Journals of the first programs do not say what was there before Docker and kubeadm wrote. Those programs refused machines with anything in these places, and they
@@ -154,7 +165,7 @@ impl<'a> Reader<'a> {
             |change| matches!(change, Change::Unit { name, .. } if name == "docker.service"),
         );
         if let Some(place) = unit
-            && docker_is_ours(&self.changes)
+            && is_new(&self.changes, DOCKERD)
         {
             // Older than its start, so that they go after its stop.
             let trees = DOCKER
@@ -227,14 +238,11 @@ fn interface(name: &str) -> Change {
     }
 }
 
-fn docker_is_ours(changes: &[Change]) -> bool {
+/// Whether the file came with our runs.
+fn is_new(changes: &[Change], file: &str) -> bool {
     changes.iter().any(
-        |change| matches!(change, Change::File { path, before: Before::Absent } if path == DOCKERD),
+        |change| matches!(change, Change::File { path, before: Before::Absent } if path == file),
     )
-}
-
-fn is_docker_data(change: &Change) -> bool {
-    matches!(change, Change::Tree { path, .. } if path == DOCKER_DATA)
 }
 
 /// The thing that a change changes; nothing where there is nothing to undo on this machine.
@@ -250,6 +258,7 @@ fn key(change: &Change) -> Option<(&'static str, &str)> {
         Change::Unit { name, .. } => Some(("unit", name)),
         Change::Reload => Some(("reload", "")),
         Change::Image { name, .. } => Some(("image", name)),
+        Change::ContainerdImage { name, .. } => Some(("containerd image", name)),
         Change::Bridge { endpoint } => Some(("bridge", endpoint)),
         Change::Erased { .. }
         | Change::Join { .. }

@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
+use bundle_spec::KubeVersion;
 use tempfile::TempDir;
 
 use super::*;
@@ -22,7 +23,7 @@ use crate::steps::ImageWanted;
 use crate::steps::testing::{Machine, Pot, Units, systemd, units};
 use crate::{exit, joining, plans};
 
-/// What Docker holds.
+/// What Docker, or containerd in its place, holds.
 #[derive(Default)]
 struct Docker {
     /// Names with IDs.
@@ -76,12 +77,8 @@ impl Lab {
             self.units.clone(),
         );
         let script = Scripted::new().with(move |cmd, _| {
-            answer(
-                &machine,
-                &mut docker.lock().unwrap(),
-                docker_runs(&units),
-                cmd,
-            )
+            let runs = |name: &str| runs(&units, name);
+            answer(&machine, &mut docker.lock().unwrap(), &runs, cmd)
         });
         self.machine.view(systemd(script, &self.units))
     }
@@ -132,8 +129,12 @@ impl Lab {
 
     /// `init-env`, by its own steps.
     fn prepare(&self) {
-        let pot = Pot::default()
-            .artifact("docker", &["docker", "dockerd"])
+        self.prepare_with(Pot::default().artifact("docker", &["docker", "dockerd"]));
+    }
+
+    /// The same with this runtime.
+    fn prepare_with(&self, runtime: Pot) {
+        let pot = runtime
             .artifact("cni-plugins", &["bridge"])
             .artifact("kubeadm", &["kubeadm"])
             .artifact("kubectl", &["kubectl"])
@@ -262,16 +263,18 @@ impl Lab {
     }
 }
 
-fn docker_runs(units: &Units) -> bool {
-    units
-        .lock()
-        .unwrap()
-        .get("docker.service")
-        .is_some_and(|unit| unit.0 == "active")
+fn runs(units: &Units, name: &str) -> bool {
+    let units = units.lock().unwrap();
+    units.get(name).is_some_and(|unit| unit.0 == "active")
 }
 
 /// What the machine's programs do and say; nothing where it is systemd's turn.
-fn answer(machine: &Machine, docker: &mut Docker, runs: bool, cmd: &Cmd) -> Option<Output> {
+fn answer(
+    machine: &Machine,
+    docker: &mut Docker,
+    runs: &dyn Fn(&str) -> bool,
+    cmd: &Cmd,
+) -> Option<Output> {
     let args: Vec<&str> = cmd.args.iter().map(String::as_str).collect();
     let edit = |path: &str, edit: &dyn Fn(String) -> String| {
         machine.file(path, edit(machine.text(path).unwrap()));
@@ -297,6 +300,13 @@ fn answer(machine: &Machine, docker: &mut Docker, runs: bool, cmd: &Cmd) -> Opti
                 .file("/opt/containerd/x", "x")
                 .file("/var/lib/docker/overlay2/x", "x")
                 .file("/sys/class/net/docker0/mtu", "1500\n");
+            return None;
+        }
+        ("systemctl", ["restart", "containerd.service"]) => {
+            machine
+                .file("/run/containerd/containerd.sock", "")
+                .file("/opt/containerd/x", "x")
+                .file("/var/lib/containerd/content/x", "x");
             return None;
         }
         ("modprobe", ["--dry-run", ..]) => String::new(),
@@ -327,7 +337,8 @@ fn answer(machine: &Machine, docker: &mut Docker, runs: bool, cmd: &Cmd) -> Opti
             fs::remove_dir_all(machine.place(&format!("/sys/class/net/{name}"))).unwrap();
             String::new()
         }
-        ("docker", _) if !runs => return failure,
+        ("ctr" | "crictl" | "containerd", _) => return containerd(docker, runs, &args),
+        ("docker", _) if !runs("docker.service") => return failure,
         ("docker", ["info", ..]) => {
             r#"{"ServerVersion":"18.09.9","CgroupDriver":"cgroupfs","Driver":"overlay2","LiveRestoreEnabled":true}"#.to_owned()
         }
@@ -349,6 +360,41 @@ fn answer(machine: &Machine, docker: &mut Docker, runs: bool, cmd: &Cmd) -> Opti
         ("docker", ["ps", ..]) => docker.containers.join("\n"),
         ("docker", ["rm", ..]) => {
             docker.containers.clear();
+            String::new()
+        }
+        _ => return None,
+    };
+    Some(Output {
+        stdout: text.into_bytes(),
+        ..Output::default()
+    })
+}
+
+/// What containerd does and says through its programs.
+fn containerd(holds: &mut Docker, runs: &dyn Fn(&str) -> bool, args: &[&str]) -> Option<Output> {
+    if !runs("containerd.service") {
+        return Some(Output {
+            status: 1,
+            ..Output::default()
+        });
+    }
+    let text = match args {
+        [.., "version"] => "Server:\n  Version: v2.1.4\n".to_owned(),
+        [.., "plugins", "ls"] => "io.containerd.grpc.v1 cri - ok\n".to_owned(),
+        ["config", "dump"] => "version = 3\n".to_owned(),
+        [.., "images", "--output", "json"] => {
+            let images =
+                (holds.images.iter()).map(|(name, id)| json!({ "id": id, "repoTags": [name] }));
+            json!({ "images": images.collect::<Vec<_>>() }).to_string()
+        }
+        [.., "images", "import", "-"] => {
+            let id = bundle_spec::Sha256::of(b"{}").to_string();
+            holds.images.insert("k8s.gcr.io/pause:3.1".to_owned(), id);
+            String::new()
+        }
+        [.., "pods", "--quiet"] => holds.containers.join("\n"),
+        [.., "rmp", "--all", "--force"] => {
+            holds.containers.clear();
             String::new()
         }
         _ => return None,
@@ -381,6 +427,21 @@ fn a_prepared_and_joined_machine_is_as_before() {
         "nf_tables 1 0 - Live 0x0\nip_vs 1 0\n",
         "a module that is in use stays, and is no failure"
     );
+}
+
+#[test]
+fn a_machine_with_containerd_is_as_before_too() {
+    let lab = Lab::new();
+    let before = settled(lab.picture());
+    lab.prepare_with(Pot::of(KubeVersion::new(1, 34, 4)).containerd("2.1.4"));
+    let config = lab.machine.text("/etc/containerd/config.toml").unwrap();
+    assert!(config.contains("sandbox = \"k8s.gcr.io/pause:3.1\""));
+    assert!(lab.machine.text("/etc/crictl.yaml").is_some());
+    lab.join();
+    lab.leave();
+    lab.rollback(MemberWord::AsJournaled).unwrap();
+    assert_eq!(settled(lab.picture()), before);
+    assert!(lab.docker.lock().unwrap().containers.is_empty());
 }
 
 #[test]

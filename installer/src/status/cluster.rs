@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Told;
 use crate::control_plane::ClusterView;
+use crate::control_plane::containers::cri_socket;
 use crate::control_plane::credentials::{self, JoinSecret};
 use crate::control_plane::etcd::{Etcd, Member, MemberId};
 use crate::control_plane::facts;
@@ -199,8 +200,8 @@ fn etcd(view: &ClusterView, nodes: Option<&[Node]>, config: Option<&Data>) -> Re
     let etcd = match nodes {
         Some(nodes) => {
             let node = facts::asked_node(view, nodes)?;
-            let runtime = &node.status.node_info.container_runtime_version;
-            Etcd::find(view, &node.metadata.name, runtime)?
+            let socket = cri_socket(view, &node)?;
+            Etcd::find(view, &node, &socket)?
         }
         None => Etcd::without_api(view)?,
     };

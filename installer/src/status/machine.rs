@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::Told;
 use super::certificates::{self, Certificate, Expected};
 use crate::control_plane::objects::Node;
-use crate::facts::{docker, programs};
+use crate::facts::{containerd, docker, programs};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 use crate::joining::{self, MANIFESTS};
@@ -166,7 +166,10 @@ fn hostname(host: &HostView) -> Result<String> {
 }
 
 fn runtime(host: &HostView) -> Result<Option<Runtime>> {
-    if host.program("docker").is_some() {
+    // A Docker may stand beside a containerd that serves the kubelet; kubeadm's flags tell which one that is.
+    let flags = host.text("/var/lib/kubelet/kubeadm-flags.env")?;
+    let node_has_containerd = flags.is_some_and(|flags| flags.contains("containerd.sock"));
+    if host.program("docker").is_some() && !node_has_containerd {
         let info = docker::running(host)?;
         let (version, cgroup_driver) = info.map(|info| (info.version, info.cgroup_driver)).unzip();
         return Ok(Some(Runtime {
@@ -178,12 +181,12 @@ fn runtime(host: &HostView) -> Result<Option<Runtime>> {
     if host.program("containerd").is_none() {
         return Ok(None);
     }
-    let answer = host.probe(&Probe::containerd_version())?;
-    ensure!(answer.ok(), "containerd failed: {}", answer.evidence());
+    let info = containerd::running(host)?;
+    let driver = info.as_ref().and_then(|info| info.cgroup_driver);
     Ok(Some(Runtime {
         name: "containerd",
-        version: answer.text().split_whitespace().nth(2).map(str::to_owned),
-        cgroup_driver: None,
+        version: info.map(|info| info.version),
+        cgroup_driver: driver.map(|driver| driver.to_string()),
     }))
 }
 

@@ -16,7 +16,7 @@ const MODE: u32 = 0o644;
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigFile {
     /// Where it lies.
-    pub path: &'static str,
+    pub path: String,
     /// Its content.
     pub content: String,
 }
@@ -24,7 +24,7 @@ pub(crate) struct ConfigFile {
 impl ConfigFile {
     /// Whether the file is right.
     pub fn state(&self, host: &HostView) -> Result<State> {
-        let path = self.path;
+        let path = &self.path;
         let Some(facts) = host.facts(path)? else {
             return Ok(State::Pending(format!("{path} is missing")));
         };
@@ -56,7 +56,7 @@ impl ConfigFile {
     pub fn write(&self, host: &Host<'_>) -> Result<()> {
         match self.state(host.view())? {
             State::Satisfied => Ok(()),
-            _ => host.write_file(self.path, self.content.as_bytes(), MODE),
+            _ => host.write_file(&self.path, self.content.as_bytes(), MODE),
         }
     }
 }

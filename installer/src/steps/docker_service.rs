@@ -124,7 +124,7 @@ fn starts_at_boot(view: View<'_>) -> Result<State> {
 
 fn file() -> ConfigFile {
     ConfigFile {
-        path: "/etc/systemd/system/docker.service",
+        path: "/etc/systemd/system/docker.service".to_owned(),
         content: include_str!("../templates/docker.service").to_owned(),
     }
 }

@@ -124,7 +124,7 @@ fn file(standings: &[(&str, Standing)]) -> Option<ConfigFile> {
         .map(|(name, _)| *name)
         .collect();
     (!names.is_empty()).then(|| ConfigFile {
-        path: PATH,
+        path: PATH.to_owned(),
         content: format!(
             "{MARK}: kernel modules of a Kubernetes node.\n{}\n",
             names.join("\n")

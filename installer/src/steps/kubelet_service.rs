@@ -1,28 +1,56 @@
 //! The kubelet's unit is in place, with kubeadm's drop-in, and enabled.
 //!
 //! It is not started here: kubeadm starts it when it has written the kubelet's configuration, and until then a kubelet could only fail and be restarted.
-//! Somebody else's unit stays as it is where it starts the kubelet with kubeadm's files, as that of a machine does which has been a node before.
+//! Somebody else's unit stays as it is where it starts the kubelet with kubeadm's files, as that of a machine does which has been a node before. Flags that people gave the
+//! kubelet of an earlier Kubernetes, and that this one does not know any more, are a conflict: it would not start.
 
 use anyhow::Result;
+use bundle_spec::KubeVersion;
 
 use super::config_file::ConfigFile;
 use super::{combine, kubelet_start, unit};
 use crate::host::{Host, HostView};
+use crate::kubernetes::Traits;
 use crate::step::{State, Step, View, World};
 
 const NAME: &str = "kubelet.service";
+
+/// Where people give the kubelet flags of their own: where Debian's packages have it, and where the RPM packages have it.
+const EXTRA_ARGS: [&str; 2] = ["/etc/default/kubelet", "/etc/sysconfig/kubelet"];
 
 /// The kubelet's own folder, and kubeadm's mode for it.
 const DIR: (&str, u32) = ("/var/lib/kubelet", 0o700);
 
 /// See the module.
-#[derive(Debug, Default)]
-pub struct KubeletService;
+#[derive(Debug)]
+pub struct KubeletService {
+    gone_flags: Vec<&'static str>,
+}
 
 impl KubeletService {
-    /// The kubelet's unit.
-    pub fn new() -> Self {
-        Self
+    /// The unit of the kubelet of this version.
+    pub fn new(version: KubeVersion) -> Self {
+        Self {
+            gone_flags: Traits::of(version).gone_flags,
+        }
+    }
+
+    /// What people gave the kubelet, and what it does not know any more.
+    fn flags(&self, host: &HostView) -> Result<Vec<State>> {
+        let mut states = Vec::new();
+        for path in EXTRA_ARGS {
+            let text = host.text(path)?.unwrap_or_default();
+            let lines = text.lines().filter(|line| !line.trim().starts_with('#'));
+            let words: Vec<&str> = lines
+                .flat_map(|line| line.split([' ', '\t', '"', '\'', '=']))
+                .collect();
+            let gone = self.gone_flags.iter().filter(|flag| words.contains(flag));
+            states.extend(gone.map(|flag| State::Conflict {
+                reason: format!("{path} gives the kubelet {flag}, which it does not know any more: it would not start"),
+                remedy: format!("take {flag} out of {path}"),
+            }));
+        }
+        Ok(states)
     }
 }
 
@@ -41,6 +69,7 @@ impl Step for KubeletService {
             return Ok(unit::masked(NAME));
         }
         let (_, mut states) = unit_files(view.host)?;
+        states.extend(self.flags(view.host)?);
         if !view.host.exists(DIR.0)? {
             states.push(State::Pending(format!("{} is missing", DIR.0)));
         }
@@ -117,17 +146,17 @@ fn files(host: &HostView) -> Result<Vec<ConfigFile>> {
     let mut files = Vec::new();
     if !packaged(NAME)? {
         files.push(ConfigFile {
-            path: "/etc/systemd/system/kubelet.service",
+            path: "/etc/systemd/system/kubelet.service".to_owned(),
             content: include_str!("../templates/kubelet.service").to_owned(),
         });
     }
     if !packaged("kubelet.service.d/10-kubeadm.conf")? {
         let drop_in = ConfigFile {
-            path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
+            path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf".to_owned(),
             content: include_str!("../templates/10-kubeadm.conf").to_owned(),
         };
         // The packages up to 1.27 put theirs at the same place as ours.
-        if crate::facts::packages::owner(host, drop_in.path)?.is_none() {
+        if crate::facts::packages::owner(host, &drop_in.path)?.is_none() {
             files.push(drop_in);
         }
     }
@@ -144,12 +173,42 @@ mod tests {
 
     const DROP_IN: &str = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf";
 
+    fn step() -> KubeletService {
+        KubeletService::new(KubeVersion::new(1, 14, 0))
+    }
+
+    #[test]
+    fn flags_that_the_kubelet_does_not_know_any_more_are_conflicts() {
+        let machine = Machine::new();
+        machine.file(
+            "/etc/default/kubelet",
+            "# --container-runtime=docker\nKUBELET_EXTRA_ARGS=\"--network-plugin=cni --pod-infra-container-image=x:1 --v=2\"\n",
+        );
+        let state = |minor| {
+            let step = KubeletService::new(KubeVersion::new(1, minor, 0));
+            machine.check(&step, systemd(Scripted::new(), &units(&[])))
+        };
+        assert!(matches!(state(23), State::Pending(_)));
+        let gone = |minor| match state(minor) {
+            State::Conflict { remedy, .. } => remedy,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            gone(34),
+            "take --network-plugin out of /etc/default/kubelet"
+        );
+        assert_eq!(
+            gone(35),
+            "take --network-plugin out of /etc/default/kubelet\ntake --pod-infra-container-image out of /etc/default/kubelet"
+        );
+    }
+
     #[test]
     fn the_unit_is_written_and_enabled_but_not_started() {
         let machine = Machine::new();
         let known = units(&[]);
         let script = systemd(Scripted::new(), &known);
-        let (before, after) = machine.ensure(&KubeletService, script).unwrap();
+        let (before, after) = machine.ensure(&step(), script).unwrap();
         assert!(matches!(before, State::Pending(_)));
         assert_eq!(after, State::Satisfied);
         assert!(
@@ -183,9 +242,7 @@ mod tests {
             Scripted::new().on("dpkg-query --search", 0, &owner)
         };
         let known = units(&[("kubelet.service", "inactive", "disabled")]);
-        let (_, after) = machine
-            .ensure(&KubeletService, systemd(script(), &known))
-            .unwrap();
+        let (_, after) = machine.ensure(&step(), systemd(script(), &known)).unwrap();
         assert_eq!(after, State::Satisfied);
         assert_eq!(
             (machine.text(UNIT), machine.text(DROP_IN).as_deref()),
@@ -203,9 +260,7 @@ mod tests {
             0,
             kubelet_start::STOCK,
         );
-        let (before, after) = machine
-            .ensure(&KubeletService, systemd(script, &known))
-            .unwrap();
+        let (before, after) = machine.ensure(&step(), systemd(script, &known)).unwrap();
         assert!(matches!(before, State::Pending(why) if why.contains("not enabled")));
         assert_eq!(after, State::Satisfied);
         assert_eq!(
@@ -219,13 +274,13 @@ mod tests {
         let machine = Machine::new();
         machine.file(UNIT, "[Service]\n");
         let script = systemd(Scripted::new(), &units(&[]));
-        let state = machine.check(&KubeletService, script);
+        let state = machine.check(&step(), script);
         assert!(
             matches!(&state, State::Conflict { reason, .. } if reason.contains("lacks /usr/bin/kubelet")),
             "{state:?}"
         );
         let masked = units(&[("kubelet.service", "inactive", "masked")]);
-        let state = Machine::new().check(&KubeletService, systemd(Scripted::new(), &masked));
+        let state = Machine::new().check(&step(), systemd(Scripted::new(), &masked));
         assert!(
             matches!(state, State::Conflict { remedy, .. } if remedy.contains("systemctl unmask kubelet.service"))
         );
@@ -236,7 +291,7 @@ mod tests {
         let machine = Machine::new();
         let script = Scripted::new().on("systemctl daemon-reload", 1, "Access denied");
         let script = systemd(script, &units(&[]));
-        let error = machine.ensure(&KubeletService, script).unwrap_err();
+        let error = machine.ensure(&step(), script).unwrap_err();
         assert!(format!("{error:#}").contains("Access denied"));
     }
 }

@@ -5,6 +5,8 @@
 
 mod binaries;
 mod config_file;
+mod containerd_config;
+mod containerd_service;
 mod docker_config;
 mod docker_service;
 mod hosts_entry;
@@ -19,7 +21,9 @@ mod sysctls;
 pub(crate) mod testing;
 pub(crate) mod unit;
 
-pub use binaries::{CniPlugins, Crictl, DockerBinaries, KubernetesBinaries};
+pub use binaries::{CniPlugins, ContainerdBinaries, Crictl, DockerBinaries, KubernetesBinaries};
+pub use containerd_config::ContainerdConfig;
+pub use containerd_service::ContainerdService;
 pub use docker_config::DockerConfig;
 pub use docker_service::DockerService;
 pub use hosts_entry::HostsEntry;

@@ -191,7 +191,7 @@ fn file() -> ConfigFile {
         let _ = writeln!(content, "{key} = {value}");
     }
     ConfigFile {
-        path: PATH,
+        path: PATH.to_owned(),
         content,
     }
 }

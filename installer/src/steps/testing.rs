@@ -203,11 +203,37 @@ pub(crate) fn systemd(script: Scripted, units: &Units) -> Scripted {
     })
 }
 
+/// A layer and how it is stored.
+pub(crate) enum Packed<'c> {
+    /// As it is.
+    Plain(&'c [u8]),
+    /// As a frame of zstd.
+    Zstd(&'c [u8]),
+    /// As a frame that goes on from another blob, which is stored as it is.
+    After {
+        reference: &'c [u8],
+        content: &'c [u8],
+    },
+}
+
+/// A frame of zstd (RFC 8878) with one raw block, of 256 to 65,791 bytes.
+fn zstd_frame(content: &[u8]) -> Vec<u8> {
+    // One segment, with a size of two bytes, from which 256 are taken.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x60];
+    let size = u16::try_from(content.len() - 256).expect("the content is no larger");
+    frame.extend(size.to_le_bytes());
+    let block = u32::try_from(content.len()).expect("the content is small") << 3 | 1;
+    frame.extend(&block.to_le_bytes()[..3]);
+    frame.extend(content);
+    frame
+}
+
 /// A pot made of these files and images.
 #[derive(Default)]
 pub(crate) struct Pot {
     kubernetes: Option<KubeVersion>,
-    blobs: BTreeMap<Sha256, Vec<u8>>,
+    containerd: Option<String>,
+    blobs: BTreeMap<Sha256, (Vec<u8>, Blob)>,
     artifacts: Vec<Artifact>,
     images: Vec<Image>,
 }
@@ -221,9 +247,29 @@ impl Pot {
         }
     }
 
+    /// Makes it one with containerd of this version, with runc and crictl, instead of Docker.
+    pub fn containerd(mut self, version: &str) -> Self {
+        self.containerd = Some(version.to_owned());
+        let programs = ["containerd", "containerd-shim-runc-v2", "ctr"];
+        self.artifact("containerd", &programs)
+            .artifact("crictl", &["crictl"])
+            .artifact("runc", &["runc"])
+    }
+
     fn blob(&mut self, content: &[u8]) -> Sha256 {
-        let digest = Sha256::of(content);
-        self.blobs.insert(digest, content.to_vec());
+        self.stored(content, content, Encoding::Identity)
+    }
+
+    fn stored(&mut self, stored: &[u8], content: &[u8], encoding: Encoding) -> Sha256 {
+        let digest = Sha256::of(stored);
+        let blob = Blob {
+            digest,
+            size: stored.len() as u64,
+            encoding,
+            unpacked_digest: Sha256::of(content),
+            unpacked_size: content.len() as u64,
+        };
+        self.blobs.insert(digest, (stored.to_vec(), blob));
         digest
     }
 
@@ -248,9 +294,26 @@ impl Pot {
     }
 
     /// Adds an image with this config and these layers.
-    pub fn image(mut self, name: &str, config: &str, layers: &[&[u8]]) -> Self {
+    pub fn image(self, name: &str, config: &str, layers: &[&[u8]]) -> Self {
+        let layers: Vec<Packed<'_>> = layers.iter().map(|layer| Packed::Plain(layer)).collect();
+        self.packed_image(name, config, &layers)
+    }
+
+    /// The same with layers that are stored in other ways.
+    pub fn packed_image(mut self, name: &str, config: &str, layers: &[Packed<'_>]) -> Self {
         let config = self.blob(config.as_bytes());
-        let layers = layers.iter().map(|layer| self.blob(layer)).collect();
+        let layers = layers
+            .iter()
+            .map(|layer| match layer {
+                Packed::Plain(content) => self.blob(content),
+                Packed::Zstd(content) => self.stored(&zstd_frame(content), content, Encoding::Zstd),
+                Packed::After { reference, content } => {
+                    let reference = Sha256::of(reference);
+                    let encoding = Encoding::ZstdReference { reference };
+                    self.stored(&zstd_frame(content), content, encoding)
+                }
+            })
+            .collect();
         self.images.push(Image {
             names: vec![name.to_owned()],
             id: config,
@@ -265,29 +328,28 @@ impl Pot {
     pub fn verified(mut self) -> Arc<VerifiedPot> {
         self.artifacts.sort_by(|a, b| a.name.cmp(&b.name));
         self.images.sort_by(|a, b| a.names.cmp(&b.names));
-        let blob = |(digest, content): (&Sha256, &Vec<u8>)| Blob {
-            digest: *digest,
-            size: content.len() as u64,
-            encoding: Encoding::Identity,
-            unpacked_digest: *digest,
-            unpacked_size: content.len() as u64,
-        };
         let manifest = Manifest {
             format: 1,
             name: "kpot-test".to_owned(),
             serial: 1,
             kubernetes: self.kubernetes.unwrap_or(KubeVersion::new(1, 14, 0)),
             arch: Arch::Amd64,
-            runtime: Runtime {
-                name: RuntimeName::Docker,
-                version: "18.09.9".to_owned(),
+            runtime: match &self.containerd {
+                Some(version) => Runtime {
+                    name: RuntimeName::Containerd,
+                    version: version.clone(),
+                },
+                None => Runtime {
+                    name: RuntimeName::Docker,
+                    version: "18.09.9".to_owned(),
+                },
             },
             cni: "v0.7.5".to_owned(),
             built_by: "0.1.0".to_owned(),
             windows: Windows::Usual,
             artifacts: self.artifacts.clone(),
             images: self.images.clone(),
-            blobs: self.blobs.iter().map(blob).collect(),
+            blobs: self.blobs.values().map(|(_, blob)| blob.clone()).collect(),
         };
         let key = SigningKey::generate().expect("a key can be made");
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -312,7 +374,7 @@ impl Pot {
 
 impl BlobSource for Pot {
     fn open(&self, digest: &Sha256) -> io::Result<Box<dyn Read>> {
-        let content = self.blobs.get(digest).cloned();
+        let content = self.blobs.get(digest).map(|(stored, _)| stored.clone());
         let content = content.ok_or_else(|| io::Error::other("no such blob"))?;
         Ok(Box::new(io::Cursor::new(content)))
     }

@@ -10,6 +10,9 @@ use crate::host::{Host, HostView};
 use crate::journal::Change;
 use crate::step::State;
 
+/// The unit of containerd, ours and everybody's.
+pub(crate) const CONTAINERD: &str = "containerd.service";
+
 /// How long a unit may take to start or stop; above what the units themselves allow.
 const PATIENCE: Duration = Duration::from_mins(3);
 

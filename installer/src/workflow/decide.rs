@@ -32,9 +32,11 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         ..
     } = seen;
     let (past, cluster, manifest) = (*past, &joining.cluster, run.pot.manifest());
+    let traits = joining.traits();
     let network = PodNetwork::of(
         &cluster.daemon_sets,
-        &labels_of_master(&joining.node, manifest.arch),
+        &labels_of_master(&joining.node, manifest.arch, &traits),
+        traits.master_taints,
     );
     let mut needs = needs(run, Purpose::Master, joining.node.clone())?;
     needs.standing = match past {
@@ -47,6 +49,8 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         _ => preflight::Network::Pods,
     };
     needs.api_port = cluster.apiserver_port;
+    // Its absence is the kubelet's own default.
+    needs.fail_cgroup_v1 = Some(cluster.kubelet.fail_cgroup_v1.unwrap_or(true));
     needs.thresholds = KubeletThresholds::new(
         cluster.kubelet.image_gc_high_threshold_percent,
         &cluster.kubelet.eviction_hard,
@@ -147,9 +151,11 @@ pub(super) fn holder(seen: &Seen) -> Holder {
 pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
     let now = ClusterFacts::gather(&seen.view)?;
     let manifest = run.pot.manifest();
+    let traits = seen.joining.traits();
     let network = PodNetwork::of(
         &now.daemon_sets,
-        &labels_of_master(&seen.joining.node, manifest.arch),
+        &labels_of_master(&seen.joining.node, manifest.arch, &traits),
+        traits.master_taints,
     );
     let mut all = refusals::judge(&now, &here(run, seen, network)?)
         .0
@@ -234,7 +240,13 @@ fn leaving<'s>(seen: &'s Seen, cluster: &ClusterFacts) -> Option<&'s Departed> {
 /// What would refuse the removal of `departed` now.
 fn foreseen(seen: &Seen, cluster: &ClusterFacts, departed: &Departed) -> Result<Vec<Refusal>> {
     let begun = record::kept(&seen.view, departed)?.is_some();
-    Ok(remove_member::foreseen(cluster, departed, begun))
+    let mut cluster = cluster.clone();
+    // A learner that this machine's own interrupted join left is nobody else's join. It has no vote, and is cleared before the next one; a removal that is still to come goes before that.
+    if seen.interrupted && departed.member(&cluster.members).is_none() {
+        let own = &seen.joining.address;
+        (cluster.members).retain(|member| !(member.is_learner && member.is_at(own)));
+    }
+    Ok(remove_member::foreseen(&cluster, departed, begun))
 }
 
 fn no_worker(

@@ -32,6 +32,7 @@ use crate::joining::revoke::RevokeCredentials;
 use crate::joining::{self};
 use crate::journal::{Change, Event, Journal};
 use crate::plans;
+use crate::replacing::health::EtcdImage;
 use crate::replacing::{record, restore};
 use crate::signals::Stop;
 use crate::step::{Step, View, World};
@@ -79,7 +80,7 @@ pub struct Master {
     pub node_name: Option<String>,
     /// The address of this machine's apiserver and etcd, where it was given.
     pub advertise_address: Option<IpAddr>,
-    /// Registries that Docker may speak to without TLS.
+    /// Registries that the runtime may speak to without TLS.
     pub insecure_registries: Vec<String>,
     /// Whether static pods besides kubeadm's own are copied.
     pub copy_static_pods: bool,
@@ -139,12 +140,8 @@ pub(super) fn carry_out(
     let cluster_is_done = on_the_cluster.is_done();
     plan.rows.extend(on_the_cluster.rows);
     plan.rows.extend(Plan::of(&work.after, look)?.rows);
-    if !joining.ignored_checks.is_empty() {
-        run.console.say(&format!(
-            "kubeadm's check {} only refuses kernels that it does not know ({} here); what it stands for was proved above, so kubeadm is told to pass over it",
-            joining.ignored_checks.join(", "),
-            seen.facts.kernel.release
-        ));
+    if let Some(ignored) = joining.ignored {
+        run.console.say(&ignored.told(&seen.facts.kernel.release));
     }
     let mut subject = json!({ "node": joining.node, "address": joining.address });
     if let Some(note) = down::note_of_static_pods(options, seen.down.as_ref(), seen.past, look)? {
@@ -175,11 +172,8 @@ pub(super) fn carry_out(
         }
         engine::run(&work.after, world, &session.journal, run.console)
     })();
-    // Only Docker's etcd can be asked without an API server that tells of it.
-    let is_docker =
-        joining.cluster.etcd.is_some() && joining.cluster.runtime.starts_with("docker://");
     if outcome.is_err()
-        && is_docker
+        && joining.cluster.etcd.is_some()
         && let Some(how) = quorum_is_lost(&seen.view)
     {
         tell_of_lost_quorum(run, &how);
@@ -237,9 +231,13 @@ fn end_killed(seen: &Seen) -> Result<()> {
 }
 
 /// etcd's image, by the cluster's name for it.
-fn etcd_image(images: &[ImageWanted]) -> Option<String> {
+fn etcd_image(seen: &Seen, images: &[ImageWanted]) -> Option<EtcdImage> {
     let mut names = images.iter().flat_map(|image| &image.names);
-    names.find(|name| is_etcd(name)).cloned()
+    let name = names.find(|name| is_etcd(name))?;
+    Some(EtcdImage {
+        runtime: seen.joining.runtime,
+        name: name.clone(),
+    })
 }
 
 /// Commands that give this node what the node of another name had.
@@ -292,12 +290,12 @@ pub(super) fn cluster_steps(options: &Master, seen: &Seen, images: &[ImageWanted
             plans::raise_bridge(&seen.joining)
         }
     };
-    steps.extend(bridged(options, seen, etcd_image(images)));
+    steps.extend(bridged(options, seen, etcd_image(seen, images)));
     steps
 }
 
 /// The same, but for the bridge that may come first.
-fn bridged(options: &Master, seen: &Seen, etcd_image: Option<String>) -> Steps {
+fn bridged(options: &Master, seen: &Seen, etcd_image: Option<EtcdImage>) -> Steps {
     let joining = &seen.joining;
     let pods = options
         .copy_static_pods

@@ -32,6 +32,7 @@ use crate::joining::refusals::Refusal;
 use crate::journal::STATE_DIR;
 use crate::plans;
 use crate::preflight::{self, Finding, KubeletThresholds, Needs, Purpose, Report};
+use crate::runtime::Runtime;
 use crate::signals::Stop;
 use crate::step::{View, World};
 use crate::steps::ImageWanted;
@@ -65,6 +66,11 @@ pub(crate) struct Terms<'a> {
 }
 
 impl<'a> Run<'a> {
+    /// The pot's container runtime.
+    fn runtime(&self) -> Runtime {
+        self.pot.manifest().runtime.name.into()
+    }
+
     fn terms(&self) -> Terms<'a> {
         Terms {
             console: self.console,
@@ -80,7 +86,7 @@ impl<'a> Run<'a> {
 pub struct InitEnv {
     /// Who makes the cgroups of containers.
     pub cgroup_driver: CgroupDriver,
-    /// Registries that Docker may speak to without TLS.
+    /// Registries that the runtime may speak to without TLS.
     pub insecure_registries: Vec<String>,
 }
 
@@ -112,6 +118,8 @@ fn needs(run: &Run<'_>, purpose: Purpose, node_name: String) -> Result<Needs> {
         standing: preflight::Standing::Bare,
         network: preflight::Network::Pods,
         kubernetes: manifest.kubernetes,
+        runtime: manifest.runtime.clone(),
+        fail_cgroup_v1: None,
         arch: manifest.arch,
         node_name,
         api_port: 6443,
@@ -170,7 +178,8 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
 
 /// This machine, where no cluster says more. A prepared one cannot be looked at by everybody.
 fn look_here(run: &Run<'_>) -> Result<Facts> {
-    facts::gather(&run.host, None, facts::ETCD_DATA).or_else(|cause| root_only().and(Err(cause)))
+    facts::gather(&run.host, run.runtime(), None, facts::ETCD_DATA)
+        .or_else(|cause| root_only().and(Err(cause)))
 }
 
 pub(crate) fn root_only() -> Result<()> {

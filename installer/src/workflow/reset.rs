@@ -28,6 +28,7 @@ use crate::plans;
 use crate::replacing::{Departed, remove_member};
 use crate::rollback::owed::{Member, Owed};
 use crate::rollback::{self, MemberWord, Rollback};
+use crate::runtime::Runtime;
 use crate::signals::Stop;
 use crate::step::{View, World};
 
@@ -67,6 +68,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let owed = Owed::of(&journal);
     let facts = facts::gather(
         &options.host,
+        Runtime::of_node(&cluster.runtime).unwrap_or(Runtime::Docker),
         Some(endpoint::healthy_address(&cluster)?),
         cluster.config.etcd.data_dir(),
     )?;

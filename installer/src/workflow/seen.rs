@@ -4,14 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::master::{Master, Way};
 use super::{Run, Untouched, down, hostname, not_eligible, refused};
 use crate::control_plane::etcd::{Etcd, Version};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::guard::Votes;
-use crate::control_plane::kubeadm::Generation;
 use crate::control_plane::{ClusterView, runbook};
 use crate::exit::NotEligible;
 use crate::facts::{self, Facts};
@@ -22,7 +21,8 @@ use crate::joining::refusals::Past;
 use crate::joining::static_pods::PodImage;
 use crate::joining::{self, Joining, Standing};
 use crate::journal::{Entry, Journal, STATE_DIR};
-use crate::preflight;
+use crate::kubernetes::Traits;
+use crate::preflight::kernel::ignored_check;
 use crate::replacing::down::Down;
 use crate::replacing::record::{self, Record};
 use crate::replacing::{Departed, health};
@@ -77,7 +77,12 @@ pub(super) fn look(
     })?;
     let cluster = Rc::new(cluster);
     let healthy = endpoint::healthy_address(&cluster)?;
-    let facts = facts::gather(&run.host, Some(healthy), cluster.config.etcd.data_dir())?;
+    let facts = facts::gather(
+        &run.host,
+        run.runtime(),
+        Some(healthy),
+        cluster.config.etcd.data_dir(),
+    )?;
     let own = options.advertise_address.or(facts.source_address);
     let address = own.context("this machine has no address that reaches the healthy master: give one with --advertise-address")?.to_string();
     let records = match &options.way {
@@ -88,20 +93,22 @@ pub(super) fn look(
     let own_addresses: Vec<IpAddr> = facts.interfaces.iter().map(|one| one.address).collect();
     let state = run.host.locate(STATE_DIR);
     let journal = Journal::read(&state)?;
-    let Some(generation) = Generation::of(manifest.kubernetes) else {
-        bail!(NotEligible(format!(
+    ensure!(
+        Traits::know(manifest.kubernetes),
+        NotEligible(format!(
             "Kubernetes {} is older than what this program knows (v1.13)",
             manifest.kubernetes
-        )));
-    };
+        ))
+    );
     let mut joining = Joining {
         discovery: socket(healthy, cluster.apiserver_port),
         bridge: None,
         cluster: cluster.clone(),
-        generation,
+        kubernetes: manifest.kubernetes,
+        runtime: manifest.runtime.name.into(),
         node,
         address,
-        ignored_checks: preflight::kernel::ignored_checks(manifest.kubernetes, &facts),
+        ignored: ignored_check(manifest.kubernetes, &facts, cluster.kubelet.fail_cgroup_v1),
         state,
     };
     let here = View {
@@ -233,7 +240,7 @@ const LOOKS: (u32, Duration) = (3, Duration::from_secs(5));
 
 /// Where no API server answers, or something failed: whether that is because etcd has no quorum, and how that shows.
 pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
-    if !Etcd::is_in_docker(view) {
+    if !Etcd::is_there(view) {
         return None;
     }
     for look in 1..=LOOKS.0 {

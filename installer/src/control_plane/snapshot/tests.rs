@@ -188,7 +188,8 @@ impl Master {
             &journal,
         );
         let cluster = Cluster::new(ClusterView::new(runner.clone(), "10.0.0.11"));
-        let etcd = Etcd::find(cluster.view(), "m1", "docker://20.10.24").unwrap();
+        let node = crate::joining::fixtures::node("m1", "10.0.0.11");
+        let etcd = Etcd::find(cluster.view(), &node, "/var/run/dockershim.sock").unwrap();
         let taken = take(&host, &cluster, &etcd).map_err(|cause| format!("{cause:#}"));
         Outcome {
             taken,

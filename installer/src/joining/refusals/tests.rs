@@ -55,8 +55,20 @@ fn a_healthy_cluster_refuses_nothing() {
 #[test]
 fn another_version_names_the_build() {
     once(
-        &refused(|cluster, _| cluster.version = KubeVersion::new(1, 14, 1)),
-        &["v1.14.1", "v1.14.0", "kpot build --k8s v1.14.1"],
+        &refused(|cluster, _| {
+            cluster.version = KubeVersion::new(1, 34, 4);
+            cluster.kubeadm = Some("v1.34.4".to_owned());
+            cluster.runtime = "containerd://2.1.4".to_owned();
+        }),
+        &["v1.34.4", "v1.14.0", "kpot build --k8s v1.34.4"],
+    );
+    once(
+        &refused(|cluster, _| {
+            cluster.version = KubeVersion::new(1, 20, 2);
+            cluster.kubeadm = Some("v1.20.2".to_owned());
+            cluster.runtime = "containerd://1.6.20~ds1".to_owned();
+        }),
+        &["kpot build --k8s v1.20.2 --runtime containerd"],
     );
     once(
         &refused(|cluster, _| cluster.kubeadm = None),
@@ -66,6 +78,61 @@ fn another_version_names_the_build() {
         &refused(|cluster, _| cluster.kubeadm = Some("v1.13.4".to_owned())),
         &["v1.13.4"],
     );
+}
+
+#[test]
+fn a_pot_that_is_a_patch_apart_does_where_every_image_of_the_clusters_version_is_at_hand() {
+    let manifest = fixtures::whole_manifest();
+    let mut cluster = fixtures::cluster();
+    cluster.version = KubeVersion::new(1, 14, 3);
+    cluster.config.kubernetes_version = "v1.14.3".to_owned();
+    let mut here = stranger(&manifest);
+    let refused = judge(&cluster, &here).0.unwrap_err();
+    let [refusal] = refused.as_slice() else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        refusal.cause.contains("v1.14.3, this pot holds v1.14.0")
+            && refusal.cause.contains("k8s.gcr.io/kube-apiserver:v1.14.3")
+            && !refusal.cause.contains("pause"),
+        "{refusal:?}"
+    );
+    assert!(refusal.remedy.ends_with("kpot build --k8s v1.14.3"));
+
+    here.images = ["apiserver", "controller-manager", "proxy", "scheduler"]
+        .map(|name| format!("k8s.gcr.io/kube-{name}:v1.14.3"))
+        .to_vec();
+    let (judged, warnings) = judge(&cluster, &here);
+    assert!(judged.is_ok(), "{judged:?}");
+    assert!(
+        warnings
+            .iter()
+            .any(|one| one.contains("the kubelet, kubeadm and kubectl are the pot's")),
+        "{warnings:?}"
+    );
+    here.images.pop();
+    assert!(judge(&cluster, &here).0.is_err(), "one is missing");
+}
+
+#[test]
+fn a_pause_of_the_cluster_is_told_where_the_new_member_votes_at_once() {
+    let paused = |minor: u16, gate: Option<bool>| {
+        let mut manifest = fixtures::whole_manifest();
+        manifest.kubernetes = KubeVersion::new(1, minor, 0);
+        let mut cluster = fixtures::cluster();
+        cluster.version = manifest.kubernetes;
+        cluster.kubeadm = Some(cluster.version.to_string());
+        cluster.members.truncate(1);
+        let gate = gate.map(|on| ("EtcdLearnerMode".to_owned(), on));
+        cluster.config.feature_gates.extend(gate);
+        let (judged, warnings) = judge(&cluster, &stranger(&manifest));
+        assert!(judged.is_ok(), "{judged:?}");
+        warnings
+            .iter()
+            .any(|one| one.contains("the cluster pauses"))
+    };
+    assert!(paused(28, None) && !paused(28, Some(true)));
+    assert!(!paused(29, None) && paused(29, Some(false)) && !paused(34, None));
 }
 
 #[test]
@@ -127,7 +194,7 @@ fn a_member_that_is_down_or_has_no_vote() {
     );
     once(
         &refused(|cluster, _| cluster.members[1].is_learner = true),
-        &["without a vote"],
+        &["without a vote", "etcdctl member remove 2"],
     );
 }
 

@@ -1,17 +1,21 @@
-//! The programs of the pot in their places: Docker's, Kubernetes', the CNI plugins, crictl.
+//! The programs of the pot in their places: Docker's or containerd's, Kubernetes', the CNI plugins, crictl.
 //!
-//! A program that is already there is compared by digest. One of another content is adopted where it fits (the same Kubernetes version, a Docker that runs with the
-//! wanted cgroup driver, any CNI plugin) and is a conflict where it does not. Nothing that is there is overwritten.
+//! A program that is already there is compared by digest. One of another content is adopted where it fits (the same Kubernetes version, a Docker or containerd that runs
+//! with the wanted cgroup driver, any CNI plugin) and is a conflict where it does not. Nothing that is there is overwritten.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use bundle_spec::VerifiedPot;
+use bundle_spec::manifest::RuntimeName;
 
 use super::combine;
+use super::config_file::ConfigFile;
 use super::pot_files::{self, Found, PotFile};
+use crate::facts::containerd::{self, Containerd};
 use crate::facts::docker::{self, CgroupDriver, Docker};
-use crate::facts::{packages, programs};
+use crate::facts::{MARK, packages, programs};
+use crate::host::probe::CONTAINERD;
 use crate::host::{Host, HostView};
 use crate::step::{State, Step, View, World};
 
@@ -56,6 +60,60 @@ impl Step for DockerBinaries {
             Docker::Adopted(_) => return Ok(State::Satisfied),
             Docker::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Docker::Absent | Docker::Ours => {}
+        }
+        // dockerd starts the first one in PATH.
+        if let Some(path) = view.host.program("containerd")
+            && path != format!("{BIN}/containerd")
+        {
+            let what = "would be started by the pot's Docker in the place of its own";
+            return conflict(view.host, &path, what);
+        }
+        state_of(view.host, &self.files, |file| {
+            conflict(view.host, &file.path, "is not the pot's")
+        })
+    }
+
+    fn apply(&self, world: World<'_>) -> Result<()> {
+        install(&self.pot, &self.files, world.host)
+    }
+}
+
+/// containerd's own programs and runc are in place, or a containerd that fits is here already.
+pub struct ContainerdBinaries {
+    pot: Arc<VerifiedPot>,
+    files: Vec<PotFile>,
+    driver: CgroupDriver,
+}
+
+impl ContainerdBinaries {
+    /// containerd and runc from `pot`; a containerd that is already here must use `driver`, the cluster's.
+    ///
+    /// # Errors
+    /// Where the pot lacks one of them.
+    pub fn new(pot: Arc<VerifiedPot>, driver: CgroupDriver) -> Result<Self> {
+        let mut files = pot_files::of(&pot, "containerd", containerd::PROGRAMS)?;
+        files.extend(pot_files::of(&pot, "runc", containerd::RUNC_FOLDER)?);
+        Ok(Self { pot, files, driver })
+    }
+}
+
+impl Step for ContainerdBinaries {
+    fn id(&self) -> &'static str {
+        "containerd-binaries"
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "containerd {} is installed",
+            self.pot.manifest().runtime.version
+        )
+    }
+
+    fn check(&self, view: View<'_>) -> Result<State> {
+        match containerd::standing(view.host, self.pot.manifest(), self.driver)? {
+            Containerd::Adopted(_) => return Ok(State::Satisfied),
+            Containerd::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
+            Containerd::Absent | Containerd::Ours => {}
         }
         state_of(view.host, &self.files, |file| {
             conflict(view.host, &file.path, "is not the pot's")
@@ -170,10 +228,11 @@ impl Step for CniPlugins {
     }
 }
 
-/// crictl is in place, where kubeadm needs it.
+/// crictl is in place, where kubeadm or this program needs it, and knows where containerd listens.
 pub struct Crictl {
     pot: Arc<VerifiedPot>,
     files: Vec<PotFile>,
+    config: Option<ConfigFile>,
 }
 
 impl Crictl {
@@ -186,7 +245,27 @@ impl Crictl {
             return Ok(None);
         }
         let files = pot_files::of(&pot, "crictl", BIN)?;
-        Ok(Some(Self { pot, files }))
+        let config = match pot.manifest().runtime.name {
+            RuntimeName::Docker => None,
+            RuntimeName::Containerd => Some(ConfigFile {
+                path: "/etc/crictl.yaml".to_owned(),
+                content: format!(
+                    "{MARK}; remove this line to keep changes of your own.\nruntime-endpoint: {CONTAINERD}\nimage-endpoint: {CONTAINERD}\n"
+                ),
+            }),
+        };
+        Ok(Some(Self { pot, files, config }))
+    }
+
+    /// Its configuration, where that is ours to write: people who have one of their own get what they ask for.
+    fn own_config(&self, host: &HostView) -> Result<Option<(&ConfigFile, State)>> {
+        let Some(config) = &self.config else {
+            return Ok(None);
+        };
+        Ok(match config.state(host)? {
+            State::Conflict { .. } => None,
+            state => Some((config, state)),
+        })
     }
 }
 
@@ -201,11 +280,17 @@ impl Step for Crictl {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         // kubeadm and people only ask whether it is there: crictl of any version speaks to the runtime.
-        state_of(view.host, &self.files, |_| Ok(State::Satisfied))
+        let program = state_of(view.host, &self.files, |_| Ok(State::Satisfied))?;
+        let config = self.own_config(view.host)?.map(|(_, state)| state);
+        Ok(combine([program].into_iter().chain(config)))
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        install(&self.pot, &self.files, world.host)
+        install(&self.pot, &self.files, world.host)?;
+        match self.own_config(world.host.view())? {
+            Some((config, _)) => config.write(world.host),
+            None => Ok(()),
+        }
     }
 }
 

@@ -191,3 +191,67 @@ fn a_pot_without_an_artifact_is_refused_when_the_step_is_made() {
     assert!(KubernetesBinaries::new(Arc::clone(&pot)).is_err());
     assert!(DockerBinaries::new(pot, CgroupDriver::Cgroupfs).is_err());
 }
+
+fn pot_with_containerd() -> Arc<VerifiedPot> {
+    Pot::of(bundle_spec::KubeVersion::new(1, 34, 4))
+        .containerd("2.1.4")
+        .verified()
+}
+
+fn containerd_binaries() -> ContainerdBinaries {
+    ContainerdBinaries::new(pot_with_containerd(), CgroupDriver::Systemd).unwrap()
+}
+
+#[test]
+fn containerd_goes_where_upstream_has_it_and_crictl_knows_where_it_listens() {
+    let machine = Machine::new();
+    let crictl = Crictl::new(pot_with_containerd()).unwrap().unwrap();
+    let steps: [&dyn Step; 2] = [&containerd_binaries(), &crictl];
+    for step in steps {
+        let (before, after) = machine.ensure(step, Scripted::new()).unwrap();
+        assert!(matches!(before, State::Pending(_)), "{}", step.id());
+        assert_eq!(after, State::Satisfied, "{}", step.id());
+    }
+    for path in [
+        "/usr/local/bin/containerd",
+        "/usr/local/bin/containerd-shim-runc-v2",
+        "/usr/local/bin/ctr",
+        "/usr/local/sbin/runc",
+        "/usr/bin/crictl",
+    ] {
+        assert_eq!(machine.mode(path), 0o755, "{path}");
+    }
+    let endpoint = "runtime-endpoint: unix:///run/containerd/containerd.sock";
+    let config = machine.text("/etc/crictl.yaml").unwrap();
+    assert!(config.lines().any(|line| line == endpoint), "{config}");
+    machine.file("/etc/crictl.yaml", "timeout: 60\n");
+    assert_eq!(
+        machine.check(&crictl, Scripted::new()),
+        State::Satisfied,
+        "people's own"
+    );
+}
+
+#[test]
+fn a_containerd_that_fits_is_adopted_untouched() {
+    let machine = Machine::new();
+    machine.program("containerd").program("ctr");
+    let before = machine.dump();
+    let script = || containerd::tests::answering(Scripted::new(), "1.6.20~ds1", "true");
+    assert_eq!(
+        machine.check(&containerd_binaries(), script()),
+        State::Satisfied
+    );
+    assert_eq!(machine.dump(), before);
+}
+
+#[test]
+fn a_containerd_that_dockerd_would_start_instead_of_its_own_is_a_conflict() {
+    let machine = Machine::new();
+    machine.file_with_mode("/usr/local/bin/containerd", "another one", 0o755);
+    let reason = reason(machine.check(&docker(), Scripted::new()));
+    assert!(
+        reason.contains("/usr/local/bin/containerd is already here and would be started"),
+        "{reason}"
+    );
+}

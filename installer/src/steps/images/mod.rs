@@ -1,29 +1,32 @@
-//! The images of the pot are in Docker, with the names that the cluster uses.
+//! The images of the pot are in the container runtime, with the names that the cluster uses.
 //!
-//! Images that are there already, by their ID, are not loaded again; they only get the names that they lack. All missing ones go into one `docker load`, which reads an
-//! archive that is made while it reads: no layer is ever held in memory or written to a file of ours, and a layer that several images share is sent once. Docker
-//! checks every layer against the image's config, and the config is checked against the ID.
+//! Images that are there already, by their ID, are not loaded again; they only get the names that they lack. All missing ones go into one `docker load` or one `ctr images
+//! import`, which reads an archive that is made while it reads: no layer is ever held in memory or written to a file of ours, and a layer that several images share is sent
+//! once. The runtime checks every layer against the image's config, and the config is checked against the ID.
 
 mod archive;
+mod oci;
+mod store;
+mod tar;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use bundle_spec::{Sha256, VerifiedPot};
+use anyhow::{Context, Result, bail, ensure};
+use bundle_spec::manifest::{Blob, Image};
+use bundle_spec::{Manifest, Sha256, VerifiedPot};
 
 use self::archive::{Archive, Layer};
-use crate::control_plane::images::familiar;
-use crate::host::HostView;
-use crate::host::command::Cmd;
-use crate::host::probe::Probe;
+use self::oci::OciArchive;
+use crate::facts::containerd;
+use crate::host::{Host, HostView};
 use crate::journal::Change;
+use crate::runtime::Runtime;
 use crate::step::{State, Step, View, World};
 
-/// A gigabyte of images on a slow disk, many times over.
-const LOAD_LIMIT: Duration = Duration::from_hours(1);
+/// How often, and how long apart, containerd's CRI is asked whether it knows an image that was just imported: it is told by an event.
+const LOOKS: (u32, Duration) = (30, Duration::from_secs(1));
 
 /// An image and the names that it must have here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +40,29 @@ pub struct ImageWanted {
 /// See the module.
 pub struct Images {
     pot: Arc<VerifiedPot>,
+    runtime: Runtime,
     wanted: Vec<ImageWanted>,
 }
 
-/// What Docker has of the wanted images.
+/// What the runtime has of the wanted images.
 #[derive(Debug, Default)]
-struct Missing<'a> {
+struct Missing {
     /// Images that are not there.
-    images: Vec<&'a ImageWanted>,
+    images: Vec<ImageWanted>,
     /// Names that an image which is there does not have.
-    names: Vec<(&'a str, Sha256)>,
+    names: Vec<(String, Sha256)>,
     /// Names that another image has.
-    taken: Vec<(&'a str, String)>,
+    taken: Vec<(String, String)>,
+}
+
+/// The image of a pot in which the sandboxes of pods run.
+pub(super) fn pause(manifest: &Manifest) -> Option<&Image> {
+    let is_pause = |name: &String| {
+        let last = name.rsplit('/').next();
+        last.is_some_and(|last| last.starts_with("pause:"))
+    };
+    let mut images = manifest.images.iter();
+    images.find(|image| image.names.iter().any(is_pause))
 }
 
 impl Images {
@@ -67,25 +81,54 @@ impl Images {
                 image.names.join(", ")
             );
         }
-        Ok(Self { pot, wanted })
+        let runtime = pot.manifest().runtime.name.into();
+        Ok(Self {
+            pot,
+            runtime,
+            wanted,
+        })
     }
 
-    fn missing(&self, host: &HostView) -> Result<Missing<'_>> {
-        let present = present(host)?;
+    /// The name that somebody else's containerd has for the image of its sandboxes, where nobody bears it: the pot's own stands for it, because there is nowhere to pull it from.
+    fn sandbox(&self, host: &HostView, present: &store::Present) -> Result<Option<ImageWanted>> {
+        if self.runtime == Runtime::Docker {
+            return Ok(None);
+        }
+        let name = containerd::running(host)?.map(|info| info.sandbox_image);
+        let unheld = |name: &String| !name.is_empty() && store::holder(present, name).is_none();
+        Ok(name.filter(unheld).and_then(|name| {
+            let image = pause(self.pot.manifest())?;
+            Some(ImageWanted {
+                id: image.id,
+                names: vec![name],
+            })
+        }))
+    }
+
+    fn missing(&self, host: &HostView) -> Result<Missing> {
+        let present = store::present(host, self.runtime)?;
+        let mut wanted = self.wanted.clone();
+        if let Some(sandbox) = self.sandbox(host, &present)? {
+            match wanted.iter_mut().find(|image| image.id == sandbox.id) {
+                Some(image) => image.names.extend(
+                    sandbox
+                        .names
+                        .into_iter()
+                        .filter(|name| !image.names.contains(name))
+                        .collect::<Vec<_>>(),
+                ),
+                None => wanted.push(sandbox),
+            }
+        }
         let mut missing = Missing::default();
-        for image in &self.wanted {
+        for image in wanted {
             let id = image.id.to_string();
-            let is_there = present.iter().any(|(found, _)| *found == id);
+            let is_there = present.contains_key(&id);
             for name in &image.names {
-                let listed = familiar(name);
-                let holder = present
-                    .iter()
-                    .find(|(_, names)| names.contains(&listed))
-                    .map(|(holder, _)| holder);
-                match holder {
-                    Some(holder) if *holder == id => {}
-                    Some(holder) => missing.taken.push((name, holder.clone())),
-                    None if is_there => missing.names.push((name, image.id)),
+                match store::holder(&present, name) {
+                    Some(holder) if holder == id => {}
+                    Some(holder) => missing.taken.push((name.clone(), holder.to_owned())),
+                    None if is_there => missing.names.push((name.clone(), image.id)),
                     None => {}
                 }
             }
@@ -96,41 +139,90 @@ impl Images {
         Ok(missing)
     }
 
-    fn archive(&self, images: &[&ImageWanted]) -> Result<Archive> {
-        let manifest = self.pot.manifest();
+    fn image(&self, id: &Sha256) -> Result<&Image> {
+        let mut images = self.pot.manifest().images.iter();
+        images
+            .find(|image| image.id == *id)
+            .context("the manifest lists every wanted image")
+    }
+
+    fn blob(&self, digest: &Sha256) -> Result<&Blob> {
+        let blob = self.pot.manifest().blob(digest);
+        blob.with_context(|| format!("the pot's manifest does not list {digest}"))
+    }
+
+    fn docker_archive(&self, images: &[ImageWanted]) -> Result<Archive> {
         let mut archive = Archive::default();
+        let layer = |digest: &Sha256| {
+            let blob = self.blob(digest)?;
+            Ok(Layer {
+                blob: blob.digest,
+                diff_id: blob.unpacked_digest,
+                size: blob.unpacked_size,
+            })
+        };
         for wanted in images {
-            let image = manifest
-                .images
-                .iter()
-                .find(|image| image.id == wanted.id)
-                .context("the manifest lists every wanted image")?;
-            let blob = |digest: &Sha256| {
-                manifest
-                    .blob(digest)
-                    .with_context(|| format!("the pot's manifest does not list {digest}"))
-            };
-            let layer = |digest: &Sha256| {
-                let blob = blob(digest)?;
-                Ok(Layer {
-                    blob: blob.digest,
-                    diff_id: blob.unpacked_digest,
-                    size: blob.unpacked_size,
-                })
-            };
+            let image = self.image(&wanted.id)?;
             let layers = image.layers.iter().map(layer).collect::<Result<_>>()?;
-            let config = blob(&image.config)?;
-            archive.add(
-                Layer {
-                    blob: config.digest,
-                    diff_id: config.unpacked_digest,
-                    size: config.unpacked_size,
-                },
-                wanted.names.clone(),
-                layers,
-            );
+            archive.add(layer(&image.config)?, wanted.names.clone(), layers);
         }
         Ok(archive)
+    }
+
+    fn oci_archive(&self, images: &[ImageWanted], reads_zstd: bool) -> Result<OciArchive<'_>> {
+        let mut archive = OciArchive::new(reads_zstd);
+        for wanted in images {
+            let image = self.image(&wanted.id)?;
+            let layers = image.layers.iter().map(|digest| self.blob(digest));
+            let layers: Vec<&Blob> = layers.collect::<Result<_>>()?;
+            archive.add(self.blob(&image.config)?, &wanted.names, &layers)?;
+        }
+        Ok(archive)
+    }
+
+    fn load(&self, host: &Host<'_>, images: &[ImageWanted]) -> Result<()> {
+        let mut changes: Vec<Change> = Vec::new();
+        for image in images {
+            let names = image.names.iter();
+            changes.extend(names.map(|name| store::change(self.runtime, name, &image.id)));
+        }
+        // The one command makes all of them; it takes the last, the others are noted first.
+        let last = changes.pop().context("an image to load has a name")?;
+        for change in changes {
+            host.note(change)?;
+        }
+        let cmd = store::load(self.runtime);
+        match self.runtime {
+            Runtime::Docker => {
+                let archive = self.docker_archive(images)?;
+                host.feed(&cmd, last, &mut |pipe| {
+                    archive.write(pipe, &|blob| {
+                        self.pot.open_blob(blob).map_err(io::Error::other)
+                    })
+                })?;
+            }
+            Runtime::Containerd => {
+                let info = containerd::running(host.view())?;
+                let reads_zstd = info.is_some_and(|info| info.reads_zstd());
+                let archive = self.oci_archive(images, reads_zstd)?;
+                host.feed(&cmd, last, &mut |pipe| archive.write(pipe, &self.pot))?;
+                self.await_images(host)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn await_images(&self, host: &Host<'_>) -> Result<()> {
+        for _ in 0..LOOKS.0 {
+            if self.missing(host.view())?.images.is_empty() {
+                return Ok(());
+            }
+            host.view().clock().pause(LOOKS.1);
+        }
+        bail!(
+            "containerd took the images, but its CRI has not known all of them for {} s. See: crictl images; journalctl -u containerd",
+            LOOKS.0
+        )
     }
 }
 
@@ -146,7 +238,7 @@ impl Step for Images {
     fn check(&self, view: View<'_>) -> Result<State> {
         let missing = self.missing(view.host)?;
         if !missing.taken.is_empty() {
-            let lines = |line: &dyn Fn(&(&str, String)) -> String| {
+            let lines = |line: &dyn Fn(&(String, String)) -> String| {
                 missing
                     .taken
                     .iter()
@@ -156,10 +248,16 @@ impl Step for Images {
             };
             return Ok(State::Conflict {
                 reason: lines(&|(name, holder)| {
-                    format!("Docker has another image with the name {name} than the pot: {holder}")
+                    format!(
+                        "{} has another image with the name {name} than the pot: {holder}",
+                        self.runtime.title()
+                    )
                 }),
                 remedy: lines(&|(name, _)| {
-                    format!("take the name away from it: docker rmi {name}")
+                    format!(
+                        "take the name away from it: {}",
+                        store::unname(self.runtime, name)
+                    )
                 }),
             });
         }
@@ -178,7 +276,11 @@ impl Step for Images {
             todo.push(format!("to load: {}", names(&firsts)));
         }
         if !missing.names.is_empty() {
-            let unnamed: Vec<&str> = missing.names.iter().map(|(name, _)| *name).collect();
+            let unnamed: Vec<&str> = missing
+                .names
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect();
             todo.push(format!("to name: {}", names(&unnamed)));
         }
         Ok(if todo.is_empty() {
@@ -192,61 +294,14 @@ impl Step for Images {
         let host = world.host;
         let missing = self.missing(host.view())?;
         if !missing.images.is_empty() {
-            let archive = self.archive(&missing.images)?;
-            let mut changes: Vec<Change> = missing
-                .images
-                .iter()
-                .flat_map(|image| {
-                    image.names.iter().map(|name| Change::Image {
-                        name: name.clone(),
-                        id: image.id.to_string(),
-                    })
-                })
-                .collect();
-            // The one command makes all of them; it takes the last, the others are noted first.
-            let last = changes.pop().context("an image to load has a name")?;
-            for change in changes {
-                host.note(change)?;
-            }
-            let cmd = Cmd::new("docker", ["load", "--quiet"]).timeout(LOAD_LIMIT);
-            host.feed(&cmd, last, &mut |pipe| {
-                archive.write(pipe, &|blob| {
-                    self.pot.open_blob(blob).map_err(io::Error::other)
-                })
-            })?;
+            self.load(host, &missing.images)?;
         }
         for (name, id) in missing.names {
-            let id = id.to_string();
-            let cmd = Cmd::new("docker", ["tag", &id, name]);
-            let change = Change::Image {
-                name: name.to_owned(),
-                id,
-            };
-            host.run(&cmd, change)?;
+            let cmd = store::name(self.runtime, &id, &name);
+            host.run(&cmd, store::change(self.runtime, &name, &id))?;
         }
         Ok(())
     }
-}
-
-/// The images that Docker has: IDs with names as Docker lists them. None where there is no Docker that answers yet.
-fn present(host: &HostView) -> Result<BTreeMap<String, Vec<String>>> {
-    let mut images: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    if host.program("docker").is_none() {
-        return Ok(images);
-    }
-    let answer = host.probe(&Probe::docker_images())?;
-    // An answer other than well means that Docker does not run, and then nothing can be said; the step before this one starts it.
-    if answer.ok() {
-        for line in answer.text().lines() {
-            if let Some((id, name)) = line.split_once(' ') {
-                images
-                    .entry(id.to_owned())
-                    .or_default()
-                    .push(name.to_owned());
-            }
-        }
-    }
-    Ok(images)
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! Images on a Docker that remembers what it was given.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::super::testing::{Machine, Pot};
+use bundle_spec::KubeVersion;
+use serde_json::{Value, json};
+
+use super::super::testing::{Machine, Packed, Pot};
 use super::*;
+use crate::control_plane::images::familiar;
 use crate::host::command::Output;
 use crate::host::scripted::Scripted;
 
@@ -85,10 +90,76 @@ fn docker(store: &Store, archive: &Arc<Mutex<Vec<u8>>>) -> Scripted {
     })
 }
 
+/// A containerd that lists, imports and tags; what it was given to import is kept in `archive`.
+fn containerd(store: &Store, archive: &Arc<Mutex<Vec<u8>>>) -> Scripted {
+    let (store, archive) = (Arc::clone(store), Arc::clone(archive));
+    let script = containerd::tests::answering(Scripted::new(), "1.6.20~ds1", "true");
+    script.with(move |cmd, input| {
+        let mut store = store.lock().unwrap();
+        let args: Vec<&str> = cmd.args.iter().map(String::as_str).collect();
+        let mut stdout = String::new();
+        match args.as_slice() {
+            [.., "images", "--output", "json"] => {
+                let mut images: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+                for (id, name) in store.iter() {
+                    images.entry(id).or_default().push(name);
+                }
+                let listed = images
+                    .into_iter()
+                    .map(|(id, names)| json!({ "id": id, "repoTags": names, "pinned": false }));
+                stdout = json!({ "images": listed.collect::<Vec<_>>() }).to_string();
+            }
+            [.., "k8s.io", "images", "tag", id, name] => {
+                store.push(((*id).to_owned(), (*name).to_owned()));
+            }
+            [.., "k8s.io", "images", "import", "-"] => {
+                input.clone_into(&mut archive.lock().unwrap());
+                let members = members(input);
+                for (name, manifest) in named_manifests(&members) {
+                    let id = manifest["config"]["digest"].as_str()?.to_owned();
+                    store.push((id, name));
+                }
+            }
+            _ => return None,
+        }
+        Some(Output {
+            stdout: stdout.into_bytes(),
+            ..Output::default()
+        })
+    })
+}
+
+/// The images of an OCI layout, by the names in its index; every descriptor is held against what it names.
+fn named_manifests(members: &BTreeMap<String, Vec<u8>>) -> Vec<(String, Value)> {
+    let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let bytes = &members[&digest.replace("sha256:", "blobs/sha256/")];
+        assert_eq!(Sha256::of(bytes).to_string(), digest);
+        assert_eq!(descriptor["size"], bytes.len());
+        bytes
+    };
+    assert_eq!(read(&members["oci-layout"])["imageLayoutVersion"], "1.0.0");
+    let index = read(&members["index.json"]);
+    let manifests = index["manifests"].as_array().unwrap().iter();
+    manifests
+        .map(|descriptor| {
+            let manifest = read(blob(descriptor));
+            assert_eq!(descriptor["mediaType"], manifest["mediaType"]);
+            blob(&manifest["config"]);
+            for layer in manifest["layers"].as_array().unwrap() {
+                blob(layer);
+            }
+            let name = &descriptor["annotations"]["io.containerd.image.name"];
+            (name.as_str().unwrap().to_owned(), manifest)
+        })
+        .collect()
+}
+
 type Described = Vec<(String, Vec<String>, Vec<String>)>;
 
-/// The members of an archive, read by the rules of ustar, and its manifest.
-fn unpack(archive: &[u8]) -> (BTreeMap<String, Vec<u8>>, Described) {
+/// The members of an archive, read by the rules of ustar.
+fn members(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let text = |bytes: &[u8]| {
         let end = bytes
             .iter()
@@ -120,6 +191,12 @@ fn unpack(archive: &[u8]) -> (BTreeMap<String, Vec<u8>>, Described) {
         rest, [0; 1024],
         "an archive ends with two empty blocks and nothing else"
     );
+    members
+}
+
+/// The members of an archive for Docker, and its manifest.
+fn unpack(archive: &[u8]) -> (BTreeMap<String, Vec<u8>>, Described) {
+    let members = members(archive);
     let manifest: serde_json::Value = serde_json::from_slice(&members["manifest.json"]).unwrap();
     let strings = |value: &serde_json::Value| {
         let list = value.as_array().unwrap();
@@ -240,5 +317,163 @@ fn an_image_that_the_pot_lacks_is_refused_when_the_step_is_made() {
             .to_string()
             .starts_with("the pot kpot-test holds no image sha256:44136fa3"),
         "{error}"
+    );
+}
+
+/// A layer with one file.
+fn layer(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    tar::small(&mut bytes, name, name.as_bytes()).unwrap();
+    tar::end(&mut bytes).unwrap();
+    bytes
+}
+
+/// An image whose layers are stored in every way, and a pause image; with the config of the former.
+fn pot_with_containerd() -> (Arc<VerifiedPot>, String) {
+    let layers = ["plain", "packed", "after"].map(layer);
+    let config = |layers: &[Vec<u8>]| {
+        let ids = layers.iter().map(|layer| Sha256::of(layer).to_string());
+        let ids: Vec<String> = ids.collect();
+        json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": ids } }).to_string()
+    };
+    let (tool, pause) = (config(&layers), config(&layers[..1]));
+    let [plain, packed, after] = &layers;
+    let pot = Pot::of(KubeVersion::new(1, 34, 4))
+        .containerd("2.1.4")
+        .packed_image(
+            "acme/tool:1",
+            &tool,
+            &[
+                Packed::Plain(plain),
+                Packed::Zstd(packed),
+                Packed::After {
+                    reference: plain,
+                    content: after,
+                },
+            ],
+        )
+        .image("registry.k8s.io/pause:3.10.1", &pause, &[plain])
+        .verified();
+    (pot, tool)
+}
+
+fn all_images(pot: Arc<VerifiedPot>) -> Images {
+    let wanted = pot.manifest().images.iter().map(|image| ImageWanted {
+        id: image.id,
+        names: image.names.clone(),
+    });
+    let wanted = wanted.collect();
+    Images::new(pot, wanted).unwrap()
+}
+
+/// A machine on which somebody else's containerd runs.
+fn machine_with_containerd() -> Machine {
+    let machine = Machine::new();
+    machine
+        .program("containerd")
+        .program("ctr")
+        .program("crictl");
+    machine
+}
+
+#[test]
+fn containerd_gets_layers_as_they_are_stored_where_that_is_their_own_packing() {
+    let (pot, tool) = pot_with_containerd();
+    let machine = machine_with_containerd();
+    let (store, archive) = (Store::default(), Arc::default());
+    let (before, after) = machine
+        .ensure(&all_images(pot), containerd(&store, &archive))
+        .unwrap();
+    assert_eq!(
+        before,
+        State::Pending("to load: acme/tool:1 and 1 more".to_owned())
+    );
+    assert_eq!(after, State::Satisfied);
+    let members = members(&archive.lock().unwrap());
+    let images = named_manifests(&members);
+    let names: Vec<&str> = images.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "docker.io/acme/tool:1",
+            "registry.k8s.io/pause:3.10.1",
+            "registry.k8s.io/pause:3.6"
+        ],
+        "full names, and that of the sandboxes of this containerd"
+    );
+    let (_, manifest) = &images[0];
+    assert_eq!(manifest["config"]["digest"], id(&tool).to_string());
+    let types: Vec<&str> = (manifest["layers"].as_array().unwrap().iter())
+        .map(|layer| layer["mediaType"].as_str().unwrap())
+        .collect();
+    let layer_type = "application/vnd.oci.image.layer.v1.tar";
+    assert_eq!(
+        types,
+        [layer_type, &format!("{layer_type}+zstd"), layer_type]
+    );
+    assert_eq!(
+        manifest["layers"][2]["digest"],
+        Sha256::of(&layer("after")).to_string(),
+        "unpacked, since it goes on from another blob"
+    );
+    assert_eq!(members.len(), 2 + 2 + 2 + 3, "the shared layer once");
+    let named = machine
+        .journal()
+        .into_iter()
+        .filter(|change| matches!(change, Change::ContainerdImage { .. }))
+        .count();
+    assert_eq!(named, 3);
+}
+
+#[test]
+fn a_containerd_that_reads_no_zstd_gets_it_unpacked() {
+    let (pot, tool) = pot_with_containerd();
+    let step = all_images(pot.clone());
+    let wanted = ImageWanted {
+        id: id(&tool),
+        names: vec!["acme/tool:1".to_owned()],
+    };
+    let mut bytes = Vec::new();
+    let archive = step.oci_archive(&[wanted], false).unwrap();
+    archive.write(&mut bytes, &pot).unwrap();
+    let (_, manifest) = named_manifests(&members(&bytes)).remove(0);
+    assert_eq!(
+        manifest["layers"][1],
+        json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Sha256::of(&layer("packed")).to_string(), "size": layer("packed").len() })
+    );
+}
+
+#[test]
+fn an_image_in_containerd_only_gets_its_name_and_a_taken_one_is_a_conflict() {
+    let (pot, tool) = pot_with_containerd();
+    let machine = machine_with_containerd();
+    let pause = pot.manifest().images[1].id.to_string();
+    let named = |name: &str| (id(&tool).to_string(), name.to_owned());
+    let sandbox = (pause.clone(), "registry.k8s.io/pause:3.6".to_owned());
+    let pinned = (pause, "registry.k8s.io/pause:3.10.1".to_owned());
+    let store: Store = Arc::new(Mutex::new(vec![
+        named("reg.example/tool:1"),
+        sandbox.clone(),
+        pinned.clone(),
+    ]));
+    let archive = Arc::default();
+    let (before, after) = machine
+        .ensure(&all_images(pot.clone()), containerd(&store, &archive))
+        .unwrap();
+    assert_eq!(before, State::Pending("to name: acme/tool:1".to_owned()));
+    assert_eq!(after, State::Satisfied);
+    assert!(archive.lock().unwrap().is_empty(), "nothing was loaded");
+    assert!(
+        store
+            .lock()
+            .unwrap()
+            .contains(&named("docker.io/acme/tool:1"))
+    );
+    let other = ("sha256:0".to_owned(), "docker.io/acme/tool:1".to_owned());
+    let store: Store = Arc::new(Mutex::new(vec![other, sandbox, pinned]));
+    let state = machine.check(&all_images(pot), containerd(&store, &archive));
+    assert!(
+        matches!(&state, State::Conflict { remedy, .. } if remedy.ends_with("ctr -n k8s.io images rm docker.io/acme/tool:1")),
+        "{state:?}"
     );
 }

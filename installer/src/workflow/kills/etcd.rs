@@ -15,6 +15,8 @@ pub(super) struct Member {
     /// Empty until it has started.
     pub(super) name: String,
     pub(super) address: String,
+    /// Whether it has no vote yet.
+    pub(super) learner: bool,
 }
 
 /// Where etcd keeps its data, on the node and in its container.
@@ -59,8 +61,9 @@ impl Etcd {
     }
 
     fn is_quorum(&self, members: &[Member]) -> bool {
-        let up = members.iter().filter(|member| self.is_up(member)).count();
-        2 * up > members.len()
+        let voters = || members.iter().filter(|member| !member.learner);
+        let up = voters().filter(|member| self.is_up(member)).count();
+        2 * up > voters().count()
     }
 
     pub(super) fn at(&self, address: &str) -> Option<&Member> {
@@ -69,11 +72,12 @@ impl Etcd {
 
     /// Whether the member at this address answers a read that needs the quorum.
     pub(super) fn answers(&self, address: &str) -> bool {
-        self.has_quorum() && self.at(address).is_some_and(|member| self.is_up(member))
+        let at = self.at(address);
+        self.has_quorum() && at.is_some_and(|member| self.is_up(member) && !member.learner)
     }
 
-    /// kubeadm adds a member that has not started.
-    pub(super) fn add(&mut self, address: &str) {
+    /// kubeadm adds a member that has not started; a learner has no vote until it is promoted.
+    pub(super) fn add(&mut self, address: &str, learner: bool) {
         let stale = self
             .at(address)
             .map(|stale| format!("a member is added beside {stale:?}"));
@@ -83,7 +87,14 @@ impl Etcd {
             id: 0xfff0_0000_0000_0000 + self.next,
             name: String::new(),
             address: address.to_owned(),
+            learner,
         });
+    }
+
+    pub(super) fn promote(&mut self, address: &str) {
+        for member in &mut self.members {
+            member.learner &= member.address != address;
+        }
     }
 
     pub(super) fn start(&mut self, address: &str, name: &str) {
@@ -143,12 +154,17 @@ impl Etcd {
                 "" => Vec::new(),
                 _ => vec![format!("https://{}:2379", member.address)],
             };
-            json!({
+            let mut told = json!({
                 "ID": member.id,
                 "name": member.name,
                 "peerURLs": [format!("https://{}:2380", member.address)],
                 "clientURLs": clients,
-            })
+            });
+            // etcd says it of learners alone.
+            if member.learner {
+                told["isLearner"] = json!(true);
+            }
+            told
         };
         let members: Vec<_> = self.members.iter().map(member).collect();
         json!({ "members": members }).to_string()

@@ -1,6 +1,7 @@
 //! kubeadm in the played cluster: what its join and its reset do to the machine and the cluster, what its checks refuse, and the credentials that it makes.
 //!
-//! The order in a join is that of its phases: the control plane's files, the kubelet's start, the etcd member, etcd's manifest, ClusterStatus, the label.
+//! The order in a join is that of its phases: the control plane's files, the kubelet's start, the etcd member, etcd's manifest, ClusterStatus, the label. In 1.34 the kubelet speaks with
+//! its own API server (feature gate `ControlPlaneKubeletLocalMode`): it registers its Node after the member was promoted, and there is no ClusterStatus.
 
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{Aes256Gcm, Key, Nonce};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::files::{bad, good};
 use super::played::{Outcome, Played, certificate, secret_of};
 use crate::control_plane::credentials::SHARED;
-use crate::control_plane::kubeadm::{master_label, without_endpoint};
+use crate::control_plane::kubeadm::without_endpoint;
 use crate::host::command::Output;
 use crate::joining::MANIFESTS;
 use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES, KUBECONFIGS};
@@ -155,21 +156,21 @@ impl Played {
                     "/var/lib/kubelet/kubeadm-flags.env",
                     "KUBELET_KUBEADM_ARGS=\"\"\n",
                 );
-                self.here
-                    .put("/etc/kubernetes/kubelet.conf", &format!("of {name}\n"));
-                if self.minor < 17 {
+                if self.minor < 17 || self.is_local() {
                     self.here
                         .put("/etc/kubernetes/bootstrap-kubelet.conf", "a token\n");
                 }
                 self.here.kubelet = true;
-                let node = super::world::node(&name, &address, None, self.minor);
-                self.objects.put("node", node);
-                self.here.put("/etc/cni/net.d/10-flannel.conflist", "{}\n");
-                self.here
-                    .put("/var/lib/cni/networks/cbr0/10.244.9.2", "pod\n");
-                self.here.put("/sys/class/net/cni0/address", "00:00\n");
+                if self.is_local() {
+                    self.here.put(
+                        "/var/lib/kubelet/instance-config.yaml",
+                        "kind: KubeletConfiguration\n",
+                    );
+                } else {
+                    self.register();
+                }
             }
-            3 => self.etcd.add(&address),
+            3 => self.etcd.add(&address, self.is_local()),
             4 => {
                 self.here
                     .put("/etc/kubernetes/manifests/etcd.yaml", "kind: Pod\n");
@@ -179,6 +180,11 @@ impl Played {
                     self.objects.put("pod", pod);
                 }
             }
+            5 if self.is_local() => {
+                self.etcd.promote(&address);
+                self.register();
+                self.here.remove("/etc/kubernetes/bootstrap-kubelet.conf");
+            }
             5 => {
                 let mut status = self.cluster_status();
                 status["apiEndpoints"][name.as_str()] =
@@ -186,13 +192,31 @@ impl Played {
                 self.set_cluster_status(&status);
             }
             _ => {
-                let label = master_label(super::world::version(self.minor));
+                let label = super::world::master_label(self.minor);
                 if let Some(node) = self.objects.get_mut("node", "", &name) {
                     node["metadata"]["labels"][label] = json!("");
-                    node["spec"]["taints"] = json!([{ "key": "node-role.kubernetes.io/master", "effect": "NoSchedule" }]);
+                    node["spec"]["taints"] = json!([super::world::master_taint(self.minor)]);
                 }
             }
         }
+    }
+
+    /// Whether the kubelet of a new master speaks with its own API server alone.
+    fn is_local(&self) -> bool {
+        self.minor > 32
+    }
+
+    /// The kubelet registers its Node, and the pod network comes.
+    fn register(&mut self) {
+        let (name, address) = (self.here.name.clone(), self.here.address.clone());
+        self.here
+            .put("/etc/kubernetes/kubelet.conf", &format!("of {name}\n"));
+        let node = super::world::node(&name, &address, None, self.minor);
+        self.objects.put("node", node);
+        self.here.put("/etc/cni/net.d/10-flannel.conflist", "{}\n");
+        self.here
+            .put("/var/lib/cni/networks/cbr0/10.244.9.2", "pod\n");
+        self.here.put("/sys/class/net/cni0/address", "00:00\n");
     }
 
     /// `kubeadm reset` on this machine, which may look for the cluster where it finds the means.
@@ -205,7 +229,9 @@ impl Played {
                     .push("kubeadm reset finds a member to remove".to_owned());
             }
             let status = self.cluster_status().to_string();
-            if let Ok(Some(kept)) = without_endpoint(&status, &name) {
+            if self.minor < 22
+                && let Ok(Some(kept)) = without_endpoint(&status, &name)
+            {
                 self.set_cluster_status(&serde_json::from_str(&kept).unwrap_or_default());
             }
         }

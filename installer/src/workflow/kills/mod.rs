@@ -34,7 +34,8 @@ const CASES: [Case; 5] = [
     Case::Worker,
 ];
 
-const MINORS: [u16; 2] = [14, 20];
+/// One of each era: Docker with v1beta1, Docker with v1beta2, containerd with v1beta4 and learners.
+const MINORS: [u16; 3] = [14, 20, 34];
 
 fn scenario(case: Case, minor: u16) -> Scenario {
     Scenario {
@@ -69,8 +70,8 @@ fn whole(scenario: Scenario) -> Vec<String> {
     commands
 }
 
-/// Kills a run after each of its commands that change something, and of the newer minor before each as well, and runs it again. Between the two only this program itself writes, which it
-/// does in the same way for both minors.
+/// Kills a run after each of its commands that change something, and of the second minor before each as well, and runs it again. Between the two only this program itself writes, which it
+/// does in the same way for all minors.
 fn kill_everywhere(case: Case) {
     for minor in MINORS {
         let scenario = scenario(case, minor);
@@ -121,7 +122,7 @@ fn a_join_that_breaks_off_in_any_phase_is_cleared_and_made_anew() {
         .flat_map(|case| MINORS.map(|minor| (case, minor)))
     {
         for phase in 0..PHASES {
-            // What fails in one minor loses its power in the other.
+            // What fails in the first minor loses its power in the others.
             let how = if (phase % 2 == 0) == (minor == MINORS[0]) {
                 Break::Fails
             } else {
@@ -162,7 +163,7 @@ fn survive_the_loss(world: &World, told: &str) {
 
 #[test]
 fn a_half_made_member_stays_where_the_quorum_needs_it() {
-    for (case, minor) in [(Case::Wiped, 20), (Case::Dead, 14)] {
+    for (case, minor) in [(Case::Wiped, 20), (Case::Dead, 14), (Case::Dead, 34)] {
         for phase in 0..PHASES {
             let world = World::new(scenario(case, minor));
             locked(&world.played).breaks = Some((phase, Break::PowerCut));
@@ -343,7 +344,7 @@ fn a_master_takes_no_other_ones_place() {
 fn a_master_without_its_label_comes_back() {
     let world = World::new(scenario(Case::Wiped, 20));
     if let Some(node) = locked(&world.played).objects.get_mut("node", "", GONE.0) {
-        let label = crate::control_plane::kubeadm::master_label(world::version(20));
+        let label = world::master_label(20);
         node["metadata"]["labels"]
             .as_object_mut()
             .map(|labels| labels.remove(label));

@@ -20,7 +20,10 @@ use super::kubeadm::Break;
 use super::kubectl::Objects;
 use super::runner::Place;
 use super::world::{BALANCER, SECOND};
+use crate::control_plane::containers::NO_PROGRAM;
 use crate::host::command::{Cmd, Local, Output, Runner};
+use crate::host::probe::CONTAINERD;
+use crate::kubernetes::Traits;
 
 /// What came of a command.
 pub(super) enum Outcome {
@@ -128,32 +131,33 @@ impl Played {
                 good(format!("{:.6}", now.as_secs_f64()))
             }
             ("hostname", []) => good("m1\n"),
-            ("docker", ["info", "--format", "{{.CgroupDriver}}"]) => good("cgroupfs\n"),
-            ("docker", ["ps", "--quiet", "--no-trunc", ..]) => good("c0ffee\n"),
+            ("docker", ["info", "--format", "{{.CgroupDriver}}"]) if self.has_docker() => {
+                good("cgroupfs\n")
+            }
+            ("docker", ["ps", "--quiet", "--no-trunc", ..]) if self.has_docker() => {
+                good("c0ffee\n")
+            }
+            ("docker", ["exec", "--env", "ETCDCTL_API=3", "c0ffee", words @ ..])
+                if self.has_docker() =>
+            {
+                return self.etcdctl(words);
+            }
+            ("crictl", ["--runtime-endpoint", CONTAINERD, "ps", ..]) if !self.has_docker() => {
+                good("c0ffee\n")
+            }
             (
-                "docker",
+                "crictl",
                 [
+                    "--runtime-endpoint",
+                    CONTAINERD,
                     "exec",
-                    "--env",
-                    "ETCDCTL_API=3",
                     "c0ffee",
-                    "etcdctl",
                     words @ ..,
                 ],
-            ) => {
-                let endpoint = words
-                    .iter()
-                    .find_map(|word| word.strip_prefix("--endpoints="));
-                let endpoint = endpoint.map_or("127.0.0.1", host_of);
-                let words: Vec<&str> = words
-                    .iter()
-                    .copied()
-                    .filter(|word| !word.starts_with("--"))
-                    .collect();
-                return self
-                    .etcd
-                    .play(&mut self.healthy, super::world::HEALTHY, endpoint, &words);
+            ) if !self.has_docker() => {
+                return self.etcdctl(words);
             }
+            ("docker" | "crictl" | "ctr", _) => absent(&cmd.program),
             ("kubeadm", ["version", "--output", "short"]) => {
                 good(super::world::version(self.minor).to_string())
             }
@@ -179,6 +183,30 @@ impl Played {
             }
             _ => return self.healthy.play(cmd),
         })
+    }
+
+    fn has_docker(&self) -> bool {
+        Traits::of(super::world::version(self.minor)).dockershim
+    }
+
+    /// etcd's own programs in its container: from 3.6 on snapshot files are etcdutl's.
+    fn etcdctl(&mut self, words: &[&str]) -> Option<Output> {
+        let (tool, words) = words.split_first()?;
+        let endpoint = words
+            .iter()
+            .find_map(|word| word.strip_prefix("--endpoints="));
+        let endpoint = endpoint.map_or("127.0.0.1", host_of);
+        let words: Vec<&str> = words
+            .iter()
+            .copied()
+            .filter(|word| !word.starts_with("--"))
+            .collect();
+        let files = self.minor > 33 && words.starts_with(&["snapshot", "status"]);
+        if *tool != if files { "etcdutl" } else { "etcdctl" } {
+            return None;
+        }
+        self.etcd
+            .play(&mut self.healthy, super::world::HEALTHY, endpoint, &words)
     }
 
     fn kubectl(&mut self, args: &[&str], input: &[u8]) -> Option<Output> {
@@ -243,12 +271,29 @@ impl Played {
                 self.here.kubelet = false;
                 good("")
             }
-            ("kubeadm", ["reset", "--force"]) => self.reset(),
+            ("kubeadm", ["reset", "--force", ..]) => self.reset(),
             ("ip", ["link", "delete", name]) => {
                 self.here.remove(&format!("/sys/class/net/{name}"));
                 good("")
             }
-            ("docker", ["run", "--rm", .., "endpoint", "health"]) => {
+            ("docker", ["run", "--rm", .., "endpoint", "health"])
+            | (
+                "ctr",
+                [
+                    "--address",
+                    _,
+                    "--namespace",
+                    "k8s.io",
+                    "run",
+                    "--rm",
+                    ..,
+                    "endpoint",
+                    "health",
+                ],
+            ) => {
+                if (cmd.program == "docker") != self.has_docker() {
+                    return None;
+                }
                 if self.here.list("/run/kpot/etcd-client").len() != 3 {
                     self.wrong
                         .push("etcd is asked from here without credentials".to_owned());
@@ -288,6 +333,7 @@ impl Played {
     }
 
     fn play_down(&mut self, cmd: &Cmd, args: &[&str]) -> Option<Output> {
+        let has_docker = self.has_docker();
         let down = self.down.as_mut()?;
         Some(match (cmd.program.as_str(), args) {
             ("systemctl", ["show", _, "kubelet.service"]) => unit(down.kubelet, down.enabled),
@@ -299,12 +345,20 @@ impl Played {
                 down.kubelet = false;
                 good("")
             }
-            ("docker", ["ps", ..]) => good(down.containers.join("\n")),
-            ("docker", ["rm", "--force", "--volumes", ..]) => {
+            ("docker", ["ps", ..]) if has_docker => good(down.containers.join("\n")),
+            ("docker", ["rm", "--force", "--volumes", ..]) if has_docker => {
                 down.containers.clear();
                 good("")
             }
-            ("crictl", _) => bad("connect: no such file or directory"),
+            ("crictl", ["--runtime-endpoint", CONTAINERD, "pods", "--quiet"]) if !has_docker => {
+                good(down.containers.join("\n"))
+            }
+            ("crictl", [.., "stopp", _, _]) if !has_docker => good(""),
+            ("crictl", [.., "rmp", _, _]) if !has_docker => {
+                down.containers.clear();
+                good("")
+            }
+            ("docker" | "crictl" | "ctr", _) => absent(&cmd.program),
             _ => return down.files.play(cmd),
         })
     }
@@ -360,6 +414,14 @@ impl Played {
         let mut config = config.cloned().unwrap_or_default();
         config["data"]["ClusterStatus"] = json!(status.to_string());
         self.objects.put("configmap", config);
+    }
+}
+
+/// A program that the machine has not.
+fn absent(program: &str) -> Output {
+    Output {
+        status: NO_PROGRAM,
+        ..bad(&format!("sh: 1: {program}: not found"))
     }
 }
 

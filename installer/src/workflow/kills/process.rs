@@ -19,6 +19,7 @@ use crate::facts::{Facts, Interface};
 use crate::host::HostView;
 use crate::host::command::Runner;
 use crate::host::ssh::{Role, Target};
+use crate::kubernetes::Traits;
 use crate::preflight;
 use crate::signals::Stop;
 use crate::steps::testing::Pot;
@@ -172,10 +173,11 @@ pub(super) fn options(scenario: Scenario) -> Master {
 
 /// A pot of this version, made once.
 fn pot(minor: u16) -> Arc<VerifiedPot> {
-    static POTS: [OnceLock<Arc<VerifiedPot>>; 2] = [OnceLock::new(), OnceLock::new()];
+    static POTS: [OnceLock<Arc<VerifiedPot>>; 3] = [const { OnceLock::new() }; 3];
     let make = || {
         let version = version(minor);
-        let of_it = |name: &str| format!("k8s.gcr.io/{name}:{version}");
+        let repository = super::world::repository(minor);
+        let of_it = |name: &str| format!("{repository}/{name}:{version}");
         let mut names: Vec<String> = [
             "kube-apiserver",
             "kube-controller-manager",
@@ -185,13 +187,20 @@ fn pot(minor: u16) -> Arc<VerifiedPot> {
         .into_iter()
         .map(of_it)
         .collect();
-        let others = ["coredns:1", "etcd:3", "pause:3"].map(|name| format!("k8s.gcr.io/{name}"));
+        let others = ["coredns:1", "etcd:3", "pause:3"].map(|name| format!("{repository}/{name}"));
         names.extend(others);
         names.push("flannel:1".to_owned());
+        let empty = if Traits::of(version).dockershim {
+            Pot::of(version)
+        } else {
+            Pot::of(version).containerd("2.1.4")
+        };
         let pot = names
             .iter()
-            .fold(Pot::of(version), |pot, name| pot.image(name, name, &[]));
+            .fold(empty, |pot, name| pot.image(name, name, &[]));
         pot.verified()
     };
-    POTS[usize::from(minor > 14)].get_or_init(make).clone()
+    POTS[usize::from(minor > 14) + usize::from(minor > 20)]
+        .get_or_init(make)
+        .clone()
 }

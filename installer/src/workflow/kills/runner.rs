@@ -126,7 +126,9 @@ fn changes(cmd: &Cmd) -> bool {
         "kubectl" => ["create", "replace", "delete", "patch", "drain", "annotate"]
             .into_iter()
             .any(has),
-        "docker" => has("run") || has("rm") || has("remove") || has("save"),
+        "docker" | "crictl" | "ctr" => ["run", "rm", "remove", "save", "stopp", "rmp"]
+            .into_iter()
+            .any(has),
         "kubeadm" => !has("version"),
         "systemctl" => !has("show"),
         "find" => has("-delete"),

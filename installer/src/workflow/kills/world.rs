@@ -13,8 +13,8 @@ use super::etcd::{DATA, Etcd, Member, Snapshot};
 use super::files::Files;
 use super::kubectl::Objects;
 use super::played::{Down, Here, Played, certificate};
-use crate::control_plane::kubeadm::master_label;
 use crate::joining::MANIFESTS;
+use crate::kubernetes::Traits;
 use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES};
 
 /// The cluster's endpoint, a load balancer.
@@ -143,8 +143,18 @@ fn folder() -> TempDir {
     folder.expect("a temporary folder can be made")
 }
 
+/// A label that this version's kubeadm gives a master.
+pub(super) fn master_label(minor: u16) -> &'static str {
+    Traits::of(version(minor)).master_labels[0]
+}
+
 pub(super) fn version(minor: u16) -> KubeVersion {
-    KubeVersion::new(1, minor, if minor == 14 { 0 } else { 2 })
+    let patch = match minor {
+        14 => 0,
+        34 => 4,
+        _ => 2,
+    };
+    KubeVersion::new(1, minor, patch)
 }
 
 fn etcd(scenario: Scenario) -> Etcd {
@@ -160,6 +170,7 @@ fn etcd(scenario: Scenario) -> Etcd {
         id: id(place),
         name: name.clone(),
         address: address.clone(),
+        learner: false,
     };
     Etcd {
         members: masters.iter().enumerate().map(member).collect(),
@@ -167,10 +178,10 @@ fn etcd(scenario: Scenario) -> Etcd {
         alive,
         snapshot: Snapshot::None,
         next: 0,
-        version: if scenario.minor == 14 {
-            "3.3.10"
-        } else {
-            "3.4.13"
+        version: match scenario.minor {
+            14 => "3.3.10",
+            34 => "3.6.5",
+            _ => "3.4.13",
         },
         removed: Vec::new(),
         wrong: Vec::new(),
@@ -182,19 +193,20 @@ fn etcd(scenario: Scenario) -> Etcd {
 fn objects(scenario: Scenario) -> Objects {
     let mut objects = Objects::default();
     let (minor, version) = (scenario.minor, version(scenario.minor));
-    let api = if minor == 14 { "v1beta1" } else { "v1beta2" };
+    let traits = Traits::of(version);
+    let (api, repository) = (traits.kubeadm.api, repository(minor));
     let config = format!(
-        "apiVersion: kubeadm.k8s.io/{api}\nkind: ClusterConfiguration\nkubernetesVersion: {version}\ncontrolPlaneEndpoint: {BALANCER}:6443\ncertificatesDir: /etc/kubernetes/pki\nimageRepository: k8s.gcr.io\netcd:\n  local:\n    dataDir: {DATA}\n"
+        "apiVersion: {api}\nkind: ClusterConfiguration\nkubernetesVersion: {version}\ncontrolPlaneEndpoint: {BALANCER}:6443\ncertificatesDir: /etc/kubernetes/pki\nimageRepository: {repository}\netcd:\n  local:\n    dataDir: {DATA}\n"
     );
     let mut status = json!({ "apiEndpoints": {} });
     for (name, address) in scenario.before() {
         status["apiEndpoints"][name.as_str()] =
             json!({ "advertiseAddress": address, "bindPort": 6443 });
-        let mut node = node(&name, &address, Some(master_label(version)), minor);
+        let mut node = node(&name, &address, Some(master_label(minor)), minor);
         if name == GONE.0 {
             node["metadata"]["labels"]["rack"] = json!("7");
             node["metadata"]["annotations"]["owner"] = json!("ops");
-            node["spec"]["taints"] = taints();
+            node["spec"]["taints"] = taints(minor);
             let ready = if scenario.case == Case::Corrupt {
                 "True"
             } else {
@@ -207,17 +219,17 @@ fn objects(scenario: Scenario) -> Objects {
             objects.put("pod", pod);
         }
     }
-    let kubelet_config = format!("kubelet-config-1.{minor}");
+    let kubelet_config = Traits::kubelet_config_maps(version).remove(0);
+    let mut records = json!({ "ClusterConfiguration": config });
+    if traits.cluster_status {
+        records["ClusterStatus"] = json!(status.to_string());
+    }
     let ca = Base64::encode_string(certificate().as_bytes());
     let info = format!(
         "clusters:\n- cluster:\n    certificate-authority-data: {ca}\n    server: https://{BALANCER}:6443\n"
     );
     for (name, namespace, data) in [
-        (
-            "kubeadm-config",
-            "kube-system",
-            json!({ "ClusterConfiguration": config, "ClusterStatus": status.to_string() }),
-        ),
+        ("kubeadm-config", "kube-system", records),
         (
             kubelet_config.as_str(),
             "kube-system",
@@ -234,7 +246,7 @@ fn objects(scenario: Scenario) -> Objects {
     let everywhere = json!([{ "operator": "Exists" }]);
     for (name, image) in [
         ("flannel", "flannel:1".to_owned()),
-        ("kube-proxy", format!("k8s.gcr.io/kube-proxy:{version}")),
+        ("kube-proxy", format!("{repository}/kube-proxy:{version}")),
     ] {
         let mut pod = json!({ "containers": [{ "image": image }], "tolerations": everywhere });
         if name == "flannel" {
@@ -250,16 +262,35 @@ fn objects(scenario: Scenario) -> Objects {
 }
 
 /// The taints that m3 has, one of them by people.
-pub(super) fn taints() -> Value {
+pub(super) fn taints(minor: u16) -> Value {
     json!([
         { "key": "dedicated", "value": "db", "effect": "NoSchedule" },
-        { "key": "node-role.kubernetes.io/master", "effect": "NoSchedule" },
+        master_taint(minor),
     ])
+}
+
+/// The taint that this version's kubeadm gives a master.
+pub(super) fn master_taint(minor: u16) -> Value {
+    json!({ "key": Traits::of(version(minor)).master_taints[0], "effect": "NoSchedule" })
+}
+
+/// Where this version's images come from.
+pub(super) fn repository(minor: u16) -> &'static str {
+    if minor < 25 {
+        "k8s.gcr.io"
+    } else {
+        "registry.k8s.io"
+    }
 }
 
 /// A Node that is Ready, as its kubelet registers it, or with a master's label.
 pub(super) fn node(name: &str, address: &str, label: Option<&str>, minor: u16) -> Value {
     let mut labels = json!({ "kubernetes.io/hostname": name });
+    let runtime = if Traits::of(version(minor)).dockershim {
+        "docker://18.9.9"
+    } else {
+        "containerd://2.1.4"
+    };
     if let Some(label) = label {
         labels[label] = json!("");
     }
@@ -269,7 +300,7 @@ pub(super) fn node(name: &str, address: &str, label: Option<&str>, minor: u16) -
         "status": {
             "addresses": [{ "type": "InternalIP", "address": address }],
             "conditions": [{ "type": "Ready", "status": "True" }],
-            "nodeInfo": { "containerRuntimeVersion": "docker://18.9.9", "kubeletVersion": version(minor).to_string() },
+            "nodeInfo": { "containerRuntimeVersion": runtime, "kubeletVersion": version(minor).to_string() },
         },
     })
 }
@@ -366,7 +397,7 @@ fn worker(played: &mut Played) {
     let (name, address) = (played.here.name.clone(), played.here.address.clone());
     let mut own = node(&name, &address, None, played.minor);
     own["metadata"]["labels"]["disk"] = json!("ssd");
-    own["spec"]["taints"] = json!([taints()[0]]);
+    own["spec"]["taints"] = json!([taints(played.minor)[0]]);
     played.objects.put("node", own);
     for (pod, owner) in [("web-1", "ReplicaSet"), ("flannel-x", "DaemonSet")] {
         played.objects.put(
