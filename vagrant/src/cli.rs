@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
-use crate::cluster::{Cluster, ClusterSpec};
+use crate::cluster::{Cluster, ClusterSpec, Runtime};
 use crate::eras::{Eras, Version};
 use crate::lab::{Bare, Lab};
 use crate::machine::Cgroup;
@@ -228,7 +228,8 @@ fn up(cache: &Cache, lab: &Lab, version: Version) -> Result<()> {
         lab.raze()?;
         lab.up(&[&lab.m1(), &lab.m2(), &lab.b1()], Bare::Full)
     })?;
-    let cluster = Cluster::make(ClusterSpec::plain(version), &materials, &masters)?;
+    let spec = ClusterSpec::plain(version).run_by(Runtime::of(&materials.runtime));
+    let cluster = Cluster::make(spec, &materials, &masters)?;
     println!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
     let names =
         [lab.m1(), lab.m2(), lab.b1()].map(|node: Node| format!("{node} {}", node.address()));

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use crate::cache::Cache;
 use crate::checks;
 use crate::cli::From;
-use crate::cluster::{Cluster, ClusterSpec};
+use crate::cluster::{Cluster, ClusterSpec, Runtime};
 use crate::disk::DiskWatch;
 use crate::eras::Version;
 use crate::lab::{Bare, Lab};
@@ -147,7 +147,8 @@ fn build(kpot: &Kpot, cache: &Cache, version: Version, arguments: &[String]) -> 
 }
 
 fn make_cluster(version: Version, materials: &Materials, masters: &[Node]) -> Result<Cluster> {
-    Cluster::make(ClusterSpec::plain(version), materials, masters)
+    let spec = ClusterSpec::plain(version).run_by(Runtime::of(&materials.runtime));
+    Cluster::make(spec, materials, masters)
 }
 
 #[allow(

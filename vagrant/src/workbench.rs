@@ -158,6 +158,6 @@ impl Workbench {
 pub fn upstream_of(cache: &Cache, version: Version) -> Result<Upstream> {
     let eras = Eras::load()?;
     step(&format!("upstream of {version}"), || {
-        upstream::ensure(cache.root(), eras.find(version)?)
+        upstream::ensure(cache.root(), eras.find(version)?, None)
     })
 }
