@@ -45,6 +45,15 @@ pub struct Version {
     pub patch: u16,
 }
 
+/// What is tried: a Kubernetes version with one of its container runtimes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The version.
+    pub version: Version,
+    /// The runtime's name where it is not the first one of that version.
+    pub runtime: Option<String>,
+}
+
 /// One Kubernetes version, and what belongs to it.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -411,6 +420,17 @@ impl Eras {
             })
     }
 
+    /// What is meant by a version and the name of a runtime, or its beginning.
+    pub fn choice(&self, version: Version, runtime: Option<&str>) -> Result<Choice> {
+        let era = self.find(version)?;
+        let (name, _) = self.runtime(era, runtime)?;
+        let (usual, _) = self.runtime(era, None)?;
+        Ok(Choice {
+            version,
+            runtime: (name != usual).then(|| name.to_owned()),
+        })
+    }
+
     /// A part by its name.
     pub fn part(&self, name: &str) -> Result<&Part> {
         self.parts
@@ -468,6 +488,16 @@ impl fmt::Display for Version {
     }
 }
 
+/// As `v1.20.2`, or `v1.20.2-containerd-1.6`: also a part of file names.
+impl fmt::Display for Choice {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.version)?;
+        self.runtime
+            .as_ref()
+            .map_or(Ok(()), |runtime| write!(out, "-{runtime}"))
+    }
+}
+
 impl FromStr for Version {
     type Err = anyhow::Error;
 
@@ -509,14 +539,64 @@ mod tests {
         let eras = Eras::load().expect("eras.json is part of the source");
         assert!(eras.all().is_sorted_by_key(|era| era.kubernetes));
         for era in eras.all() {
-            assert_eq!(era.commit.len(), 40, "{}", era.kubernetes);
+            let commit = era.commit.as_deref();
             assert!(
-                eras.replacements_of_era(era)
-                    .expect("checked by load")
-                    .len()
-                    >= 6
+                commit.is_none_or(|commit| commit.len() == 40),
+                "{}",
+                era.kubernetes
+            );
+            let replaced = eras.replacements_of_era(era).expect("checked by load");
+            assert_eq!(
+                era.kubernetes.minor <= 25,
+                replaced.len() >= 6,
+                "{}",
+                era.kubernetes
             );
         }
+    }
+
+    #[test]
+    fn only_what_a_kubelet_speaks_to_is_tried_with_it() {
+        let eras = Eras::load().expect("eras.json is part of the source");
+        for era in eras.all() {
+            for name in &era.runtimes {
+                let (_, runtime) = eras.runtime(era, Some(name)).expect("checked by load");
+                // Dockershim is gone from 1.24 on; containerd 2 speaks only the form of CRI that kubelets know from 1.23.
+                let speaks = match runtime {
+                    Runtime::Docker => era.kubernetes.minor < 24,
+                    Runtime::Containerd { programs, .. } => match programs {
+                        Containerd::Debian => (20..36).contains(&era.kubernetes.minor),
+                        Containerd::Part(_) => era.kubernetes.minor >= 23,
+                    },
+                };
+                assert!(speaks, "{} with {name}", era.kubernetes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_runtime_is_chosen_by_its_name_or_the_beginning_of_it() {
+        let eras = Eras::load().expect("eras.json is part of the source");
+        let choice = |version: &str, runtime| {
+            let version = version.parse().expect("well formed");
+            eras.choice(version, runtime)
+                .map(|choice| choice.to_string())
+        };
+        let chosen = |version, runtime| choice(version, runtime).expect("one of the era's");
+        assert_eq!(chosen("v1.20.2", None), "v1.20.2");
+        assert_eq!(chosen("v1.20.2", Some("docker")), "v1.20.2");
+        assert_eq!(
+            chosen("v1.20.2", Some("containerd")),
+            "v1.20.2-containerd-1.6"
+        );
+        assert_eq!(chosen("v1.28.15", Some("containerd")), "v1.28.15");
+        assert_eq!(
+            chosen("v1.28.15", Some("containerd-1.6")),
+            "v1.28.15-containerd-1.6"
+        );
+        let refused = choice("v1.34.4", Some("docker")).expect_err("not tried");
+        assert!(refused.to_string().contains("--runtime"), "{refused}");
+        assert!(choice("v1.20.2", Some("contain")).is_err());
     }
 
     #[test]

@@ -207,6 +207,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn images_get_the_names_that_kubeadm_makes_of_a_repository() {
+        let version = "v1.34.4".parse().expect("a version");
+        let (own, plain) = (ClusterSpec::of(version), ClusterSpec::plain(version));
+        for (name, in_own) in [
+            (
+                "registry.k8s.io/pause:3.10.1",
+                "registry.example.internal/k8s/pause:3.10.1",
+            ),
+            (
+                "registry.k8s.io/coredns/coredns:v1.12.1",
+                "registry.example.internal/k8s/coredns:v1.12.1",
+            ),
+            ("kpot.lab/busybox:1.35.0", "kpot.lab/busybox:1.35.0"),
+        ] {
+            assert_eq!(own.image_name(name, "registry.k8s.io"), in_own);
+            assert_eq!(plain.image_name(name, "registry.k8s.io"), name);
+        }
+    }
+
+    #[test]
+    fn kubelets_make_their_cgroups_as_containerd_does() {
+        let spec = ClusterSpec::plain("v1.34.4".parse().expect("a version"));
+        let config = |spec| init_config(&spec, "10.77.0.11:6443", "10.77.0.11");
+        assert!(!config(spec.clone()).contains("cgroupDriver"));
+        let containerd = Runtime::Containerd {
+            version: "2.1.4".to_owned(),
+        };
+        let text = config(spec.run_by(containerd));
+        assert!(text.contains("\"cgroupDriver\": \"cgroupfs\""), "{text}");
+        assert!(text.contains("kubeadm.k8s.io/v1beta4"), "{text}");
+    }
+
+    #[test]
     fn documents_are_separate_and_versioned() {
         let spec = ClusterSpec {
             image_repository: Some("registry.example.internal/k8s".to_owned()),

@@ -23,6 +23,9 @@ const JOIN: &str = "./kpot-install join-master --healthy M1 --yes";
 const CLOCK: &str = "clock-skew";
 const JOIN_WRONG_POT: &str = "./kpot-install join-master --pot /root/wrong.pot --healthy M1 --yes";
 
+/// The one row that wants a cluster with Docker.
+pub(super) const OTHER_DOCKER: &str = "other-cgroup-driver";
+
 const OWN_DOCKER: &str = "[Service]
 Type=notify
 ExecStart=/usr/local/bin/dockerd
@@ -158,7 +161,7 @@ pub fn joins() -> Vec<Refusal> {
             |bench| bench.b1().run("date --set '+90 seconds' >/dev/null"),
             |bench| bench.b1().run("date --set '-90 seconds' >/dev/null")),
         // Last: the machine is not bare afterwards.
-        row("other-cgroup-driver", "a Docker that is here already and makes its cgroups in another way", 3,
+        row(OTHER_DOCKER, "a Docker that is here already and makes its cgroups in another way", 3,
             &["docker-binaries, docker-config, docker-service: another Docker is installed", "the cluster's is", "native.cgroupdriver="], JOIN,
             |bench| own_docker(bench),
             |bench| {
