@@ -7,13 +7,13 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
-use crate::cluster::{Cluster, ClusterSpec};
-use crate::eras::{Eras, Version};
+use crate::cluster::{Cluster, ClusterSpec, Runtime};
+use crate::eras::{Choice, Eras, Tested, Version};
 use crate::lab::{Bare, Lab};
 use crate::machine::Cgroup;
 use crate::materials::Materials;
 use crate::node::Node;
-use crate::scenario::{Counts, WhatRuns};
+use crate::scenario::{Counts, Played, WhatRuns};
 use crate::sh::{self, step};
 use crate::soak::Earlier;
 use crate::workbench::{self, Workbench};
@@ -37,8 +37,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = From::Lab)]
         upstream: From,
     },
-    /// All tests: of the code, of the programs, and scenarios on every era that this machine can run: the oldest wholly,
-    /// the main paths of the others
+    /// All tests: of the code, of the programs, and scenarios on the eras that this machine can run: the oldest wholly, of
+    /// the others what vagrant/eras.json says
     Test(EraChoice),
     /// Every scenario on every era that this machine can run; goes on where an earlier run ended, and prints a table
     Soak {
@@ -85,6 +85,9 @@ struct EraChoice {
     /// The Kubernetes version [default: the oldest that this machine can run; `test` and `soak` take all]
     #[arg(long, value_name = "VERSION")]
     k8s: Option<Version>,
+    /// The container runtime, as `containerd` or `containerd-1.6` [default: the first that vagrant/eras.json has of the version]
+    #[arg(long, value_name = "NAME", requires = "k8s")]
+    runtime: Option<String>,
 }
 
 /// Where `kpot build` fetches from.
@@ -117,9 +120,9 @@ pub fn run() -> Result<Ended> {
     };
     match cli.command {
         Command::Demo { era, upstream } => {
-            demo::run(&cache, &lab, choose(&era)?, upstream).map(|()| Ended::Well)
+            demo::run(&cache, &lab, &choose(&era)?, upstream).map(|()| Ended::Well)
         }
-        Command::Test(era) => suite::run(&cache, &lab, &eras_to_play(&era)?).map(counted),
+        Command::Test(era) => suite::run(&cache, &lab, &eras_to_test(&era)?).map(counted),
         Command::Soak { era, afresh } => {
             let earlier = if afresh {
                 Earlier::Forget
@@ -137,9 +140,9 @@ pub fn run() -> Result<Ended> {
             Ok(counted(scenario::play(&mut bench, scenarios)))
         }
         Command::Bench { parts, era, repeat } => {
-            bench::run(&cache, &lab, choose(&era)?, &parts, repeat).map(|()| Ended::Well)
+            bench::run(&cache, &lab, &choose(&era)?, &parts, repeat).map(|()| Ended::Well)
         }
-        Command::Up(era) => up(&cache, &lab, choose(&era)?).map(|()| Ended::Well),
+        Command::Up(era) => up(&cache, &lab, &choose(&era)?).map(|()| Ended::Well),
         Command::Image => {
             workbench::prepare_machine(&cache)?;
             Ok(Ended::Well)
@@ -177,7 +180,7 @@ fn counted(counts: Counts) -> Ended {
 }
 
 /// The era that is asked for, or the oldest that this machine can run, said in one line.
-fn choose(choice: &EraChoice) -> Result<Version> {
+fn choose(choice: &EraChoice) -> Result<Choice> {
     let eras = Eras::load()?;
     let cgroup = match Cgroup::here() {
         Cgroup::V1 => "cgroup v1",
@@ -190,7 +193,7 @@ fn choose(choice: &EraChoice) -> Result<Version> {
             "this machine has {cgroup}, on which the kubelet of {version} does not start; \
              take another era by --k8s, or boot with systemd.unified_cgroup_hierarchy=0"
         );
-        return Ok(version);
+        return eras.choice(version, choice.runtime.as_deref());
     }
     let version = eras
         .all()
@@ -202,10 +205,27 @@ fn choose(choice: &EraChoice) -> Result<Version> {
     sh::say(format_args!(
         "this machine has {cgroup}: taking {version} (another by --k8s)"
     ));
-    Ok(version)
+    eras.choice(version, None)
 }
 
-fn eras_to_play(choice: &EraChoice) -> Result<Vec<Version>> {
+/// What `cargo lab test` plays: what is asked for wholly; otherwise the oldest era wholly, and of the others what
+/// `eras.json` says.
+fn eras_to_test(choice: &EraChoice) -> Result<Vec<(Choice, Played)>> {
+    let eras = Eras::load()?;
+    let mut all = Vec::new();
+    for choice in eras_to_play(choice)? {
+        let played = match &eras.find(choice.version)?.tested {
+            _ if all.is_empty() => Played::Wholly,
+            Tested::InSoaks => continue,
+            Tested::MainPaths => Played::MainPaths,
+            Tested::Only(names) => Played::Only(names.clone()),
+        };
+        all.push((choice, played));
+    }
+    Ok(all)
+}
+
+fn eras_to_play(choice: &EraChoice) -> Result<Vec<Choice>> {
     if choice.k8s.is_some() {
         return Ok(vec![choose(choice)?]);
     }
@@ -217,18 +237,21 @@ fn eras_to_play(choice: &EraChoice) -> Result<Vec<Version>> {
             era.kubernetes
         ));
     }
-    Ok(here.into_iter().map(|era| era.kubernetes).collect())
+    here.into_iter()
+        .map(|era| eras.choice(era.kubernetes, None))
+        .collect()
 }
 
-fn up(cache: &Cache, lab: &Lab, version: Version) -> Result<()> {
+fn up(cache: &Cache, lab: &Lab, choice: &Choice) -> Result<()> {
     workbench::prepare_machine(cache)?;
-    let materials = Materials::of_lab(&workbench::upstream_of(cache, version)?)?;
+    let materials = Materials::of_lab(&workbench::upstream_of(cache, choice)?)?;
     let masters = [lab.m1(), lab.m2()];
     step("bringing the machines up", || {
         lab.raze()?;
         lab.up(&[&lab.m1(), &lab.m2(), &lab.b1()], Bare::Full)
     })?;
-    let cluster = Cluster::make(ClusterSpec::plain(version), &materials, &masters)?;
+    let spec = ClusterSpec::plain(choice.version).run_by(Runtime::of(&materials.runtime));
+    let cluster = Cluster::make(spec, &materials, &masters)?;
     println!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
     let names =
         [lab.m1(), lab.m2(), lab.b1()].map(|node: Node| format!("{node} {}", node.address()));

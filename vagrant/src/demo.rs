@@ -8,9 +8,9 @@ use anyhow::{Result, anyhow};
 use crate::cache::Cache;
 use crate::checks;
 use crate::cli::From;
-use crate::cluster::{Cluster, ClusterSpec};
+use crate::cluster::{Cluster, ClusterSpec, Runtime};
 use crate::disk::DiskWatch;
-use crate::eras::Version;
+use crate::eras::{Choice, Version};
 use crate::lab::{Bare, Lab};
 use crate::materials::{self, Materials};
 use crate::node::Node;
@@ -30,7 +30,8 @@ const DISK_LIMIT: u64 = 30_000;
 const JOIN_LIMIT: Duration = Duration::from_mins(7);
 
 /// Plays the demonstration and leaves the cluster up.
-pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()> {
+pub fn run(cache: &Cache, lab: &Lab, choice: &Choice, from: From) -> Result<()> {
+    let version = choice.version;
     let disk = DiskWatch::start(cache.root())?;
     workbench::prepare_machine(cache)?;
     let (m1, m2, b1) = (lab.m1(), lab.m2(), lab.b1());
@@ -45,7 +46,7 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
         let masters = [m1.clone(), m2.clone()];
         match from {
             From::Lab => {
-                let upstream = workbench::upstream_of(cache, version)?;
+                let upstream = workbench::upstream_of(cache, choice)?;
                 let mirror = step("serving upstream on loopback", || {
                     upstream::serve(cache.root(), &[&upstream])
                 })?;
@@ -53,7 +54,7 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
                 let arguments = materials::lab_arguments(&upstream, &mirror)?;
                 let kpot = ended(kpot)?;
                 // Machines, pot and cluster mostly wait: for Vagrant, for the disk, for Kubernetes.
-                let pot = scope.spawn(move || build(&kpot, cache, version, &arguments));
+                let pot = scope.spawn(move || build(&kpot, cache, choice, &arguments));
                 ended(machines)?;
                 let carried = scope.spawn(|| {
                     backup_up(lab, &b1)?;
@@ -65,7 +66,7 @@ pub fn run(cache: &Cache, lab: &Lab, version: Version, from: From) -> Result<()>
             }
             From::Internet => {
                 let arguments = materials::internet_arguments(cache)?;
-                let pot = build(&ended(kpot)?, cache, version, &arguments)?;
+                let pot = build(&ended(kpot)?, cache, choice, &arguments)?;
                 let materials = Materials::of_internet(cache, version, &pot.file)?;
                 ended(machines)?;
                 backup_up(lab, &b1)?;
@@ -140,14 +141,15 @@ fn backup_up(lab: &Lab, b1: &Node) -> Result<()> {
     step("vagrant up b1", || lab.up(&[b1], Bare::Full))
 }
 
-fn build(kpot: &Kpot, cache: &Cache, version: Version, arguments: &[String]) -> Result<Pot> {
-    step(&format!("kpot build --k8s {version}"), || {
-        kpot.build(cache, version, arguments)
+fn build(kpot: &Kpot, cache: &Cache, choice: &Choice, arguments: &[String]) -> Result<Pot> {
+    step(&format!("kpot build for {choice}"), || {
+        kpot.build(cache, choice, arguments)
     })
 }
 
 fn make_cluster(version: Version, materials: &Materials, masters: &[Node]) -> Result<Cluster> {
-    Cluster::make(ClusterSpec::plain(version), materials, masters)
+    let spec = ClusterSpec::plain(version).run_by(Runtime::of(&materials.runtime));
+    Cluster::make(spec, materials, masters)
 }
 
 #[allow(

@@ -12,6 +12,8 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::upstream::Rights;
+
 const DATA: &str = include_str!("../eras.json");
 
 /// All of `eras.json`.
@@ -23,6 +25,7 @@ pub struct Eras {
     pub recipe: u32,
     replace_sets: BTreeMap<String, Replacements>,
     parts: BTreeMap<String, Part>,
+    runtimes: BTreeMap<String, Runtime>,
     #[serde(rename = "eras")]
     all: Vec<Era>,
 }
@@ -42,14 +45,23 @@ pub struct Version {
     pub patch: u16,
 }
 
+/// What is tried: a Kubernetes version with one of its container runtimes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The version.
+    pub version: Version,
+    /// The runtime's name where it is not the first one of that version.
+    pub runtime: Option<String>,
+}
+
 /// One Kubernetes version, and what belongs to it.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Era {
     /// Its version.
     pub kubernetes: Version,
-    /// The commit of its tag, as its own builds print it.
-    pub commit: String,
+    /// The commit of its tag, as its own builds print it, where the released module or Debian's package tells it.
+    pub commit: Option<String>,
     /// The Go toolchain that builds it, as `go1.22.12`.
     pub go: String,
     /// Hosts that its kubelet starts on.
@@ -71,12 +83,55 @@ pub struct Era {
     pub coredns: CoreDns,
     /// Its pause container.
     pub pause: Pause,
-    /// The part that is its crictl: none where Docker is the runtime, because kubeadm asks only for others' tool.
-    pub crictl: Option<String>,
+    /// The container runtimes that it is tried with; the first one if nobody asks for another.
+    runtimes: Vec<String>,
+    /// What `cargo lab test` plays of it.
+    pub tested: Tested,
     /// The registry in the names that its kubeadm expects.
     pub registry: String,
     /// The checksum files that dl.k8s.io publishes beside its binaries: `sha1`, `sha256`, `sha512`.
     pub checksums: Vec<Checksum>,
+}
+
+/// What `cargo lab test` plays of an era. A soak plays everything of all.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Tested {
+    /// The main paths; everything of the oldest that the machine can run.
+    #[serde(rename = "main paths")]
+    MainPaths,
+    /// Of the main paths these scenarios, for want of time.
+    #[serde(rename = "only")]
+    Only(Vec<String>),
+    /// Nothing.
+    #[serde(rename = "in soaks")]
+    InSoaks,
+}
+
+/// A container runtime of a cluster: how it is put on a machine is the same for all eras.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Runtime {
+    /// Debian's Docker, in the layout of Docker's static archive.
+    Docker,
+    /// containerd, with what kubeadm and people need beside it.
+    Containerd {
+        /// Where its programs come from.
+        programs: Containerd,
+        /// The part that is its runc.
+        runc: String,
+        /// The part that is crictl.
+        crictl: String,
+    },
+}
+
+/// Where containerd's programs come from.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Containerd {
+    /// Debian's package.
+    Debian,
+    /// A part, whose version it has.
+    Part(String),
 }
 
 /// The cgroup versions that an era's kubelet starts on.
@@ -117,7 +172,7 @@ pub enum Openapi {
     Released,
 }
 
-/// A change to one source file. Exactly one of the two kinds; it must find something to change.
+/// A change to one source file. Exactly one of the kinds; a change of what is there must find something to change.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Edit {
@@ -141,9 +196,18 @@ pub enum Edit {
         /// Why.
         because: String,
     },
+    /// A file is added, with these lines.
+    Add {
+        /// The file, from the tree's root; it must not be there.
+        file: String,
+        /// What it says.
+        lines: Vec<String>,
+        /// Why.
+        because: String,
+    },
 }
 
-/// An era's etcd.
+/// An era's etcd: out of the Kubernetes tree or out of parts.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Etcd {
@@ -151,8 +215,12 @@ pub struct Etcd {
     pub tag: String,
     /// What it really is, and says.
     pub version: String,
-    /// The packages of server and client, built inside the Kubernetes tree.
+    /// The packages of server and client that are built inside the Kubernetes tree, up to 3.4.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tree: Vec<String>,
+    /// The parts of server and clients, from 3.5 on. Their images hold no shell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
 }
 
 /// An era's `CoreDNS`.
@@ -210,6 +278,18 @@ pub struct Part {
     /// Variables set by the linker.
     #[serde(default)]
     pub stamp: BTreeMap<String, String>,
+    /// What must be otherwise where the host cannot grant `CAP_SYS_RESOURCE`; only for a tree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits_without_sys_resource: Vec<Edit>,
+    /// Debian's packages with the C libraries that are linked into it; without any, it is built without C.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub c_libraries: Vec<String>,
+    /// Build tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Programs that Go calls otherwise than people do: Go's name to theirs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, String>,
     /// What one of the programs must say of itself before the result is kept.
     pub says: Says,
 }
@@ -243,8 +323,22 @@ impl Eras {
         for era in &eras.all {
             eras.replacements(&era.replace_sets)
                 .with_context(|| format!("era {}", era.kubernetes))?;
-            for part in era.crictl.iter().chain([&era.coredns.part]) {
+            for part in era.etcd.parts.iter().chain([&era.coredns.part]) {
                 eras.part(part)
+                    .with_context(|| format!("era {}", era.kubernetes))?;
+            }
+            ensure!(
+                era.etcd.tree.is_empty() != era.etcd.parts.is_empty(),
+                "era {}: etcd is built in the tree or out of parts",
+                era.kubernetes
+            );
+            ensure!(
+                !era.runtimes.is_empty(),
+                "era {} has no container runtime",
+                era.kubernetes
+            );
+            for name in &era.runtimes {
+                eras.check_runtime(name)
                     .with_context(|| format!("era {}", era.kubernetes))?;
             }
         }
@@ -252,11 +346,32 @@ impl Eras {
             eras.replacements(&part.replace_sets)
                 .with_context(|| format!("part {name}"))?;
             ensure!(
-                part.built_as == BuiltAs::Tree || part.edits.is_empty(),
+                part.built_as == BuiltAs::Tree
+                    || (part.edits.is_empty() && part.edits_without_sys_resource.is_empty()),
                 "part {name}: only the sources of a tree can be edited"
             );
         }
         Ok(eras)
+    }
+
+    fn check_runtime(&self, name: &str) -> Result<()> {
+        let runtime = self
+            .runtimes
+            .get(name)
+            .ok_or_else(|| anyhow!("vagrant/eras.json defines no runtime {name}"))?;
+        if let Runtime::Containerd {
+            programs,
+            runc,
+            crictl,
+        } = runtime
+        {
+            self.part(runc)?;
+            self.part(crictl)?;
+            if let Containerd::Part(part) = programs {
+                self.part(part)?;
+            }
+        }
+        Ok(())
     }
 
     /// All eras, oldest first.
@@ -280,6 +395,40 @@ impl Eras {
                     known.join(", ")
                 )
             })
+    }
+
+    /// A container runtime of an era and its name: the first one, or the first whose name is `asked` or begins with it
+    /// and a hyphen.
+    pub fn runtime(&self, era: &Era, asked: Option<&str>) -> Result<(&str, &Runtime)> {
+        let fits = |name: &&String| {
+            asked.is_none_or(|asked| {
+                name.strip_prefix(asked)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            })
+        };
+        let found = era.runtimes.iter().find(fits);
+        found
+            .and_then(|name| self.runtimes.get_key_value(name))
+            .map(|(name, runtime)| (name.as_str(), runtime))
+            .ok_or_else(|| {
+                anyhow!(
+                    "{} is not tried with {}, but with {}: pass one of them to --runtime",
+                    era.kubernetes,
+                    asked.unwrap_or("nothing"),
+                    era.runtimes.join(", ")
+                )
+            })
+    }
+
+    /// What is meant by a version and the name of a runtime, or its beginning.
+    pub fn choice(&self, version: Version, runtime: Option<&str>) -> Result<Choice> {
+        let era = self.find(version)?;
+        let (name, _) = self.runtime(era, runtime)?;
+        let (usual, _) = self.runtime(era, None)?;
+        Ok(Choice {
+            version,
+            runtime: (name != usual).then(|| name.to_owned()),
+        })
     }
 
     /// A part by its name.
@@ -313,6 +462,18 @@ impl Eras {
     }
 }
 
+impl Part {
+    /// What is built on a host that can grant all capabilities, or on one that cannot grant `CAP_SYS_RESOURCE`.
+    #[must_use]
+    pub fn for_host(mut self, rights: Rights) -> Self {
+        let more = std::mem::take(&mut self.edits_without_sys_resource);
+        if rights == Rights::NoSysResource {
+            self.edits.extend(more);
+        }
+        self
+    }
+}
+
 impl Era {
     /// Whether this host can run it in containers, which have the host's cgroups.
     pub fn runs_here(&self) -> bool {
@@ -324,6 +485,16 @@ impl Era {
 impl fmt::Display for Version {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "v{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// As `v1.20.2`, or `v1.20.2-containerd-1.6`: also a part of file names.
+impl fmt::Display for Choice {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.version)?;
+        self.runtime
+            .as_ref()
+            .map_or(Ok(()), |runtime| write!(out, "-{runtime}"))
     }
 }
 
@@ -368,14 +539,64 @@ mod tests {
         let eras = Eras::load().expect("eras.json is part of the source");
         assert!(eras.all().is_sorted_by_key(|era| era.kubernetes));
         for era in eras.all() {
-            assert_eq!(era.commit.len(), 40, "{}", era.kubernetes);
+            let commit = era.commit.as_deref();
             assert!(
-                eras.replacements_of_era(era)
-                    .expect("checked by load")
-                    .len()
-                    >= 6
+                commit.is_none_or(|commit| commit.len() == 40),
+                "{}",
+                era.kubernetes
+            );
+            let replaced = eras.replacements_of_era(era).expect("checked by load");
+            assert_eq!(
+                era.kubernetes.minor <= 25,
+                replaced.len() >= 6,
+                "{}",
+                era.kubernetes
             );
         }
+    }
+
+    #[test]
+    fn only_what_a_kubelet_speaks_to_is_tried_with_it() {
+        let eras = Eras::load().expect("eras.json is part of the source");
+        for era in eras.all() {
+            for name in &era.runtimes {
+                let (_, runtime) = eras.runtime(era, Some(name)).expect("checked by load");
+                // Dockershim is gone from 1.24 on; containerd 2 speaks only the form of CRI that kubelets know from 1.23.
+                let speaks = match runtime {
+                    Runtime::Docker => era.kubernetes.minor < 24,
+                    Runtime::Containerd { programs, .. } => match programs {
+                        Containerd::Debian => (20..36).contains(&era.kubernetes.minor),
+                        Containerd::Part(_) => era.kubernetes.minor >= 23,
+                    },
+                };
+                assert!(speaks, "{} with {name}", era.kubernetes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_runtime_is_chosen_by_its_name_or_the_beginning_of_it() {
+        let eras = Eras::load().expect("eras.json is part of the source");
+        let choice = |version: &str, runtime| {
+            let version = version.parse().expect("well formed");
+            eras.choice(version, runtime)
+                .map(|choice| choice.to_string())
+        };
+        let chosen = |version, runtime| choice(version, runtime).expect("one of the era's");
+        assert_eq!(chosen("v1.20.2", None), "v1.20.2");
+        assert_eq!(chosen("v1.20.2", Some("docker")), "v1.20.2");
+        assert_eq!(
+            chosen("v1.20.2", Some("containerd")),
+            "v1.20.2-containerd-1.6"
+        );
+        assert_eq!(chosen("v1.28.15", Some("containerd")), "v1.28.15");
+        assert_eq!(
+            chosen("v1.28.15", Some("containerd-1.6")),
+            "v1.28.15-containerd-1.6"
+        );
+        let refused = choice("v1.34.4", Some("docker")).expect_err("not tried");
+        assert!(refused.to_string().contains("--runtime"), "{refused}");
+        assert!(choice("v1.20.2", Some("contain")).is_err());
     }
 
     #[test]

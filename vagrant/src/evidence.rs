@@ -17,17 +17,22 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// File name and script of what every machine is asked.
 const QUESTIONS: &[(&str, &str)] = &[
     ("kubelet.log", "journalctl --no-pager -u kubelet -n 3000"),
-    ("docker.log", "journalctl --no-pager -u docker -n 1000"),
+    ("runtime.log", "journalctl --no-pager -u docker -u containerd -n 1000"),
     ("system.txt", "uptime; df -h; free -m; ip address; ip route; systemctl --no-pager --failed; ps auxf"),
-    ("containers.txt", "docker ps -a; docker images"),
+    (
+        "containers.txt",
+        "if command -v docker >/dev/null; then docker ps -a; docker images
+         else export CONTAINER_RUNTIME_ENDPOINT=unix:///run/containerd/containerd.sock; crictl ps -a; crictl images; fi",
+    ),
+    // The kubelet's links to the runtime's logs, whichever it is.
     (
         "control-plane.log",
-        "for name in $(docker ps -a --format '{{.Names}}' | grep -E 'k8s_(etcd|kube|coredns)' | grep -v POD_); do
-             echo \"== $name\"; docker logs --tail 200 \"$name\" 2>&1; done",
+        "for log in $(ls /var/log/containers/*.log | grep -E '/(etcd|kube|coredns)'); do
+             echo \"== $log\"; tail -n 200 \"$log\"; done",
     ),
     ("kpot-journal.jsonl", "cat /var/lib/kpot/journal.jsonl"),
     ("kubeadm-join.log", "cat /var/lib/kpot/kubeadm-join.log"),
-    ("files.txt", "ls -laR /etc/kubernetes /etc/cni /opt/cni /var/lib/kpot /run/kpot /etc/docker 2>&1 || true"),
+    ("files.txt", "ls -laR /etc/kubernetes /etc/cni /opt/cni /var/lib/kpot /run/kpot /etc/docker /etc/containerd 2>&1 || true"),
     ("writer.txt", "tail -n 500 /root/lab-writer/acknowledged /root/lab-writer/errors 2>&1 || true"),
     ("moments.txt", "cat /tmp/moments/seen /tmp/moments/said 2>&1 || true"),
     ("hosts.txt", "cat /etc/hosts /etc/resolv.conf"),

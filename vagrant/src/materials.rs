@@ -11,7 +11,7 @@ use bundle_spec::Manifest;
 use crate::cache::Cache;
 use crate::eras::Version;
 use crate::sh::{self, Sh, step};
-use crate::upstream::{Mirror, Upstream};
+use crate::upstream::{Mirror, RuntimeFiles, Upstream};
 
 /// flannel as its project publishes it.
 const FLANNEL_MANIFEST: &str =
@@ -24,14 +24,16 @@ const BUSYBOX: &str = "docker.io/library/busybox:1.36.1";
 pub struct Materials {
     /// The folder with kubeadm, kubelet and kubectl.
     pub bin: PathBuf,
-    /// Docker's static archive.
-    pub docker_archive: PathBuf,
+    /// The container runtime.
+    pub runtime: RuntimeFiles,
     /// The CNI plugins' archive.
     pub cni_archive: PathBuf,
-    /// Images, for `docker load`.
+    /// Images, for `docker load` and its likes.
     pub images_archives: Vec<PathBuf>,
     /// The registry in the names of Kubernetes' images.
     pub registry: String,
+    /// The whole name of the image that pods' sandboxes are made of.
+    pub sandbox_image: String,
     /// The manifest of the pod network.
     pub pod_network: String,
     /// The image for the scenarios' pods: a busybox.
@@ -43,10 +45,11 @@ impl Materials {
     pub fn of_lab(upstream: &Upstream) -> Result<Self> {
         Ok(Self {
             bin: upstream.bin.clone(),
-            docker_archive: upstream.docker_archive.clone(),
+            runtime: upstream.runtime.clone(),
             cni_archive: upstream.cni_archive.clone(),
             images_archives: vec![upstream.images_archive.clone()],
             registry: upstream.registry.clone(),
+            sandbox_image: upstream.sandbox_image()?.to_owned(),
             pod_network: upstream.pod_network_manifest()?,
             test_image: upstream.test_image()?.to_owned(),
         })
@@ -76,22 +79,44 @@ impl Materials {
             for name in ["kubeadm", "kubelet", "kubectl"] {
                 get(name)?;
             }
+            let version_of = |name: &str| {
+                let artifact = manifest.artifact(name);
+                let artifact = artifact.with_context(|| format!("the pot holds no {name}"))?;
+                anyhow::Ok(artifact.version.clone())
+            };
+            let runtime = if manifest.artifact("docker").is_some() {
+                RuntimeFiles::Docker {
+                    archive: get("docker")?,
+                    version: version_of("docker")?,
+                }
+            } else {
+                RuntimeFiles::Containerd {
+                    archive: get("containerd")?,
+                    version: version_of("containerd")?,
+                    runc: get("runc")?,
+                    runc_version: version_of("runc")?,
+                    crictl: get("crictl")?,
+                    crictl_version: version_of("crictl")?,
+                }
+            };
             let mut images_archives = Vec::new();
             for name in manifest.images.iter().flat_map(|image| &image.names) {
                 images_archives.push(pull(name, &folder.join("images"))?);
             }
-            let registry = manifest.images.iter().flat_map(|image| &image.names);
-            let mut registry = registry
+            let names = || manifest.images.iter().flat_map(|image| &image.names);
+            let mut registry = names()
                 .filter_map(|name| name.split_once("/kube-apiserver:"))
                 .map(|(host, _)| host.to_owned());
+            let sandbox = names().find(|name| name.contains("/pause:"));
             Ok(Self {
                 bin: folder.join("bin"),
-                docker_archive: get("docker")?,
+                runtime,
                 cni_archive: get("cni-plugins")?,
                 images_archives,
                 registry: registry
                     .next_back()
                     .context("the pot holds no kube-apiserver")?,
+                sandbox_image: sandbox.context("the pot holds no pause")?.clone(),
                 pod_network: internet_pod_network(cache)?,
                 test_image: BUSYBOX.to_owned(),
             })
@@ -105,15 +130,8 @@ pub fn lab_arguments(upstream: &Upstream, mirror: &Mirror) -> Result<Vec<String>
     for image in upstream.extra_images()? {
         args.extend(["--image".to_owned(), image.to_owned()]);
     }
-    args.extend([
-        "--docker-version".to_owned(),
-        upstream.docker_version.clone(),
-    ]);
     args.extend(["--cni-version".to_owned(), upstream.cni_version.clone()]);
-    args.extend([
-        "--pin".to_owned(),
-        format!("docker=sha256:{}", upstream.docker_sha256),
-    ]);
+    args.extend(upstream.runtime.kpot_arguments()?);
     Ok(args)
 }
 

@@ -9,7 +9,7 @@ use bundle_spec::{Manifest, Sha256};
 use serde_json::Value;
 
 use crate::cache::Cache;
-use crate::eras::Version;
+use crate::eras::{Choice, Version};
 use crate::image::vagrant_dir;
 use crate::node::Node;
 use crate::sh::{self, Outcome, Sh};
@@ -83,11 +83,11 @@ impl Kpot {
         Ok((key, sh::read_text(&public)?.trim().to_owned()))
     }
 
-    /// Builds and signs a pot of a version, with a new key; the arguments say where from.
-    pub fn build(&self, cache: &Cache, version: Version, arguments: &[String]) -> Result<Pot> {
-        let (key, public_key) = self.keygen(&cache.pots(), &format!("{version}.key"))?;
-        let file = cache.pots().join(format!("{version}.pot"));
-        self.build_with(&key, version, arguments, &file)?;
+    /// Builds and signs a pot of an era, with a new key; the arguments say where from.
+    pub fn build(&self, cache: &Cache, choice: &Choice, arguments: &[String]) -> Result<Pot> {
+        let (key, public_key) = self.keygen(&cache.pots(), &format!("{choice}.key"))?;
+        let file = cache.pots().join(format!("{choice}.pot"));
+        self.build_with(&key, choice.version, arguments, &file)?;
         Ok(Pot {
             file,
             key,

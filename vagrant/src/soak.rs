@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
-use crate::eras::Version;
+use crate::eras::{Choice, Version};
 use crate::lab::Lab;
 use crate::scenario::{self, Counts, Ending, Played, WhatRuns};
 use crate::sh;
@@ -47,8 +47,8 @@ struct Entry {
 struct Results(Vec<Entry>);
 
 /// Plays what has not passed yet and prints the table. The counts are those of the table.
-pub fn run(cache: &Cache, lab: &Lab, versions: &[Version], earlier: Earlier) -> Result<Counts> {
-    let workbench = Workbench::prepare(cache, versions)?;
+pub fn run(cache: &Cache, lab: &Lab, eras: &[Choice], earlier: Earlier) -> Result<Counts> {
+    let workbench = Workbench::prepare(cache, eras)?;
     let mut results = match earlier {
         Earlier::Count => Results::load(cache)?,
         Earlier::Forget => Results::default(),
@@ -57,7 +57,7 @@ pub fn run(cache: &Cache, lab: &Lab, versions: &[Version], earlier: Earlier) -> 
     for (index, (version, pot)) in workbench.pots().enumerate() {
         let identity = pot.identity()?;
         let mut bench = workbench.bench(lab, index, WhatRuns::MayServe)?;
-        for mut scenario in scenario::of(Played::Everything) {
+        for mut scenario in scenario::of(&Played::Everything) {
             let name = scenario.name();
             if scenario::left_out(scenario.as_ref(), &bench).is_some() {
                 continue;

@@ -1,5 +1,5 @@
-//! `cargo lab test`: the tests of the code, checks of the programs as they are shipped, and scenarios on every era: wholly
-//! on the first, the main paths on the others.
+//! `cargo lab test`: the tests of the code, checks of the programs as they are shipped, and scenarios on several eras: wholly
+//! on the first, less on the others.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -11,7 +11,7 @@ use bundle_spec::Sha256;
 use serde_json::Value;
 
 use crate::cache::Cache;
-use crate::eras::Version;
+use crate::eras::Choice;
 use crate::image::vagrant_dir;
 use crate::lab::Lab;
 use crate::pot::{Kpot, Pot};
@@ -28,10 +28,10 @@ const CARGO_DENY: &str = "0.20.2";
 /// Runs everything; failures are told and counted. An error means that there was nothing to test with.
 ///
 /// The tests of the code take what the scenarios leave of the processor: those mostly wait for Kubernetes.
-pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
+pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
     thread::scope(|scope| {
         let code = scope.spawn(|| test_code(cache));
-        let played = play(cache, lab, versions);
+        let played = play(cache, lab, eras);
         let code = code
             .join()
             .unwrap_or_else(|_| Err(anyhow!("the tests of the code panicked")));
@@ -41,24 +41,19 @@ pub fn run(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
     })
 }
 
-fn play(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
+fn play(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
     let mut counts = Counts::default();
-    for (index, version) in versions.iter().enumerate() {
-        let workbench = Workbench::prepare(cache, &[*version])?;
+    for (index, (choice, played)) in eras.iter().enumerate() {
+        let workbench = Workbench::prepare(cache, std::slice::from_ref(choice))?;
         if index == 0 {
             counts += test_vagrantfile();
         }
         counts += test_programs(cache, &workbench);
         let mut bench = workbench.bench(lab, 0, WhatRuns::Stranger)?;
-        let played = if index == 0 {
-            Played::Wholly
-        } else {
-            Played::MainPaths
-        };
         // The next era's Kubernetes is built from what this one's scenarios leave of the processor.
         counts += thread::scope(|scope| {
-            let next = versions.get(index + 1);
-            let next = next.map(|version| scope.spawn(|| build_ahead(*version)));
+            let next = eras.get(index + 1);
+            let next = next.map(|(choice, _)| scope.spawn(move || build_ahead(choice)));
             let counts = scenario::play(&mut bench, scenario::of(played));
             match next.map(thread::ScopedJoinHandle::join) {
                 None | Some(Ok(Ok(()))) => Ok(counts),
@@ -72,13 +67,14 @@ fn play(cache: &Cache, lab: &Lab, versions: &[Version]) -> Result<Counts> {
 }
 
 /// Builds what is missing of upstream in a process of its own that yields to everything else.
-fn build_ahead(version: Version) -> Result<()> {
+fn build_ahead(choice: &Choice) -> Result<()> {
     let own = env::current_exe().context("cannot find this program's own path")?;
     step(
-        &format!("upstream of {version}, beside the scenarios"),
+        &format!("upstream of {choice}, beside the scenarios"),
         || {
             nicely("19", own.as_os_str())
-                .args(["upstream", "build", "--k8s", &version.to_string()])
+                .args(["upstream", "build", "--k8s", &choice.version.to_string()])
+                .args(choice.runtime.iter().flat_map(|name| ["--runtime", name]))
                 .log("upstream.log")
                 .run()
         },

@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cache::Cache;
-use crate::eras::{Eras, Version};
+use crate::eras::{Choice, Eras, Version};
 use crate::lab::Lab;
 use crate::materials::{Materials, lab_arguments};
 use crate::pot::{Kpot, Pot};
@@ -67,7 +67,7 @@ pub struct Workbench {
 
 /// What is ready for one era.
 struct Prepared {
-    version: Version,
+    choice: Choice,
     materials: Materials,
     arguments: Vec<String>,
     pot: Pot,
@@ -75,15 +75,15 @@ struct Prepared {
 
 impl Workbench {
     /// Makes everything that is missing.
-    pub fn prepare(cache: &Cache, versions: &[Version]) -> Result<Self> {
+    pub fn prepare(cache: &Cache, choices: &[Choice]) -> Result<Self> {
         prepare_machine(cache)?;
         let (kpot, upstreams) = thread::scope(|scope| {
             // Downloads and links leave a core free here and there, which is what compiling kpot takes.
             let kpot =
                 scope.spawn(|| step("compiling kpot with the installer inside", Kpot::compile));
-            let upstreams: Result<Vec<Upstream>> = versions
+            let upstreams: Result<Vec<Upstream>> = choices
                 .iter()
-                .map(|version| upstream_of(cache, *version))
+                .map(|choice| upstream_of(cache, choice))
                 .collect();
             (
                 kpot.join()
@@ -96,14 +96,13 @@ impl Workbench {
             upstream::serve(cache.root(), &upstreams.iter().collect::<Vec<_>>())
         })?;
         let mut eras = Vec::new();
-        for upstream in upstreams {
-            let version = upstream.version;
+        for (choice, upstream) in choices.iter().zip(upstreams) {
             let arguments = lab_arguments(&upstream, &mirror)?;
-            let pot = step(&format!("kpot build --k8s {version}"), || {
-                kpot.build(cache, version, &arguments)
+            let pot = step(&format!("kpot build for {choice}"), || {
+                kpot.build(cache, choice, &arguments)
             })?;
             eras.push(Prepared {
-                version,
+                choice: choice.clone(),
                 materials: Materials::of_lab(&upstream)?,
                 arguments,
                 pot,
@@ -128,7 +127,7 @@ impl Workbench {
             lab.clone(),
             era.materials.clone(),
             era.pot.clone(),
-            era.version,
+            era.choice.version,
             what_runs,
         ))
     }
@@ -140,7 +139,7 @@ impl Workbench {
 
     /// The pot of every era.
     pub fn pots(&self) -> impl Iterator<Item = (&Version, &Pot)> {
-        self.eras.iter().map(|era| (&era.version, &era.pot))
+        self.eras.iter().map(|era| (&era.choice.version, &era.pot))
     }
 
     /// Another file with the pot of an era, built again with the same key.
@@ -148,7 +147,7 @@ impl Workbench {
         let era = self
             .eras
             .iter()
-            .find(|era| era.version == version)
+            .find(|era| era.choice.version == version)
             .context("no such era on the workbench")?;
         let file = self.cache.pots().join(format!("{version}-again.pot"));
         self.kpot
@@ -158,9 +157,10 @@ impl Workbench {
 }
 
 /// The lab's own builds of one era, made now if they are missing.
-pub fn upstream_of(cache: &Cache, version: Version) -> Result<Upstream> {
+pub fn upstream_of(cache: &Cache, choice: &Choice) -> Result<Upstream> {
     let eras = Eras::load()?;
-    step(&format!("upstream of {version}"), || {
-        upstream::ensure(cache.root(), eras.find(version)?)
+    step(&format!("upstream of {choice}"), || {
+        let era = eras.find(choice.version)?;
+        upstream::ensure(cache.root(), era, choice.runtime.as_deref())
     })
 }

@@ -95,7 +95,7 @@ pub fn finish(cluster: &Cluster, through: &[&Node]) -> Result<Account> {
     );
     for node in through {
         let prefix = format!("/registry/configmaps/default/{NAME}");
-        let stored = Cluster::etcdctl_on(node, &["get", "--prefix", &prefix])?;
+        let stored = cluster.etcdctl_on(node, &["get", "--prefix", &prefix])?;
         account.ensure_kept(&stored, node.name())?;
     }
     Ok(account)

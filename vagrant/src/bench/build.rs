@@ -80,8 +80,10 @@ fn prepare(desk: &Desk, folder: &Path) -> Result<()> {
     for artifact in &desk.manifest.artifacts {
         let url = desk.mirrored.download(&artifact.source)?;
         // A program comes as it is, everything else as an archive.
-        let program = artifact.source.ends_with(&format!("/{}", artifact.name));
-        let suffix = if program { "" } else { ".tgz" };
+        let archive = [".tgz", ".tar.gz"]
+            .iter()
+            .any(|end| artifact.source.ends_with(end));
+        let suffix = if archive { ".tgz" } else { "" };
         downloads.push_str(&[&artifact.name, suffix, " ", &url, "\n"].concat());
     }
     let mut images = String::new();

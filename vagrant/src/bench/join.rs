@@ -110,10 +110,10 @@ fn by_hand(bench: &mut Bench, materials: &Materials) -> Result<(Duration, Durati
     let b1 = bench.b1();
     bench.lab().renew(&b1, Bare::Full)?;
     let cluster = bench.cluster()?;
-    cluster::carry(&b1, materials)?;
+    cluster::carry(&b1, cluster.spec(), materials)?;
     let credentials = cluster.admit()?;
     let begun = Instant::now();
-    cluster::install(&b1)?;
+    cluster::install(&b1, cluster.spec())?;
     cluster.join(&b1, &credentials)?;
     let joined = begun.elapsed();
     checks::control_plane_node(cluster, &b1)?;

@@ -23,7 +23,7 @@ use bundle_spec::Manifest;
 use clap::ValueEnum;
 
 use crate::cache::Cache;
-use crate::eras::Version;
+use crate::eras::{Choice, Version};
 use crate::lab::Lab;
 use crate::materials;
 use crate::pot::{Kpot, Pot};
@@ -79,7 +79,7 @@ struct Desk<'a> {
 pub fn run(
     cache: &Cache,
     lab: &Lab,
-    version: Version,
+    choice: &Choice,
     parts: &[Part],
     repeat: NonZeroUsize,
 ) -> Result<()> {
@@ -88,9 +88,9 @@ pub fn run(
     } else {
         parts
     };
-    let desk = Desk::prepare(cache, lab, version, repeat.get())?;
+    let desk = Desk::prepare(cache, lab, choice, repeat.get())?;
     println!(
-        "{version}; medians of {repeat}; a pot of {:.1} MB",
+        "{choice}; medians of {repeat}; a pot of {:.1} MB",
         measure::megabytes(measure::size(&desk.pot.file)?)
     );
     let mut broken = 0;
@@ -137,11 +137,12 @@ fn tell_load() -> Result<()> {
 
 impl<'a> Desk<'a> {
     /// Makes what all parts need, the pot included, and unpacks the pot.
-    fn prepare(cache: &'a Cache, lab: &'a Lab, version: Version, repeat: usize) -> Result<Self> {
+    fn prepare(cache: &'a Cache, lab: &'a Lab, choice: &Choice, repeat: usize) -> Result<Self> {
+        let version = choice.version;
         workbench::prepare_machine(cache)?;
         sh::apt_install(PACKAGES)?;
         let kpot = step("compiling kpot with the installer inside", Kpot::compile)?;
-        let upstream = workbench::upstream_of(cache, version)?;
+        let upstream = workbench::upstream_of(cache, choice)?;
         let mirror = step("serving upstream on loopback", || {
             upstream::serve(cache.root(), &[&upstream])
         })?;

@@ -9,6 +9,7 @@ use super::measure;
 use super::report::{Row, Unit};
 use crate::materials::Materials;
 use crate::sh::{self, Sh};
+use crate::upstream::RuntimeFiles;
 
 /// From the issue that set the goals.
 const GOAL: f64 = 0.85;
@@ -21,8 +22,8 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
         sh::copy(&materials.bin.join(name), &folder.join(name))?;
     }
     for (archive, name) in [
-        (&materials.docker_archive, "docker"),
-        (&materials.cni_archive, "cni"),
+        (materials.runtime.archive(), "runtime"),
+        (materials.cni_archive.as_path(), "cni"),
     ] {
         let to = folder.join(name);
         sh::make_dirs(&to)?;
@@ -33,7 +34,8 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
             .arg(to)
             .run()?;
     }
-    if let Some((crictl, _)) = &desk.upstream.crictl {
+    if let RuntimeFiles::Containerd { runc, crictl, .. } = &materials.runtime {
+        sh::copy(runc, &folder.join("runc"))?;
         Sh::new("tar")
             .arg("-xzf")
             .arg(crictl)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::endpoint::Endpoint;
+use super::runtime::Runtime;
 use super::tke;
 use crate::eras::Version;
 use crate::node::Node;
@@ -17,7 +18,7 @@ use crate::upstream::POD_SUBNET;
 pub struct ClusterSpec {
     /// The version of everything in it.
     pub version: Version,
-    /// What stands in the place of k8s.gcr.io in its image names.
+    /// What stands in the place of Kubernetes' own registry in its image names.
     pub image_repository: Option<String>,
     /// Where its API servers are reached.
     #[serde(default)]
@@ -25,6 +26,9 @@ pub struct ClusterSpec {
     /// Who made it.
     #[serde(default)]
     pub shape: Shape,
+    /// What runs its containers.
+    #[serde(default)]
+    pub runtime: Runtime,
 }
 
 /// In which way a cluster is set up.
@@ -48,6 +52,7 @@ impl ClusterSpec {
             image_repository: None,
             endpoint: Endpoint::default(),
             shape: Shape::Plain,
+            runtime: Runtime::Docker,
         }
     }
 
@@ -64,6 +69,27 @@ impl ClusterSpec {
         Self {
             shape: Shape::Tke,
             ..Self::of(version)
+        }
+    }
+
+    /// The same with another container runtime.
+    #[must_use]
+    pub fn run_by(self, runtime: Runtime) -> Self {
+        Self { runtime, ..self }
+    }
+
+    /// The name that an image of Kubernetes has in this cluster, where `registry` is the one that it usually comes from.
+    pub fn image_name(&self, name: &str, registry: &str) -> String {
+        let image = name
+            .strip_prefix(registry)
+            .and_then(|rest| rest.strip_prefix('/'));
+        match (&self.image_repository, image) {
+            (Some(repository), Some(image)) => {
+                // kubeadm leaves out this folder in every repository but its own.
+                let image = image.strip_prefix("coredns/").unwrap_or(image);
+                format!("{repository}/{image}")
+            }
+            _ => name.to_owned(),
         }
     }
 
@@ -105,7 +131,7 @@ pub fn init_config(spec: &ClusterSpec, endpoint: &str, address: &str) -> String 
     }
     // A disk more than 85 % full makes a kubelet delete images that no pod uses yet, and a machine that runs a lab often
     // is that full.
-    let kubelet = json!({
+    let mut kubelet = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "imageGCHighThresholdPercent": 100,
@@ -117,6 +143,10 @@ pub fn init_config(spec: &ClusterSpec, endpoint: &str, address: &str) -> String 
             "nodefs.inodesFree": "0%",
         },
     });
+    if spec.runtime != Runtime::Docker {
+        // containerd's own choice; kubeadm's would be systemd from 1.22 on.
+        kubelet["cgroupDriver"] = json!("cgroupfs");
+    }
     // In a container the size of the kernel's connection table cannot be set; 0 leaves it alone.
     let proxy = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -175,6 +205,39 @@ fn documents(values: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_get_the_names_that_kubeadm_makes_of_a_repository() {
+        let version = "v1.34.4".parse().expect("a version");
+        let (own, plain) = (ClusterSpec::of(version), ClusterSpec::plain(version));
+        for (name, in_own) in [
+            (
+                "registry.k8s.io/pause:3.10.1",
+                "registry.example.internal/k8s/pause:3.10.1",
+            ),
+            (
+                "registry.k8s.io/coredns/coredns:v1.12.1",
+                "registry.example.internal/k8s/coredns:v1.12.1",
+            ),
+            ("kpot.lab/busybox:1.35.0", "kpot.lab/busybox:1.35.0"),
+        ] {
+            assert_eq!(own.image_name(name, "registry.k8s.io"), in_own);
+            assert_eq!(plain.image_name(name, "registry.k8s.io"), name);
+        }
+    }
+
+    #[test]
+    fn kubelets_make_their_cgroups_as_containerd_does() {
+        let spec = ClusterSpec::plain("v1.34.4".parse().expect("a version"));
+        let config = |spec| init_config(&spec, "10.77.0.11:6443", "10.77.0.11");
+        assert!(!config(spec.clone()).contains("cgroupDriver"));
+        let containerd = Runtime::Containerd {
+            version: "2.1.4".to_owned(),
+        };
+        let text = config(spec.run_by(containerd));
+        assert!(text.contains("\"cgroupDriver\": \"cgroupfs\""), "{text}");
+        assert!(text.contains("kubeadm.k8s.io/v1beta4"), "{text}");
+    }
 
     #[test]
     fn documents_are_separate_and_versioned() {

@@ -1,24 +1,30 @@
-//! What a bare machine needs before plain kubeadm makes it a master: Docker, the Kubernetes binaries, CNI plugins, units
-//! and images, put there by hand.
+//! What a bare machine needs before plain kubeadm makes it a master: a container runtime, the Kubernetes binaries, CNI
+//! plugins, units and images, put there by hand.
 
 use anyhow::Result;
 
+use super::config::ClusterSpec;
 use crate::materials::Materials;
 use crate::node::{Node, quoted};
+use crate::upstream::RuntimeFiles;
 
-const DOCKER_CONFIG: &str = include_str!("docker.json");
-const DOCKER_UNIT: &str = include_str!("docker.service");
 const KUBELET_UNIT: &str = include_str!("kubelet.service");
 
 /// Copies everything to the machine; the programs and units are then in place, the archives wait in /root.
-pub fn carry(node: &Node, materials: &Materials) -> Result<()> {
-    node.copy(&materials.docker_archive, "/root/docker.tgz")?;
+pub fn carry(node: &Node, spec: &ClusterSpec, materials: &Materials) -> Result<()> {
+    node.copy(materials.runtime.archive(), "/root/runtime.tgz")?;
+    if let RuntimeFiles::Containerd { runc, crictl, .. } = &materials.runtime {
+        node.copy(runc, "/root/runc")?;
+        node.copy(crictl, "/root/crictl.tgz")?;
+    }
     node.copy(&materials.cni_archive, "/root/cni.tgz")?;
     for name in ["kubeadm", "kubelet", "kubectl"] {
         node.copy(&materials.bin.join(name), &format!("/usr/bin/{name}"))?;
     }
-    node.write("/etc/docker/daemon.json", DOCKER_CONFIG, 0o644)?;
-    node.write("/etc/systemd/system/docker.service", DOCKER_UNIT, 0o644)?;
+    let sandbox = spec.image_name(&materials.sandbox_image, &materials.registry);
+    for (path, text) in spec.runtime.settings(&sandbox) {
+        node.write(path, &text, 0o644)?;
+    }
     node.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT, 0o644)?;
     // A machine that forwards packets, and sees those of its bridges, is what kubeadm's preflight asks for.
     node.write(
@@ -33,31 +39,28 @@ pub fn carry(node: &Node, materials: &Materials) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks what [`carry`] brought, starts Docker and loads the images; the kubelet waits for kubeadm.
-pub fn install(node: &Node) -> Result<()> {
-    node.run(
+/// Unpacks what [`carry`] brought, starts the container runtime and loads the images; the kubelet waits for kubeadm.
+pub fn install(node: &Node, spec: &ClusterSpec) -> Result<()> {
+    node.run(&format!(
         "sysctl -q -p /etc/sysctl.d/kubernetes.conf
-         tar -xzf /root/docker.tgz -C /usr/bin --strip-components=1 --no-same-owner
          mkdir -p /opt/cni/bin && tar -xzf /root/cni.tgz -C /opt/cni/bin --no-same-owner
-         rm /root/docker.tgz /root/cni.tgz
+         {}
+         rm /root/runtime.tgz /root/cni.tgz
          chmod 0755 /usr/bin/kubeadm /usr/bin/kubelet /usr/bin/kubectl
-         systemctl daemon-reload
-         systemctl enable --quiet --now docker.service
          systemctl enable --quiet kubelet.service
-         for archive in /root/images/*.tar; do docker load --quiet --input $archive; rm $archive; done",
-    )
+         for archive in /root/images/*.tar; do {} $archive; rm $archive; done",
+        spec.runtime.install(),
+        spec.runtime.load(),
+    ))
 }
 
-/// Gives Kubernetes' images the names of another repository, and takes their own away.
-pub(super) fn rename_images(node: &Node, from: &str, to: &str) -> Result<()> {
-    let names = node.output("docker images --format '{{.Repository}}:{{.Tag}}'")?;
-    for name in names.lines() {
-        if let Some(image) = name
-            .strip_prefix(from)
-            .and_then(|rest| rest.strip_prefix('/'))
-        {
-            let (name, other) = (quoted(name), quoted(&format!("{to}/{image}")));
-            node.run(&format!("docker tag {name} {other}; docker rmi {name}"))?;
+/// Gives Kubernetes' images the names that they have in this cluster, and takes their own away.
+pub(super) fn rename_images(node: &Node, spec: &ClusterSpec, registry: &str) -> Result<()> {
+    for name in node.output(&spec.runtime.images())?.lines() {
+        let other = spec.image_name(name, registry);
+        if name != other {
+            let rename = spec.runtime.rename_image(&quoted(name), &quoted(&other));
+            node.run(&rename)?;
         }
     }
     Ok(())

@@ -7,8 +7,10 @@
 mod config;
 mod endpoint;
 mod master;
+mod runtime;
 pub mod tke;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use serde_json::Value;
 pub use config::{ClusterSpec, Shape};
 pub use endpoint::{Endpoint, NAME};
 pub use master::{carry, install};
+pub use runtime::Runtime;
 
 use self::endpoint::Balancer;
 use crate::materials::Materials;
@@ -39,6 +42,10 @@ const ADMIT_ETCD: &str = "(for look in $(seq 80); do sleep 3; \
      if [ -n \"$run\" ] && journalctl -q -o cat _SYSTEMD_INVOCATION_ID=\"$run\" | grep -q 'Failed to admit pod etcd-'; \
      then systemctl restart kubelet; fi; \
      done) >/dev/null 2>&1 & ";
+
+/// Minor versions whose API servers have to be started again after the first join: see [`Cluster::renew_watches`]. From
+/// 1.22 on they have the client of etcd 3.5.
+const DEAF_API_SERVERS: RangeInclusive<u16> = 20..=21;
 
 /// What timeout(1) ends with where it had to kill.
 pub const KILLED: i32 = 137;
@@ -74,7 +81,7 @@ impl Cluster {
         let maker = spec.endpoint.maker(masters)?;
         let cluster = Self::of(spec, m1, masters)?;
         step(
-            "installing Docker, kubelet and images on the masters by hand",
+            "installing a container runtime, kubelet and images on the masters by hand",
             || {
                 thread::scope(|scope| {
                     let installs: Vec<_> = masters
@@ -104,7 +111,7 @@ impl Cluster {
                 cluster.settle(node, materials)
             })?;
         }
-        if !others.is_empty() && cluster.spec.version.minor >= 20 {
+        if !others.is_empty() && DEAF_API_SERVERS.contains(&cluster.spec.version.minor) {
             step(&format!("starting the API server on {maker} again"), || {
                 cluster.renew_watches(maker)
             })?;
@@ -205,16 +212,16 @@ impl Cluster {
 
     /// etcdctl's standard output, asked in the etcd of the first master with its own certificates.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        Self::etcdctl_on(&self.m1, args)
+        self.etcdctl_on(&self.m1, args)
     }
 
     /// The same, asked in the etcd of any master.
-    pub fn etcdctl_on(node: &Node, args: &[&str]) -> Result<String> {
+    pub fn etcdctl_on(&self, node: &Node, args: &[&str]) -> Result<String> {
         let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
         node.output(&format!(
-            "docker exec -e ETCDCTL_API=3 $(docker ps -q -f name=k8s_etcd_etcd-) etcdctl \
-             --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt \
+            "{} etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt \
              --cert /etc/kubernetes/pki/etcd/server.crt --key /etc/kubernetes/pki/etcd/server.key {}",
+            self.spec.runtime.exec("etcd"),
             args.join(" ")
         ))
     }
@@ -253,8 +260,8 @@ impl Cluster {
     /// Puts on a bare machine what plain kubeadm needs there, under the names that this cluster gives its images.
     pub fn install(&self, node: &Node, materials: &Materials) -> Result<()> {
         self.spec.endpoint.tell(node, &self.m1)?;
-        master::carry(node, materials)?;
-        master::install(node)?;
+        master::carry(node, &self.spec, materials)?;
+        master::install(node, &self.spec)?;
         if self.spec.shape == Shape::Tke {
             let is_first = node.address() == self.m1.address();
             // The first one has nobody else to ask.
@@ -265,10 +272,7 @@ impl Cluster {
             };
             tke::equip(node, endpoint)?;
         }
-        match &self.spec.image_repository {
-            Some(repository) => master::rename_images(node, &materials.registry, repository),
-            None => Ok(()),
-        }
+        master::rename_images(node, &self.spec, &materials.registry)
     }
 
     /// What a cluster's maker gives a machine that has become a master.
@@ -383,7 +387,7 @@ impl Cluster {
     /// again until they end by themselves minutes later (kubernetes/kubernetes#97294): DNS and kube-proxy on m1 did not see new Services. People start that API server
     /// again, and so does the lab.
     pub fn renew_watches(&self, node: &Node) -> Result<()> {
-        node.run("docker restart $(docker ps -q -f name=k8s_kube-apiserver_) >/dev/null")?;
+        node.run(&self.spec.runtime.restart("kube-apiserver"))?;
         wait::until(
             &format!("the API server on {node} answers"),
             READY_LIMIT,

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::cache::Cache;
 use crate::checks;
-use crate::cluster::{Cluster, ClusterSpec};
+use crate::cluster::{Cluster, ClusterSpec, Runtime};
 use crate::eras::Version;
 use crate::evidence;
 use crate::lab::{Bare, Lab};
@@ -83,6 +83,11 @@ impl Bench {
         self.version
     }
 
+    /// What runs the containers of its clusters.
+    pub fn runtime(&self) -> Runtime {
+        Runtime::of(&self.materials.runtime)
+    }
+
     /// The machines.
     pub fn lab(&self) -> &Lab {
         &self.lab
@@ -151,8 +156,9 @@ impl Bench {
         nodes
     }
 
-    /// Makes the wanted cluster, unless it is the one that is up.
+    /// Makes the wanted cluster, with the container runtime that is tried, unless it is the one that is up.
     pub fn cluster_of(&mut self, spec: &ClusterSpec, masters: usize) -> Result<()> {
+        let spec = &spec.clone().run_by(self.runtime());
         if self
             .cluster
             .as_ref()

@@ -138,11 +138,12 @@ fn half_dead_with_other_files(bench: &mut Bench) -> Result<()> {
 /// Nothing of Kubernetes runs or is configured on m3 any more, and what is not Kubernetes' is untouched.
 fn is_reset(bench: &mut Bench) -> Result<()> {
     let m3 = bench.m3();
-    let left = m3.output(
-        "docker ps -q -f name=k8s_ 2>/dev/null || true
+    let left = m3.output(&format!(
+        "{} 2>/dev/null || true
          pgrep -x -a 'kubelet|etcd|kube-apiserver' || true
          find /etc/kubernetes /var/lib/etcd -type f 2>/dev/null || true",
-    )?;
+        bench.runtime().running_of_pods()
+    ))?;
     ensure!(left.is_empty(), "this is left of Kubernetes on m3:\n{left}");
     for file in UNRELATED {
         let found = m3.output(&format!("stat -c %a {file}; cat {file}"))?;

@@ -64,15 +64,17 @@ pub fn corrupt_etcd(bench: &mut Bench) -> Result<()> {
     let m3 = bench.m3();
     bench.pot_beside(&m3)?;
     stop_etcd(bench.cluster()?, &m3)?;
-    m3.run(
+    let runtime = bench.runtime();
+    m3.run(&format!(
         "for file in /var/lib/etcd/member/snap/db /var/lib/etcd/member/wal/*.wal; do
              dd if=/dev/urandom of=$file bs=64K count=1 conv=notrunc status=none
          done
-         docker ps -a -q -f name=k8s_etcd_etcd- | xargs -r docker rm -f
+         {}
          mv /root/etcd.yaml /etc/kubernetes/manifests/",
-    )?;
+        runtime.remove("etcd")
+    ))?;
     wait::until("etcd on m3 crashes", LIMIT, || {
-        let crashed = m3.output("docker ps -a -q -f name=k8s_etcd_etcd- -f status=exited")?;
+        let crashed = m3.output(&runtime.ended("etcd"))?;
         Ok(crashed
             .is_empty()
             .then(|| "none of its containers has ended".to_owned()))
@@ -84,10 +86,14 @@ pub fn corrupt_etcd(bench: &mut Bench) -> Result<()> {
 pub fn delete_certificates(bench: &mut Bench) -> Result<()> {
     let m3 = bench.m3();
     bench.pot_beside(&m3)?;
-    m3.run(
+    let runtime = bench.runtime();
+    m3.run(&format!(
         "rm -rf /etc/kubernetes/pki
-         docker rm -f $(docker ps -q -f name=k8s_etcd_etcd- -f name=k8s_kube-apiserver_)",
-    )?;
+         {}
+         {}",
+        runtime.remove("etcd"),
+        runtime.remove("kube-apiserver")
+    ))?;
     silent(bench.cluster()?, &m3)
 }
 
@@ -102,7 +108,7 @@ pub fn half_dead(bench: &mut Bench) -> Result<()> {
 pub fn stop_etcd(cluster: &Cluster, node: &Node) -> Result<()> {
     node.run("mv /etc/kubernetes/manifests/etcd.yaml /root/etcd.yaml")?;
     wait::until(&format!("etcd on {node} has stopped"), LIMIT, || {
-        let runs = node.output("docker ps -q -f name=k8s_etcd_etcd-")?;
+        let runs = node.output(&cluster.spec().runtime.running("etcd"))?;
         Ok((!runs.is_empty()).then(|| format!("container {runs} runs")))
     })?;
     silent(cluster, node)

@@ -21,6 +21,9 @@ use crate::node::Node;
 use crate::sh::Outcome;
 use crate::snapshot::Snapshot;
 
+/// Where Docker keeps images.
+const DOCKERS: &str = "/var/lib/docker";
+
 /// What the preflight wants to stay free on each disk is 128 MiB; this is a little more.
 const SLACK: u64 = 160 << 20;
 
@@ -60,7 +63,7 @@ pub fn all() -> Vec<DiskFull> {
             &["/var/lib/kpot/", "No space left on device", "df -h"]),
         // docker load unpacks everything beside the images first.
         row("disk-full-images", "Docker's disk fills while the images are loaded",
-            ("/var/lib/docker", 0o711), |manifest| 2 * layers(manifest), r#""event":"step","step":"images""#, |_| 64 << 20,
+            (DOCKERS, 0o711), |manifest| 2 * layers(manifest), r#""event":"step","step":"images""#, |_| 64 << 20,
             &["docker load", "no space left on device", "df -h"]),
     ]
 }
@@ -72,6 +75,10 @@ impl Scenario for DiskFull {
 
     fn about(&self) -> String {
         format!("{}; with room again, the same command joins", self.about)
+    }
+
+    fn needs_docker(&self) -> bool {
+        self.place == DOCKERS
     }
 
     fn budget(&self) -> Duration {
@@ -115,7 +122,7 @@ impl Scenario for DiskFull {
         join::no_secret_folder(&b1)?;
         let manifest = bench.pot().manifest()?;
         let there = whole_or_absent(&b1, &manifest)?;
-        if self.place == "/var/lib/docker" {
+        if self.place == DOCKERS {
             return some_image_lacks(&b1, &manifest);
         }
         let wanted = places(&manifest).len();

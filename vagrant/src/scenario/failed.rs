@@ -157,10 +157,13 @@ fn image_gone(bench: &Bench, command: &str) -> Result<()> {
         command,
         join::JOIN_LIMIT,
         || {
-            b1.run(
-                "images=$(docker images --format '{{.Repository}}:{{.Tag}}' | grep -E '(^|/)etcd:')
-                 [ -n \"$images\" ]; docker rmi --force $images",
-            )
+            let runtime = bench.runtime();
+            b1.run(&format!(
+                "images=$({} | grep -E '(^|/)etcd:')
+                 [ -n \"$images\" ]; {} $images",
+                runtime.images(),
+                runtime.remove_images()
+            ))
         },
     )?;
     let said = outcome.stdout + &outcome.stderr;

@@ -38,7 +38,7 @@ use anyhow::{Result, anyhow, bail};
 pub use bench::{Bench, WhatRuns};
 pub use tier::Played;
 
-use crate::cluster::ClusterSpec;
+use crate::cluster::{ClusterSpec, Runtime};
 use crate::eras::Version;
 use crate::evidence;
 use crate::sh;
@@ -54,6 +54,10 @@ pub trait Scenario {
     /// The cluster that it wants, with this number of masters.
     fn wants(&self, version: Version) -> (ClusterSpec, usize) {
         (ClusterSpec::of(version), 2)
+    }
+    /// Whether it is about what only Docker does, or works with Docker's own tools.
+    fn needs_docker(&self) -> bool {
+        false
     }
     /// Whether an era has what it is about.
     fn plays_on(&self, _version: Version) -> bool {
@@ -111,7 +115,7 @@ fn boxed<T: Scenario + 'static>(scenarios: Vec<T>) -> Vec<Box<dyn Scenario>> {
 }
 
 /// Those that belong to what is played of an era.
-pub fn of(played: Played) -> Vec<Box<dyn Scenario>> {
+pub fn of(played: &Played) -> Vec<Box<dyn Scenario>> {
     all()
         .into_iter()
         .filter(|one| tier::played(&one.name(), played))
@@ -184,6 +188,9 @@ pub fn play(bench: &mut Bench, scenarios: Vec<Box<dyn Scenario>>) -> Counts {
 pub fn left_out(scenario: &dyn Scenario, bench: &Bench) -> Option<&'static str> {
     if !scenario.plays_on(bench.version()) {
         return Some("this version does not have what it is about");
+    }
+    if scenario.needs_docker() && bench.runtime() != Runtime::Docker {
+        return Some("it is about Docker, and this cluster has another container runtime");
     }
     (scenario.needs_own_kernels() && bench.lab().shares_kernel())
         .then_some("not played: it needs virtual machines, and this lab's machines are containers with one kernel")

@@ -58,6 +58,10 @@ impl Scenario for Restored {
             .to_owned()
     }
 
+    fn needs_docker(&self) -> bool {
+        true
+    }
+
     fn budget(&self) -> Duration {
         Duration::from_mins(25)
     }

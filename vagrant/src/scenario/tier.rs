@@ -14,8 +14,10 @@ enum Tier {
 }
 
 /// How much of an era is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Played {
+    /// Of its main paths these scenarios or groups of them.
+    Only(Vec<String>),
     /// Its main paths.
     MainPaths,
     /// All but what takes long and shows little more.
@@ -55,8 +57,11 @@ const TIERS: &[(&str, Tier)] = &[
 ];
 
 /// Whether a scenario belongs to what is played of an era.
-pub fn played(name: &str, played: Played) -> bool {
+pub fn played(name: &str, played: &Played) -> bool {
     let most = match played {
+        Played::Only(lines) => {
+            return tier(name) <= Tier::Main && lines.iter().any(|line| covers(line, name));
+        }
         Played::MainPaths => Tier::Main,
         Played::Wholly => Tier::Whole,
         Played::Everything => Tier::Soak,
@@ -82,6 +87,7 @@ fn covers(line: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eras::{Eras, Tested};
     use crate::scenario;
 
     #[test]
@@ -111,10 +117,27 @@ mod tests {
         assert_eq!(tier("rollback/after-join"), Tier::Whole);
         assert_eq!(tier("rollback/failed-join/voting"), Tier::Soak);
         assert_eq!(tier("joiner"), Tier::Soak, "no line is of it");
-        assert!(played("join", Played::MainPaths));
-        assert!(!played("leak", Played::MainPaths));
-        assert!(played("leak", Played::Wholly));
-        assert!(!played("control/plain-join", Played::Wholly));
-        assert!(played("control/plain-join", Played::Everything));
+        assert!(played("join", &Played::MainPaths));
+        assert!(!played("leak", &Played::MainPaths));
+        assert!(played("leak", &Played::Wholly));
+        assert!(!played("control/plain-join", &Played::Wholly));
+        assert!(played("control/plain-join", &Played::Everything));
+    }
+
+    #[test]
+    fn what_an_era_is_tried_with_alone_is_a_main_path() {
+        let only = |line: &str| Played::Only(vec![line.to_owned()]);
+        assert!(played("join", &only("join")));
+        assert!(!played("change/dead", &only("join")));
+        assert!(played("rebirth/wiped-follower", &only("rebirth")));
+        assert!(!played("rebirth/twice", &only("rebirth")));
+        for era in Eras::load().expect("eras.json is part of the source").all() {
+            if let Tested::Only(lines) = &era.tested {
+                for line in lines {
+                    let played = Played::Only(vec![line.clone()]);
+                    assert!(!scenario::of(&played).is_empty(), "{line} plays nothing");
+                }
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The archives that upstreams publish beside Kubernetes: Docker's static one, the CNI plugins, crictl.
+//! The archives that upstreams publish beside Kubernetes: Docker's static one, containerd's, the CNI plugins, crictl.
 //!
 //! Their layout is the originals'; their bytes depend on their content alone.
 
@@ -24,6 +24,15 @@ const DOCKER_FILES: [(&str, &str); 9] = [
     ("runc", "usr/sbin/runc"),
 ];
 const DOCKER_PACKAGES: [&str; 4] = ["containerd", "docker.io", "runc", "tini"];
+
+/// What containerd's archive holds of Debian's package.
+const CONTAINERD_FILES: [&str; 5] = [
+    "containerd",
+    "containerd-shim",
+    "containerd-shim-runc-v1",
+    "containerd-shim-runc-v2",
+    "ctr",
+];
 
 /// The source of the runc that stands before the real one where `CAP_SYS_RESOURCE` is missing.
 pub const RUNC_WRAPPER: &str = include_str!("runc-wrapper/main.go");
@@ -76,6 +85,22 @@ pub fn docker(workshop: &Workshop, rights: Rights, out: &Path) -> Result<()> {
     )
 }
 
+/// Makes `archive` in `out`, with `version` beside it: Debian's containerd in the layout of containerd's own archive.
+pub fn debians_containerd(workshop: &Workshop, archive: &str, out: &Path) -> Result<()> {
+    let debian = debian::unpack(&["containerd"], &workshop.fresh_dir("containerd")?)?;
+    let mut tree = Tree::default();
+    for name in CONTAINERD_FILES {
+        tree.file(
+            &format!("bin/{name}"),
+            &debian.file(&format!("usr/bin/{name}"))?,
+            0o755,
+        );
+    }
+    write_tgz(&tree, Folders::All, &out.join(archive))?;
+    let version = debian.upstream_version("containerd")?;
+    sh::write_atomic(&out.join("version"), version.as_bytes(), 0o644)
+}
+
 fn runc_wrapper(workshop: &Workshop) -> Result<std::path::PathBuf> {
     let dir = workshop.fresh_dir("runc-wrapper")?;
     sh::write_atomic(&dir.join("main.go"), RUNC_WRAPPER.as_bytes(), 0o644)?;
@@ -94,15 +119,20 @@ fn runc_wrapper(workshop: &Workshop) -> Result<std::path::PathBuf> {
     Ok(dir.join("runc"))
 }
 
-/// Packs all programs of a folder, side by side, as `archive` in `out`.
-pub fn programs(from: &Path, archive: &str, out: &Path) -> Result<()> {
+/// Packs all programs of a folder, side by side or below another one (`bin/`), as `archive` in `out`.
+pub fn programs(from: &Path, below: &str, archive: &str, out: &Path) -> Result<()> {
     let names = sh::names_in(from)?;
     ensure!(!names.is_empty(), "{} holds no programs", from.display());
     let mut tree = Tree::default();
     for name in names {
-        tree.file(&name, &from.join(&name), 0o755);
+        tree.file(&format!("{below}{name}"), &from.join(&name), 0o755);
     }
-    write_tgz(&tree, Folders::Given, &out.join(archive))
+    let folders = if below.is_empty() {
+        Folders::Given
+    } else {
+        Folders::All
+    };
+    write_tgz(&tree, folders, &out.join(archive))
 }
 
 /// The digest of a file as this sum program of coreutils (`sha1sum`, `sha256sum`, `sha512sum`) prints it, in hex.

@@ -17,12 +17,18 @@ pub enum Command {
         /// The Kubernetes version; all that this host can run if none is given
         #[arg(long)]
         k8s: Option<Version>,
+        /// The container runtime, as `containerd`; the first of the version if none is given
+        #[arg(long, requires = "k8s")]
+        runtime: Option<String>,
     },
     /// Build, then serve it on loopback until `cargo lab upstream stop`
     Serve {
         /// The Kubernetes version; all that this host can run if none is given
         #[arg(long)]
         k8s: Option<Version>,
+        /// The container runtime, as `containerd`; the first of the version if none is given
+        #[arg(long, requires = "k8s")]
+        runtime: Option<String>,
     },
     /// Stop the servers
     Stop,
@@ -31,13 +37,13 @@ pub enum Command {
 /// Runs one of the commands. Results on standard output: what to pass to `kpot build`.
 pub fn cli(cache: &Path, command: &Command) -> Result<()> {
     match command {
-        Command::Build { k8s } => {
-            for upstream in built(cache, *k8s)? {
+        Command::Build { k8s, runtime } => {
+            for upstream in built(cache, *k8s, runtime.as_deref())? {
                 show(&upstream)?;
             }
         }
-        Command::Serve { k8s } => {
-            let upstreams = built(cache, *k8s)?;
+        Command::Serve { k8s, runtime } => {
+            let upstreams = built(cache, *k8s, runtime.as_deref())?;
             let mirror = serve(cache, &upstreams.iter().collect::<Vec<_>>())?;
             for upstream in &upstreams {
                 show(upstream)?;
@@ -51,15 +57,15 @@ pub fn cli(cache: &Path, command: &Command) -> Result<()> {
     Ok(())
 }
 
-fn built(cache: &Path, only: Option<Version>) -> Result<Vec<Upstream>> {
+fn built(cache: &Path, only: Option<Version>, runtime: Option<&str>) -> Result<Vec<Upstream>> {
     let eras = Eras::load()?;
     match only {
-        Some(version) => Ok(vec![ensure(cache, eras.find(version)?)?]),
+        Some(version) => Ok(vec![ensure(cache, eras.find(version)?, runtime)?]),
         None => eras
             .all()
             .iter()
             .filter(|era| era.runs_here())
-            .map(|era| ensure(cache, era))
+            .map(|era| ensure(cache, era, None))
             .collect(),
     }
 }
@@ -71,16 +77,11 @@ fn show(upstream: &Upstream) -> Result<()> {
     println!("Kubernetes {}", upstream.version);
     println!("  programs  {}", upstream.bin.display());
     println!("  images    {}", upstream.images_archive.display());
+    println!("  runtime   {}", upstream.runtime_name);
     println!(
-        "  Docker    {} {}",
-        upstream.docker_version,
-        upstream.docker_archive.display()
-    );
-    println!(
-        "  kpot build --k8s {} --docker-version {} --pin docker=sha256:{} --cni-version {} --image {} --image {}",
+        "  kpot build --k8s {} {} --cni-version {} --image {} --image {}",
         upstream.version,
-        upstream.docker_version,
-        upstream.docker_sha256,
+        upstream.runtime.kpot_arguments()?.join(" "),
         upstream.cni_version,
         images[0],
         images[1]

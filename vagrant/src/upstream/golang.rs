@@ -13,6 +13,9 @@ use serde::Deserialize;
 use crate::eras::{BuiltAs, Edit, Part, Replacements};
 use crate::sh::{self, Sh};
 
+/// What building with C needs besides the libraries themselves.
+const C_TOOLS: [&str; 3] = ["gcc", "libc6-dev", "pkg-config"];
+
 /// The toolchain of programs that no Kubernetes version restricts; also the one that fetches modules.
 pub const NEWEST_GO: &str = "go1.26.8";
 
@@ -174,7 +177,16 @@ impl Workshop {
         replace: &Replacements,
         out: &Path,
     ) -> Result<()> {
-        let go = self.go(&part.go, Cgo::Off)?;
+        let mut flags = linker_flags(&part.stamp);
+        let cgo = if part.c_libraries.is_empty() {
+            Cgo::Off
+        } else {
+            let libraries = part.c_libraries.iter().map(String::as_str);
+            sh::apt_install(&C_TOOLS.into_iter().chain(libraries).collect::<Vec<_>>())?;
+            flags.push_str(" -extldflags=-static");
+            Cgo::On
+        };
+        let go = self.go(&part.go, cgo)?;
         let tree = match part.built_as {
             BuiltAs::Tree => {
                 let tree = self.copy_tree(&self.download(&part.module, &part.version)?, name)?;
@@ -195,17 +207,15 @@ impl Workshop {
             }
         };
         let built = self.fresh_dir(&format!("{name}.out"))?;
-        go.args([
-            "build",
-            "-trimpath",
-            "-ldflags",
-            &linker_flags(&part.stamp),
-            "-o",
-        ])
-        .arg(format!("{}/", built.display()))
-        .args(&part.packages)
-        .dir(&tree)
-        .run()?;
+        go.args(["build", "-trimpath", "-ldflags", &flags])
+            .args(["-tags", &part.tags.join(","), "-o"])
+            .arg(format!("{}/", built.display()))
+            .args(&part.packages)
+            .dir(&tree)
+            .run()?;
+        for (gos, peoples) in &part.names {
+            sh::rename(&built.join(gos), &built.join(peoples))?;
+        }
         let says = Sh::new(built.join(&part.says.program))
             .args(&part.says.args)
             .outcome()?;
@@ -266,32 +276,27 @@ pub fn replace_modules(go: &Sh, tree: &Path, replace: &Replacements) -> Result<(
 /// Changes sources. An edit that finds nothing to change is an error: the sources are not those that it was made for.
 pub fn apply(edits: &[Edit], tree: &Path) -> Result<()> {
     for edit in edits {
-        let (file, before, after) = match edit {
+        let (Edit::Drop { file, .. } | Edit::Change { file, .. } | Edit::Add { file, .. }) = edit;
+        let path = tree.join(file);
+        let before = match edit {
+            Edit::Add { .. } => {
+                ensure!(!path.exists(), "{file} is there already: {edit:?}");
+                String::new()
+            }
+            Edit::Drop { .. } | Edit::Change { .. } => sh::read_text(&path)?,
+        };
+        let after = match edit {
             Edit::Drop {
-                file,
-                drop_lines_with,
-                ..
-            } => {
-                let before = sh::read_text(&tree.join(file))?;
-                let kept = before
-                    .split_inclusive('\n')
-                    .filter(|line| !line.contains(drop_lines_with.as_str()))
-                    .collect();
-                (file, before, kept)
-            }
-            Edit::Change {
-                file,
-                text,
-                becomes,
-                ..
-            } => {
-                let before = sh::read_text(&tree.join(file))?;
-                let after = before.replace(text, becomes);
-                (file, before, after)
-            }
+                drop_lines_with, ..
+            } => before
+                .split_inclusive('\n')
+                .filter(|line| !line.contains(drop_lines_with.as_str()))
+                .collect(),
+            Edit::Change { text, becomes, .. } => before.replace(text, becomes),
+            Edit::Add { lines, .. } => lines.iter().flat_map(|line| [line, "\n"]).collect(),
         };
         ensure!(before != after, "{file} holds nothing to change: {edit:?}");
-        sh::write_atomic(&tree.join(file), after.as_bytes(), 0o644)?;
+        sh::write_atomic(&path, after.as_bytes(), 0o644)?;
     }
     Ok(())
 }
@@ -324,6 +329,17 @@ mod tests {
             .expect_err("nothing is left to change")
             .to_string();
         assert!(again.contains("main.go holds nothing to change"), "{again}");
+
+        let added = [edit(
+            r#"{ "file": "more.go", "lines": ["package main", "// more"], "because": "it is wanted" }"#,
+        )];
+        apply(&added, tree.path()).expect("the file is new");
+        assert_eq!(
+            sh::read_text(&tree.path().join("more.go")).expect("readable"),
+            "package main\n// more\n"
+        );
+        let again = apply(&added, tree.path()).expect_err("the file is there");
+        assert!(again.to_string().contains("more.go is there already"));
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Programs<'a> {
     pub debian: &'a Path,
     /// What the era's Kubernetes build made.
     pub kubernetes: &'a Path,
+    /// etcd and its clients: every program of these folders. Empty where they are in Kubernetes' own.
+    pub etcd: &'a [PathBuf],
     /// The folder of `coredns`.
     pub coredns: &'a Path,
     /// The folder of flannel's daemon, `flannel`.
@@ -95,20 +97,9 @@ pub fn make(
             &Start::default(),
         )?);
     }
-    let etcd = kit.layer(|tree| {
-        for program in ["etcd", "etcdctl"] {
-            tree.file(
-                &format!("usr/local/bin/{program}"),
-                &programs.kubernetes.join(program),
-                0o755,
-            );
-        }
-        // The liveness probe of kubeadm up to 1.16 is a shell's line.
-        tree.file("bin/sh", &busybox, 0o755).folder("tmp", 0o1777);
-    })?;
     images.push(kit.image(
         &format!("{registry}/etcd:{}", era.etcd.tag),
-        &[etcd],
+        &[etcd_layer(&kit, programs)?],
         &Start::default(),
     )?);
     let pause = kit.layer(|tree| {
@@ -206,6 +197,28 @@ impl Kit<'_> {
     fn image(&self, name: &str, layers: &[Layer], start: &Start<'_>) -> Result<Image> {
         Image::new(name, layers, start, self.created)
     }
+}
+
+/// etcd and its clients. From 3.5 on the image that kubeadm takes has no shell and nothing else.
+fn etcd_layer(kit: &Kit<'_>, programs: &Programs<'_>) -> Result<Layer> {
+    let mut tree = Tree::default();
+    let mut add = |program: &str, from: &Path| {
+        tree.file(&format!("usr/local/bin/{program}"), from, 0o755);
+    };
+    for folder in programs.etcd {
+        for program in sh::names_in(folder)? {
+            add(&program, &folder.join(&program));
+        }
+    }
+    if programs.etcd.is_empty() {
+        for program in ["etcd", "etcdctl"] {
+            add(program, &programs.kubernetes.join(program));
+        }
+        // The liveness probe of kubeadm up to 1.16 is a shell's line.
+        tree.file("bin/sh", kit.busybox, 0o755)
+            .folder("tmp", 0o1777);
+    }
+    tree.into_layer(kit.dir)
 }
 
 /// iptables, conntrack, a shell and `cp`, out of Debian's packages. As small as the base of today's kube-proxy.

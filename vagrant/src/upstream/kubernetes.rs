@@ -1,5 +1,5 @@
 //! Kubernetes of an era, out of its released module: kubeadm, kubelet, kubectl, the four control-plane programs, its
-//! etcd, and its pause container.
+//! pause container, and up to 1.2x its etcd, whose version its tree pins.
 //!
 //! One recipe for every version; what differs is data (`eras.json`). All programs are built in one go, because their
 //! libraries are most of the work: C is allowed throughout (the kubelet needs it), yet linked statically, and names and
@@ -70,7 +70,10 @@ pub fn build(workshop: &Workshop, era: &Era, replace: &Replacements, out: &Path)
 
     let built = workshop.fresh_dir(&format!("{name}.out"))?;
     sh::step(
-        &format!("Kubernetes {version}: compiling nine programs"),
+        &format!(
+            "Kubernetes {version}: compiling {} programs",
+            packages().count()
+        ),
         || {
             go.clone()
                 .args(BUILD)
@@ -304,9 +307,13 @@ fn stamps(era: &Era, module: &Module) -> Result<String> {
             ("gitMajor", version.major.to_string()),
             ("gitMinor", version.minor.to_string()),
             ("gitTreeState", "clean".to_owned()),
-            ("gitCommit", era.commit.clone()),
             ("buildDate", date.clone()),
         ];
+        let commit = era
+            .commit
+            .iter()
+            .map(|commit| ("gitCommit", commit.clone()));
+        let values = values.into_iter().chain(commit);
         stamp.extend(values.map(|(name, value)| (format!("{package}.{name}"), value)));
     }
     // Where some library brings C along, it is linked in too: images hold nothing but the program.
@@ -326,29 +333,26 @@ fn check(era: &Era, built: &Path) -> Result<()> {
         }
         Ok(())
     };
-    says(
-        "kubeadm",
-        &["version", "-o", "json"],
-        &[&format!("\"{version}\""), &era.commit],
-    )?;
-    says(
-        "kubectl",
-        &["version", "--client", "-o", "json"],
-        &[&format!("\"{version}\""), &era.commit],
-    )?;
+    let quoted = format!("\"{version}\"");
+    let stamps: Vec<&str> = [quoted.as_str()]
+        .into_iter()
+        .chain(era.commit.as_deref())
+        .collect();
+    says("kubeadm", &["version", "-o", "json"], &stamps)?;
+    says("kubectl", &["version", "--client", "-o", "json"], &stamps)?;
     for program in ["kubelet"].iter().chain(&IMAGE_PROGRAMS) {
         says(program, &["--version"], &[&format!("Kubernetes {version}")])?;
     }
-    says(
-        "etcd",
-        &["--version"],
-        &[&format!("etcd Version: {}", era.etcd.version)],
-    )?;
-    for program in IMAGE_PROGRAMS
-        .iter()
-        .chain(&NODE_PROGRAMS)
-        .chain(&["etcd", "etcdctl", "pause"])
-    {
+    let mut own = vec!["pause"];
+    if !era.etcd.tree.is_empty() {
+        own.extend(["etcd", "etcdctl"]);
+        says(
+            "etcd",
+            &["--version"],
+            &[&format!("etcd Version: {}", era.etcd.version)],
+        )?;
+    }
+    for program in IMAGE_PROGRAMS.iter().chain(&NODE_PROGRAMS).chain(&own) {
         let libraries = Sh::new("ldd")
             .arg(built.join(program))
             .outcome()

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::eras::Checksum;
 use crate::sh::{self, Daemon, Sh};
 use crate::upstream::image::sha256;
-use crate::upstream::{Upstream, archives};
+use crate::upstream::{RuntimeFiles, Upstream, archives};
 
 /// nginx's address and port.
 pub const WEB: &str = "127.0.0.1:18080";
@@ -152,11 +152,7 @@ fn publish(place: &Place, upstream: &Upstream) -> Result<()> {
             }
         }
     }
-    let docker = format!(
-        "download.docker.com/linux/static/stable/x86_64/docker-{}.tgz",
-        upstream.docker_version
-    );
-    publish_file(&upstream.docker_archive, &www.join(docker))?;
+    publish_runtime(&www, &upstream.runtime)?;
 
     let cni = format!("cni-plugins-linux-amd64-{}.tgz", upstream.cni_version);
     let file = www.join(format!(
@@ -170,17 +166,49 @@ fn publish(place: &Place, upstream: &Upstream) -> Result<()> {
             &format!("{}  {cni}\n", archives::sum("sha256sum", &file)?),
         )?;
     }
-    if let Some((archive, version)) = &upstream.crictl {
-        let crictl = format!("crictl-{version}-linux-amd64.tar.gz");
-        let folder = www
-            .join("github.com/kubernetes-sigs/cri-tools/releases/download")
-            .join(version);
-        let file = folder.join(crictl);
-        if publish_file(archive, &file)? {
-            publish_text(&file, "sha256", &archives::sum("sha256sum", &file)?)?;
+    Ok(())
+}
+
+/// The files of a container runtime. Docker publishes no sums; containerd one beside its archive, runc one list of all.
+fn publish_runtime(www: &Path, runtime: &RuntimeFiles) -> Result<()> {
+    let github = www.join("github.com");
+    match runtime {
+        RuntimeFiles::Docker { archive, version } => {
+            let docker =
+                format!("download.docker.com/linux/static/stable/x86_64/docker-{version}.tgz");
+            publish_file(archive, &www.join(docker)).map(drop)
+        }
+        RuntimeFiles::Containerd {
+            archive,
+            version,
+            runc,
+            runc_version,
+            crictl,
+            crictl_version,
+        } => {
+            let name = format!("containerd-{version}-linux-amd64.tar.gz");
+            let releases = github.join("containerd/containerd/releases/download");
+            let file = releases.join(format!("v{version}")).join(&name);
+            if publish_file(archive, &file)? {
+                let sum = archives::sum("sha256sum", &file)?;
+                publish_text(&file, "sha256sum", &format!("{sum}  {name}\n"))?;
+            }
+            let releases = github.join("opencontainers/runc/releases/download");
+            let file = releases.join(format!("v{runc_version}")).join("runc.amd64");
+            if publish_file(runc, &file)? {
+                let sum = archives::sum("sha256sum", &file)?;
+                let list = file.with_file_name("runc");
+                publish_text(&list, "sha256sum", &format!("{sum}  runc.amd64\n"))?;
+            }
+            let name = format!("crictl-{crictl_version}-linux-amd64.tar.gz");
+            let releases = github.join("kubernetes-sigs/cri-tools/releases/download");
+            let file = releases.join(crictl_version).join(name);
+            if publish_file(crictl, &file)? {
+                publish_text(&file, "sha256", &archives::sum("sha256sum", &file)?)?;
+            }
+            Ok(())
         }
     }
-    Ok(())
 }
 
 /// Gives a file its place there; `true` if it was not there before, so that its sums have to be made.
@@ -228,7 +256,7 @@ fn start_nginx(place: &Place) -> Result<Server> {
         "user root;\nworker_processes 2;\ndaemon off;\npid {root}/nginx.pid;\nerror_log {root}/nginx-error.log;\n\
          events {{ worker_connections 256; }}\n\
          http {{\n  access_log {root}/nginx-access.log;\n  default_type application/octet-stream;\n\
-         \x20 types {{ text/plain txt sha1 sha256 sha512; }}\n  sendfile on;\n\
+         \x20 types {{ text/plain txt sha1 sha256 sha256sum sha512; }}\n  sendfile on;\n\
          \x20 client_body_temp_path {root}/tmp/body;\n  proxy_temp_path {root}/tmp/proxy;\n\
          \x20 fastcgi_temp_path {root}/tmp/fastcgi;\n  uwsgi_temp_path {root}/tmp/uwsgi;\n\
          \x20 scgi_temp_path {root}/tmp/scgi;\n  server {{ listen {WEB}; root {root}/www; }}\n}}\n"

@@ -14,20 +14,22 @@ mod images;
 mod kubernetes;
 mod mirror;
 mod network;
+mod runtimes;
 
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+pub use archives::Rights;
 pub use cli::{Command, cli};
 pub use images::TEST_IMAGE;
 pub use mirror::{Mirror, serve, stop_all};
 pub use network::{FLANNEL_IMAGE, POD_SUBNET};
+pub use runtimes::RuntimeFiles;
 
-use crate::eras::{Checksum, Era, Eras, Version};
+use crate::eras::{Checksum, Era, Eras, Runtime, Version};
 use crate::sh;
-use archives::Rights;
 use golang::Workshop;
 
 /// Where an era's upstream files are.
@@ -37,24 +39,20 @@ pub struct Upstream {
     pub version: Version,
     /// The registry in the names of Kubernetes' images.
     pub registry: String,
-    /// The folder with kubeadm, kubelet and kubectl; etcdctl and others are there as well.
+    /// The folder with kubeadm, kubelet and kubectl; others are there as well.
     pub bin: PathBuf,
     /// All images, for `docker load`.
     pub images_archive: PathBuf,
     /// The whole names of the images in it.
     pub images: Vec<String>,
-    /// Docker's static archive.
-    pub docker_archive: PathBuf,
-    /// Its version, as `20.10.24`.
-    pub docker_version: String,
-    /// Its SHA-256 in hex: `--pin docker=sha256:…`.
-    pub docker_sha256: String,
+    /// The name of its container runtime in `eras.json`.
+    pub runtime_name: String,
+    /// The container runtime.
+    pub runtime: RuntimeFiles,
     /// The archive of the CNI plugins.
     pub cni_archive: PathBuf,
     /// Its version, as `v1.7.1`.
     pub cni_version: String,
-    /// crictl's archive and its version, as `v1.30.0`, where the era's kubeadm asks for it.
-    pub crictl: Option<(PathBuf, String)>,
     checksums: Vec<Checksum>,
     images_key: String,
 }
@@ -68,6 +66,11 @@ impl Upstream {
     /// The images that a pot needs besides Kubernetes' own: the pod network's and the scenarios'.
     pub fn extra_images(&self) -> Result<[&str; 2]> {
         Ok([self.image(FLANNEL_IMAGE)?, self.image(TEST_IMAGE)?])
+    }
+
+    /// The whole name of the image that pods' sandboxes are made of.
+    pub fn sandbox_image(&self) -> Result<&str> {
+        self.image(&format!("{}/pause", self.registry))
     }
 
     /// The whole name of the image for the scenarios' pods: a busybox.
@@ -86,9 +89,13 @@ impl Upstream {
     }
 }
 
-/// Builds what is missing of an era and says where everything is.
-pub fn ensure(cache: &Path, era: &Era) -> Result<Upstream> {
-    made_by(cache, |works| works.ensure(era))
+/// Builds what is missing of an era with one of its container runtimes, the first if none is asked for, and says where
+/// everything is.
+pub fn ensure(cache: &Path, era: &Era, runtime: Option<&str>) -> Result<Upstream> {
+    made_by(cache, |works| {
+        let (name, runtime) = works.eras.runtime(era, runtime)?;
+        works.ensure(era, name, runtime)
+    })
 }
 
 /// Builds a part that no era needs, if it is missing, and gives the folder of its programs.
@@ -138,21 +145,21 @@ enum Missing {
 
 /// The folders of an era's results besides Kubernetes.
 struct Rest {
-    docker: PathBuf,
+    runtime: RuntimeFiles,
     debian: PathBuf,
+    etcd: Vec<PathBuf>,
     coredns: PathBuf,
     flannel: PathBuf,
     flannel_cni: PathBuf,
     cni: PathBuf,
-    crictl: Option<(PathBuf, String)>,
 }
 
 impl Works<'_> {
-    fn ensure(&self, era: &Era) -> Result<Upstream> {
+    fn ensure(&self, era: &Era, runtime_name: &str, runtime: &Runtime) -> Result<Upstream> {
         let version = era.kubernetes;
         // Compiling keeps both cores busy; fetching, unpacking and linking the rest fill its gaps.
         let (kubernetes, rest) = thread::scope(|scope| {
-            let rest = scope.spawn(|| self.rest(era));
+            let rest = scope.spawn(|| self.rest(era, runtime));
             let kubernetes = self.kubernetes(era);
             (
                 kubernetes,
@@ -163,14 +170,15 @@ impl Works<'_> {
         let (kubernetes, rest) = (kubernetes?, rest?);
 
         let flannel_version = &self.eras.part("flannel")?.version;
-        let names = [
+        let programs = [
             &kubernetes,
             &rest.coredns,
             &rest.flannel,
             &rest.flannel_cni,
             &rest.debian,
-        ]
-        .map(|path| file_name(path));
+        ];
+        let programs = programs.into_iter().chain(&rest.etcd);
+        let names: Vec<String> = programs.map(|path| file_name(path)).collect();
         let images_key = self.key(&[
             &"images",
             &era.kubernetes,
@@ -182,6 +190,7 @@ impl Works<'_> {
         let images = self.made(&format!("images-{version}"), &images_key, |out| {
             let programs = images::Programs {
                 kubernetes: &kubernetes,
+                etcd: &rest.etcd,
                 coredns: &rest.coredns,
                 flannel: &rest.flannel,
                 flannel_cni: &rest.flannel_cni,
@@ -194,7 +203,6 @@ impl Works<'_> {
             self.tidy()?;
         }
 
-        let docker_archive = rest.docker.join("docker.tgz");
         Ok(Upstream {
             version,
             registry: era.registry.clone(),
@@ -204,27 +212,26 @@ impl Works<'_> {
                 .lines()
                 .map(ToOwned::to_owned)
                 .collect(),
-            docker_sha256: image::sha256_of(&docker_archive)?,
-            docker_archive,
-            docker_version: sh::read_text(&rest.docker.join("version"))?,
+            runtime_name: runtime_name.to_owned(),
+            runtime: rest.runtime,
             cni_archive: rest.cni.join(CNI_ARCHIVE),
             cni_version: self.eras.part("cni-plugins")?.version.clone(),
-            crictl: rest.crictl,
             checksums: era.checksums.clone(),
             images_key,
         })
     }
 
     /// Everything but Kubernetes; what waits for the network rather than for a core comes first.
-    fn rest(&self, era: &Era) -> Result<Rest> {
+    fn rest(&self, era: &Era, runtime: &Runtime) -> Result<Rest> {
+        let etcd = era.etcd.parts.iter().map(|part| self.part(part));
         Ok(Rest {
-            docker: self.docker(Rights::of_this_host()?)?,
             debian: self.debian()?,
+            runtime: self.runtime(runtime)?,
+            etcd: etcd.collect::<Result<_>>()?,
             coredns: self.part(&era.coredns.part)?,
             flannel: self.part("flannel")?,
             flannel_cni: self.part("flannel-cni")?,
             cni: self.cni_archive()?,
-            crictl: self.crictl(era)?,
         })
     }
 
@@ -256,7 +263,8 @@ impl Works<'_> {
     }
 
     fn part(&self, name: &str) -> Result<PathBuf> {
-        let part = self.eras.part(name)?;
+        let part = self.eras.part(name)?.clone();
+        let part = &part.for_host(Rights::of_this_host()?);
         let replace = self.eras.replacements_of_part(part)?;
         let key = self.key(&[&"part", &part, &replace]);
         self.made(name, &key, |out| {
@@ -269,31 +277,7 @@ impl Works<'_> {
         let key = self.key(&[&CNI_ARCHIVE, &file_name(&programs)]);
         self.made("cni-archive", &key, |out| {
             sh::make_dirs(out)?;
-            archives::programs(&programs, CNI_ARCHIVE, out)
-        })
-    }
-
-    fn crictl(&self, era: &Era) -> Result<Option<(PathBuf, String)>> {
-        let Some(part) = &era.crictl else {
-            return Ok(None);
-        };
-        let programs = self.part(part)?;
-        let key = self.key(&[&CRICTL_ARCHIVE, &file_name(&programs)]);
-        let made = self.made("crictl-archive", &key, |out| {
-            sh::make_dirs(out)?;
-            archives::programs(&programs, CRICTL_ARCHIVE, out)
-        })?;
-        Ok(Some((
-            made.join(CRICTL_ARCHIVE),
-            self.eras.part(part)?.version.clone(),
-        )))
-    }
-
-    fn docker(&self, rights: Rights) -> Result<PathBuf> {
-        let key = self.key(&[&"docker", &format!("{rights:?}"), &archives::RUNC_WRAPPER]);
-        self.made("docker", &key, |out| {
-            sh::make_dirs(out)?;
-            archives::docker(&self.workshop, rights, out)
+            archives::programs(&programs, "", CNI_ARCHIVE, out)
         })
     }
 
@@ -367,7 +351,6 @@ impl Works<'_> {
 }
 
 const CNI_ARCHIVE: &str = "cni-plugins.tgz";
-const CRICTL_ARCHIVE: &str = "crictl.tar.gz";
 const KEY_LENGTH: usize = 16;
 
 fn is_key(text: &str) -> bool {

@@ -23,6 +23,9 @@ const JOIN: &str = "./kpot-install join-master --healthy M1 --yes";
 const CLOCK: &str = "clock-skew";
 const JOIN_WRONG_POT: &str = "./kpot-install join-master --pot /root/wrong.pot --healthy M1 --yes";
 
+/// The one row that wants a cluster with Docker.
+pub(super) const OTHER_DOCKER: &str = "other-cgroup-driver";
+
 const OWN_DOCKER: &str = "[Service]
 Type=notify
 ExecStart=/usr/local/bin/dockerd
@@ -152,13 +155,13 @@ pub fn joins() -> Vec<Refusal> {
         row("no-quorum", "etcd has no quorum", 3, &["etcd has no quorum", "etcd has lost its quorum"], JOIN,
             |bench| pause_m2(bench), |bench| unpause_m2(bench)),
         row("small-disk", "a disk too small for what the pot holds", 3, &["available", "are needed", "make room"], JOIN,
-            |bench| bench.b1().run("mkdir -p /var/lib/docker; mount -t tmpfs -o size=64m lab-small-disk /var/lib/docker"),
-            |bench| bench.b1().run("umount /var/lib/docker; rmdir /var/lib/docker")),
+            |bench| bench.b1().run(&format!("mkdir -p {0}; mount -t tmpfs -o size=64m lab-small-disk {0}", bench.runtime().data())),
+            |bench| bench.b1().run(&format!("umount {0}; rmdir {0}", bench.runtime().data()))),
         row(CLOCK, "a clock that is a minute and a half ahead of the healthy master's", 3, &["ahead of the healthy master's", "date --utc --set"], JOIN,
             |bench| bench.b1().run("date --set '+90 seconds' >/dev/null"),
             |bench| bench.b1().run("date --set '-90 seconds' >/dev/null")),
         // Last: the machine is not bare afterwards.
-        row("other-cgroup-driver", "a Docker that is here already and makes its cgroups in another way", 3,
+        row(OTHER_DOCKER, "a Docker that is here already and makes its cgroups in another way", 3,
             &["docker-binaries, docker-config, docker-service: another Docker is installed", "the cluster's is", "native.cgroupdriver="], JOIN,
             |bench| own_docker(bench),
             |bench| {
@@ -191,7 +194,7 @@ fn own_docker(bench: &Bench) -> Result<()> {
         "systemd" => "cgroupfs",
         _ => "systemd",
     };
-    b1.copy(&bench.materials().docker_archive, "/root/docker.tgz")?;
+    b1.copy(bench.materials().runtime.archive(), "/root/docker.tgz")?;
     b1.write("/etc/systemd/system/docker.service", OWN_DOCKER, 0o644)?;
     let config = format!(r#"{{"exec-opts": ["native.cgroupdriver={driver}"], "iptables": false}}"#);
     b1.write("/etc/docker/daemon.json", &config, 0o644)?;
@@ -237,17 +240,19 @@ fn remove_stale_member(bench: &mut Bench) -> Result<()> {
 
 /// Without the kubelet, which would soon start another etcd in the place of one that does not answer.
 fn pause_m2(bench: &Bench) -> Result<()> {
-    bench.lab().m2().run(
+    bench.lab().m2().run(&format!(
         "systemctl stop kubelet
-         docker pause $(docker ps -q -f name=k8s_etcd_etcd-)",
-    )
+         {}",
+        bench.runtime().pause("etcd")
+    ))
 }
 
 fn unpause_m2(bench: &Bench) -> Result<()> {
-    bench.lab().m2().run(
-        "docker unpause $(docker ps -q -f name=k8s_etcd_etcd-)
+    bench.lab().m2().run(&format!(
+        "{}
          systemctl start kubelet",
-    )?;
+        bench.runtime().resume("etcd")
+    ))?;
     let cluster = bench.cluster()?;
     let m2 = bench.lab().m2();
     wait::until("the cluster is whole again", Duration::from_mins(2), || {

@@ -81,6 +81,10 @@ impl Scenario for Refusal {
         version.minor >= self.oldest_minor
     }
 
+    fn needs_docker(&self) -> bool {
+        self.name == joins::OTHER_DOCKER
+    }
+
     fn needs_own_kernels(&self) -> bool {
         self.own_kernels
     }
