@@ -144,10 +144,13 @@ fn pairs(lines: &str) -> BTreeMap<String, String> {
 
 /// Objects whose whole purpose is to be renewed by Kubernetes itself.
 fn is_heartbeat(object: &Value) -> bool {
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().unwrap_or_default();
     object["kind"] == "Lease"
-        && (object["metadata"]["namespace"] == "kube-node-lease"
-            || ["kube-scheduler", "kube-controller-manager"].contains(&name))
+        && (metadata["namespace"] == "kube-node-lease"
+            || ["kube-scheduler", "kube-controller-manager"].contains(&name)
+            // Every API server has one of its own from 1.26 on.
+            || metadata["labels"]["apiserver.kubernetes.io/identity"] == "kube-apiserver")
 }
 
 /// Takes out of an object what changes without anybody's doing.
@@ -220,6 +223,10 @@ mod tests {
         assert!(is_heartbeat(
             &json!({ "kind": "Lease", "metadata": { "name": "m1", "namespace": "kube-node-lease" } })
         ));
+        assert!(is_heartbeat(&json!({ "kind": "Lease", "metadata": {
+            "name": "apiserver-x", "namespace": "kube-system",
+            "labels": { "apiserver.kubernetes.io/identity": "kube-apiserver" },
+        } })));
         assert!(!is_heartbeat(
             &json!({ "kind": "Lease", "metadata": { "name": "kpot", "namespace": "kube-system" } })
         ));
