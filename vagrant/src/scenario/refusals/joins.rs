@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bundle_spec::{Arch, KubeVersion, SigningKey};
+use bundle_spec::{Arch, KubeVersion, Manifest, SigningKey};
 
 use super::{Refusal, nothing};
 use crate::checks;
@@ -98,8 +98,11 @@ pub fn joins() -> Vec<Refusal> {
             |bench| bench.b1().run("chmod 0700 /root")),
         row("other-version", "a pot of another Kubernetes version", 3, &["kpot build --k8s"], JOIN_WRONG_POT,
             |bench| wrong_pot(bench, |mint, key| mint.forge("version.pot", Some(key), |manifest| {
-                manifest.kubernetes = KubeVersion::new(1, manifest.kubernetes.minor, manifest.kubernetes.patch + 1);
+                manifest.kubernetes = KubeVersion::new(1, manifest.kubernetes.minor + 1, manifest.kubernetes.patch);
             })),
+            remove_wrong_pot),
+        row("other-patch", "a pot of the next patch, without the images of the cluster's own", 3, &["kpot build --k8s"], JOIN_WRONG_POT,
+            |bench| wrong_pot(bench, |mint, key| mint.forge("patch.pot", Some(key), to_next_patch)),
             remove_wrong_pot),
         row("other-architecture", "a pot for other processors", 3, &["is for arm64", "x86_64", "kpot build --arch"], JOIN_WRONG_POT,
             |bench| wrong_pot(bench, |mint, key| mint.forge("arch.pot", Some(key), |manifest| manifest.arch = Arch::Arm64)),
@@ -169,6 +172,20 @@ pub fn joins() -> Vec<Refusal> {
                 Ok(())
             }),
     ]
+}
+
+/// A pot of the next patch, as a real one is: the control plane's images are of that patch, too.
+fn to_next_patch(manifest: &mut Manifest) {
+    let own = manifest.kubernetes;
+    let next = KubeVersion::new(own.major, own.minor, own.patch + 1);
+    manifest.kubernetes = next;
+    for name in manifest
+        .images
+        .iter_mut()
+        .flat_map(|image| &mut image.names)
+    {
+        *name = name.replace(&format!(":{own}"), &format!(":{next}"));
+    }
 }
 
 fn wrong_pot(
