@@ -20,8 +20,10 @@ pub struct Sample {
     pub peak: u64,
 }
 
-/// Runs a command, which must end well, and takes its time.
+/// Runs a command, which must end well, and takes its time. What others have left to be written to the disk is written
+/// first: it would be this one's burden, and whose turn comes after whom would count.
 pub fn time(command: Sh) -> Result<Duration> {
+    Sh::new("sync").timeout(LIMIT).run()?;
     let command = command.log("bench.log").timeout(LIMIT);
     let begun = Instant::now();
     command.run()?;
