@@ -4,7 +4,9 @@
 //! where `--k8s` names no whole version and no lock holds it, the release server is asked for it before there is a plan; and with `--locked`, every server is asked
 //! what it has now.
 
+use std::io::Read;
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -28,7 +30,7 @@ use crate::lock::{Lock, Target};
 use crate::order::{Order, Style};
 use crate::pack::output;
 use crate::pack::spool::Spool;
-use crate::pack::{Contents, Depth, Workshop, gather, memory};
+use crate::pack::{Depth, Workshop, gather, memory};
 use crate::plan::{ArtifactName, Check, Plan};
 use crate::progress::Progress;
 use crate::releases::Algorithm;
@@ -188,20 +190,27 @@ impl Making<'_> {
             layers: self.style.layers,
         })
         .with_context(|| format!("no pot was made of {}", plan.name()))?;
-        let asked = ask(plan, desk.order.images(), &contents, &spool)?;
+        let manifest = contents.manifest(plan, self.serial)?;
+        let kubeadm = contents.program(ArtifactName::Kubeadm, &spool)?;
+        // What it says changes nothing in the pot, and is told in any case.
+        let (asked, written) = thread::scope(|scope| {
+            let asked = scope.spawn(|| ask(plan, desk.order.images(), kubeadm));
+            let written = output::write(
+                output,
+                installer,
+                &manifest,
+                &spool,
+                self.signer,
+                &desk.stop,
+                progress,
+            );
+            (asked.join(), written)
+        });
+        let asked = asked.unwrap_or_else(|panic| resume_unwind(panic));
         for line in asked.lines(plan.kubernetes, plan.arch) {
             progress.line(&line);
         }
-        let manifest = contents.manifest(plan, self.serial)?;
-        let written = output::write(
-            output,
-            installer,
-            &manifest,
-            &spool,
-            self.signer,
-            &desk.stop,
-            progress,
-        )?;
+        let written = written?;
         progress.line(&format!("wrote {}", output.display()));
 
         let parts = summary::parts(&contents);
@@ -231,18 +240,13 @@ impl Making<'_> {
 }
 
 /// Asks the kubeadm that was packed which images it wants.
-fn ask(
-    plan: &Plan,
-    extra: &[ImageName],
-    contents: &Contents,
-    spool: &Spool,
-) -> anyhow::Result<Asked> {
-    Ok(match contents.program(ArtifactName::Kubeadm, spool)? {
+fn ask(plan: &Plan, extra: &[ImageName], kubeadm: Option<Box<dyn Read + Send>>) -> Asked {
+    match kubeadm {
         Some(mut program) => asked::ask(plan, extra, &mut program),
         None => Asked::None {
             why: "it is not packed as a program of its own".to_owned(),
         },
-    })
+    }
 }
 
 /// The key that signs: the given one, or the one that `kpot keygen` made.

@@ -133,7 +133,7 @@ impl Compression {
     pub const fn of(style: Style) -> Self {
         Self {
             effort: style.effort,
-            level: style.effort.level(),
+            level: style.effort.level(style.layers),
             window_log: style.effort.window_log(),
             layers: style.layers,
         }

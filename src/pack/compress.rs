@@ -12,6 +12,7 @@ use bundle_spec::{Hasher, Sha256, limits};
 use flate2::bufread::MultiGzDecoder;
 
 use crate::fetch::registry::Compression;
+use crate::pack::Layers;
 use crate::pack::blobs::{Packed, Packing};
 use crate::pack::effort::Effort;
 use crate::pack::relatives::Reference;
@@ -75,7 +76,7 @@ fn window_advice(cause: &io::Error) -> &'static str {
 /// [`PackError`]; `to` then holds nothing that is good for anything.
 pub fn compress(
     source: Source,
-    effort: Effort,
+    (effort, layers): (Effort, Layers),
     to: File,
     task: &Task,
 ) -> Result<(Packed, File), PackError> {
@@ -96,7 +97,7 @@ pub fn compress(
         hasher: Hasher::new(),
     };
     let prefix = prefix.as_deref().map_or(&[][..], Vec::as_slice);
-    let mut encoder = encoder(sink, effort, known, prefix).map_err(PackError::Write)?;
+    let mut encoder = encoder(sink, (effort, layers), known, prefix).map_err(PackError::Write)?;
     let unpacked_size = copy(&mut input, &mut encoder, source.unpacked, task)?;
     let mut sink = encoder.finish().map_err(PackError::Write)?;
     sink.flush().map_err(PackError::Write)?;
@@ -180,11 +181,11 @@ fn copy(
 /// zstd gives other bytes where the prefix lies directly before the input in memory. It never does here: a stream's input goes through a buffer inside zstd's own workspace.
 fn encoder<W: Write>(
     sink: W,
-    effort: Effort,
+    (effort, layers): (Effort, Layers),
     known: Option<u64>,
     prefix: &[u8],
 ) -> io::Result<zstd::Encoder<'_, W>> {
-    let mut encoder = zstd::Encoder::with_ref_prefix(sink, effort.level(), prefix)?;
+    let mut encoder = zstd::Encoder::with_ref_prefix(sink, effort.level(layers), prefix)?;
     effort.tune(&mut encoder, !prefix.is_empty())?;
     if known.is_some() {
         encoder.set_pledged_src_size(known)?;
@@ -254,7 +255,12 @@ mod tests {
 
     fn packed(source: Source) -> Result<(Packed, Vec<u8>), PackError> {
         let task = Progress::new().task("test", None);
-        let (packed, file) = compress(source, Effort::Balanced, file(b""), &task)?;
+        let (packed, file) = compress(
+            source,
+            (Effort::Balanced, Layers::Repacked),
+            file(b""),
+            &task,
+        )?;
         let mut stored = Vec::new();
         FromStart::new(file).read_to_end(&mut stored).unwrap();
         Ok((packed, stored))

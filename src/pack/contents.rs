@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use bundle_spec::manifest::{
     Artifact, ArtifactFile, Blob, Checked, Encoding, FORMAT, Image, Manifest, Windows,
 };
-use bundle_spec::{BlobSource as _, Sha256, limits};
+use bundle_spec::{Sha256, limits};
 use reqwest::Url;
 
 use super::blobs::Blobs;
@@ -63,7 +63,7 @@ impl Contents {
         &self,
         name: ArtifactName,
         spool: &Spool,
-    ) -> anyhow::Result<Option<Box<dyn Read>>> {
+    ) -> anyhow::Result<Option<Box<dyn Read + Send>>> {
         let mut downloads = self.downloads.iter();
         let Some(download) = downloads.find(|download| download.name == name) else {
             return Ok(None);
@@ -72,7 +72,7 @@ impl Contents {
             return Ok(None);
         };
         let blob = self.blobs.describe(unpacked)?;
-        let stored = spool.open(&blob.digest).context(BESIDE)?;
+        let stored = spool.stored(&blob.digest).context(BESIDE)?;
         Ok(match blob.encoding {
             Encoding::Zstd => {
                 let mut decoder = zstd::Decoder::new(stored)?;

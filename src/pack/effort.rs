@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use zstd::stream::raw::CParameter;
 use zstd::zstd_safe::Strategy;
 
+use crate::pack::Layers;
+
 /// What everything but the compressing threads takes, in bytes.
 const BASE: u64 = 44 << 20;
 
@@ -40,11 +42,13 @@ impl fmt::Display for Effort {
 
 impl Effort {
     /// zstd's level, which the parameters below start from.
-    pub const fn level(self) -> i32 {
-        match self {
-            Self::Fast => 3,
-            Self::Balanced => 11,
-            Self::Max => 16,
+    pub const fn level(self, layers: Layers) -> i32 {
+        match (self, layers) {
+            (Self::Fast, Layers::Repacked) => 3,
+            // There is less to gain: only programs are compressed.
+            (Self::Fast, Layers::Verbatim) => 1,
+            (Self::Balanced, _) => 11,
+            (Self::Max, _) => 16,
         }
     }
 

@@ -593,8 +593,9 @@ impl Run<'_> {
         };
         let task = self.shop.progress.task(&format!("packing {label}"), total);
         let to = self.shop.spool.file().context(BESIDE)?;
-        let (packed, file) = compress::compress(source, self.shop.effort, to, &task)
-            .with_context(|| format!("cannot pack {label}"))?;
+        let (packed, file) =
+            compress::compress(source, (self.shop.effort, self.shop.layers), to, &task)
+                .with_context(|| format!("cannot pack {label}"))?;
         self.shop.spool.keep(packed.digest, file);
         self.lock().blobs.add(packed);
         Ok(Vec::new())

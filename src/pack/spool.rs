@@ -40,6 +40,14 @@ impl Spool {
         self.lock().insert(digest, Arc::new(file));
     }
 
+    /// The stored bytes of the blob with this digest.
+    ///
+    /// # Errors
+    /// Where there is no such blob.
+    pub fn stored(&self, digest: &Sha256) -> io::Result<FromStart> {
+        FromStart::shared(self.lock().get(digest).cloned())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Sha256, Arc<File>>> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,7 +55,7 @@ impl Spool {
 
 impl BlobSource for Spool {
     fn open(&self, digest: &Sha256) -> io::Result<Box<dyn Read>> {
-        FromStart::shared(self.lock().get(digest).cloned())
+        Ok(Box::new(self.stored(digest)?))
     }
 }
 
@@ -56,7 +64,8 @@ pub struct Emptied<'a>(pub &'a Spool);
 
 impl BlobSource for Emptied<'_> {
     fn open(&self, digest: &Sha256) -> io::Result<Box<dyn Read>> {
-        FromStart::shared(self.0.lock().remove(digest))
+        let file = self.0.lock().remove(digest);
+        Ok(Box::new(FromStart::shared(file)?))
     }
 }
 
@@ -75,11 +84,9 @@ impl FromStart {
         }
     }
 
-    fn shared(file: Option<Arc<File>>) -> io::Result<Box<dyn Read>> {
-        match file {
-            Some(file) => Ok(Box::new(Self { file, position: 0 })),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+    fn shared(file: Option<Arc<File>>) -> io::Result<Self> {
+        let file = file.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { file, position: 0 })
     }
 }
 
