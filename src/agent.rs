@@ -10,18 +10,23 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use bundle_spec::signature::{self, NAMESPACE};
 use bundle_spec::{PublicKey, SigningKey};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::progress::Progress;
 
 /// The longest wait for a program: it may ask a person, for a touch, a PIN or a yes.
 const LIMIT: Duration = Duration::from_mins(2);
+
+/// How long a program that was told to end may take for it.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The largest output that is looked at, in bytes; a thousand keys have some hundred thousand.
 const OUTPUT: u64 = 1 << 20;
@@ -178,8 +183,7 @@ fn run(program: &str, arguments: &[&str], folder: &Path) -> anyhow::Result<Ended
             break status;
         }
         if Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
+            end(&mut child)?;
             return Err(anyhow!(
                 "{program} was waited for in vain, for {} seconds",
                 LIMIT.as_secs()
@@ -192,6 +196,22 @@ fn run(program: &str, arguments: &[&str], folder: &Path) -> anyhow::Result<Ended
         said: text(&out)?,
         complaints: text(&err)?,
     })
+}
+
+/// Ends a program that may stand at a prompt: one that is told to end gives the terminal its echo back first.
+fn end(child: &mut Child) -> anyhow::Result<()> {
+    kill(
+        Pid::from_raw(i32::try_from(child.id())?),
+        Some(Signal::SIGTERM),
+    )?;
+    let deadline = Instant::now() + GRACE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
