@@ -12,7 +12,7 @@ use crate::control_plane::guard::Reading;
 use crate::control_plane::{Cluster, ClusterView};
 use crate::host::Host;
 use crate::host::command::{Cmd, Output};
-use crate::host::probe::CONTAINERD;
+use crate::host::probe::CONTAINERD_PATH;
 use crate::joining::voting::Voting;
 use crate::joining::{Joining, Standing};
 use crate::journal::Change;
@@ -207,11 +207,13 @@ impl EtcdImage {
                 let mount = format!("type=bind,src={CREDENTIALS},dst=/kpot,options=rbind:ro");
                 // One that a killed run left must not be in the way.
                 let name = format!("kpot-{}-{}", std::process::id(), about.id);
-                let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
                 let api = "--env=ETCDCTL_API=3";
                 let fixed = ["run", "--rm", "--net-host", api, "--mount", &mount];
                 let command = [image, name.as_str(), "etcdctl"];
-                ("ctr", ctr(address, &[&fixed[..], &command].concat()))
+                (
+                    "ctr",
+                    ctr(CONTAINERD_PATH, &[&fixed[..], &command].concat()),
+                )
             }
         };
         let words = words.map(str::to_owned);

@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::control_plane::containers::ctr;
 use crate::control_plane::images::{familiar, qualified};
 use crate::facts::containerd;
 use crate::host::HostView;
 use crate::host::command::Cmd;
-use crate::host::probe::{CONTAINERD, Probe};
+use crate::host::cri::{self, SANDBOXES, crictl};
+use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Probe};
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 use crate::steps::unit;
 
 /// A few dozen pods on a slow disk.
 const REMOVAL_LIMIT: Duration = Duration::from_mins(5);
-
-/// Where the CRI keeps one folder a pod that runs.
-const PODS: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes";
 
 /// How often, and how long apart, a containerd that was just started is asked.
 const LOOKS: (u32, Duration) = (30, Duration::from_secs(1));
@@ -57,8 +56,7 @@ impl RemovePods {
                 count => Answer::Pods(count),
             });
         }
-        // A containerd that serves Docker alone has no such folder.
-        Ok(if host.list(PODS)?.is_empty() {
+        Ok(if host.list(SANDBOXES)?.is_empty() {
             Answer::None
         } else {
             Answer::Silent
@@ -102,8 +100,8 @@ impl Step for RemovePods {
                 Answer::Pods(_) => break,
             }
         }
-        let args = ["--runtime-endpoint", CONTAINERD, "rmp", "--all", "--force"];
-        let cmd = Cmd::new("crictl", args).timeout(REMOVAL_LIMIT);
+        let words = ["rmp", "--all", "--force"];
+        let cmd = crictl(CONTAINERD, cri::STOPPING, words).timeout(REMOVAL_LIMIT);
         let change = Change::Undo {
             what: self.summary(),
         };
@@ -163,11 +161,7 @@ impl Step for UnnameImage {
         let Some((id, others)) = self.holder(world.host.view())? else {
             return Ok(());
         };
-        let socket = CONTAINERD.trim_start_matches("unix://");
-        let mut args = ["--address", socket, "--namespace", "k8s.io", "images", "rm"]
-            .map(str::to_owned)
-            .to_vec();
-        args.push(qualified(&self.name));
+        let mut args = ctr(CONTAINERD_PATH, &["images", "rm", &qualified(&self.name)]);
         // The CRI keeps the ID as one more name, with which the image would stay.
         if others == 0 {
             args.push(id);
@@ -187,7 +181,7 @@ mod tests {
     use crate::steps::testing::{Machine, systemd, units};
 
     const PODS_QUESTION: &str =
-        "crictl --runtime-endpoint unix:///run/containerd/containerd.sock pods";
+        "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
 
     fn machine() -> Machine {
         let machine = Machine::new();
@@ -206,7 +200,7 @@ mod tests {
         let script = Scripted::new()
             .once_each(PODS_QUESTION, [(0, "a\nb"), (0, "a\nb"), (0, "a\nb"), (0, "")])
             .on(
-                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock rmp --all --force",
+                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 60s rmp --all --force",
                 0,
                 "",
             );
@@ -225,7 +219,7 @@ mod tests {
     #[test]
     fn a_containerd_that_stands_still_while_its_pods_run_is_started_where_it_is_ours() {
         let machine = machine();
-        machine.file(&format!("{PODS}/c0ffee/shm"), "");
+        machine.file(&format!("{SANDBOXES}/c0ffee/shm"), "");
         let silent = || Scripted::new().on(PODS_QUESTION, 1, "connection refused");
         let theirs = RemovePods {
             whose: Whose::Theirs,
