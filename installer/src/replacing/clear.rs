@@ -34,7 +34,7 @@ pub(crate) const LEFT: [&str; 7] = [
 ];
 
 /// The kubelet's configuration, of which kubeadm writes a new one.
-const KUBELET: [&str; 4] = [
+pub(super) const KUBELET: [&str; 4] = [
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/instance-config.yaml",
     "/var/lib/kubelet/kubeadm-flags.env",
