@@ -19,10 +19,10 @@ use crate::runtime::Runtime;
 const ANNOTATION: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
 
 /// Where kubeadm from 1.34 on writes it instead (feature gate `NodeLocalCRISocket`).
-const INSTANCE_CONFIG: &str = "/var/lib/kubelet/instance-config.yaml";
+pub(crate) const INSTANCE_CONFIG: &str = "/var/lib/kubelet/instance-config.yaml";
 
 /// Where kubeadm writes the flags that it found out for the kubelet, up to 1.33 with the runtime's socket.
-pub(super) const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
+pub(crate) const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
 
 /// The exit status of a shell, and of `env`, for a program that is not there.
 pub(crate) const NO_PROGRAM: i32 = 127;
@@ -41,24 +41,15 @@ pub fn listing(runtime: Option<Runtime>) -> &'static str {
 /// # Errors
 /// It is recorded nowhere, and the runtime is neither Docker nor containerd.
 pub(crate) fn cri_socket(view: &ClusterView, node: &Node) -> Result<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Instance {
-        #[serde(default)]
-        container_runtime_endpoint: String,
-    }
     if let Some(socket) = node.metadata.annotations.get(ANNOTATION) {
         return Ok(socket.clone());
     }
-    if let Some(text) = view.file(INSTANCE_CONFIG)? {
-        let text = String::from_utf8_lossy(&text);
-        let instance: Instance = serde_saphyr::from_str(&text)
-            .with_context(|| format!("{INSTANCE_CONFIG} of {} does not parse", view.address()))?;
-        if !instance.container_runtime_endpoint.is_empty() {
-            return Ok(instance.container_runtime_endpoint);
-        }
-    }
-    if let Some(socket) = kubelet_flag(view, "--container-runtime-endpoint=")? {
+    let read = |path: &str| {
+        let text = view.file(path)?;
+        Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+    };
+    let recorded = recorded_socket(read);
+    if let Some(socket) = recorded.with_context(|| format!("on {}", view.address()))? {
         return Ok(socket);
     }
     let runtime = &node.status.node_info.container_runtime_version;
@@ -72,6 +63,27 @@ pub(crate) fn cri_socket(view: &ClusterView, node: &Node) -> Result<String> {
     })
 }
 
+/// Where a machine's runtime listens by the files that kubeadm wrote for its kubelet; nothing where they do not say it. `read` gives the text of a file, where there is one.
+pub(crate) fn recorded_socket(
+    read: impl Fn(&str) -> Result<Option<String>>,
+) -> Result<Option<String>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Instance {
+        #[serde(default)]
+        container_runtime_endpoint: String,
+    }
+    if let Some(text) = read(INSTANCE_CONFIG)? {
+        let instance: Instance = serde_saphyr::from_str(&text)
+            .with_context(|| format!("{INSTANCE_CONFIG} does not parse"))?;
+        if !instance.container_runtime_endpoint.is_empty() {
+            return Ok(Some(instance.container_runtime_endpoint));
+        }
+    }
+    let flags = read(KUBELET_FLAGS)?.unwrap_or_default();
+    Ok(value(&flags, "--container-runtime-endpoint=").map(str::to_owned))
+}
+
 /// What finding the socket asks first, where the Node does not tell it.
 pub(super) fn cri_socket_question(node: &Node) -> Option<Cmd> {
     let told = node.metadata.annotations.contains_key(ANNOTATION);
@@ -83,10 +95,14 @@ pub(super) fn cri_socket_question(node: &Node) -> Option<Cmd> {
 pub(crate) fn kubelet_flag(view: &ClusterView, flag: &str) -> Result<Option<String>> {
     let flags = view.file(KUBELET_FLAGS)?.unwrap_or_default();
     let flags = String::from_utf8_lossy(&flags);
-    let value = flags
+    Ok(value(&flags, flag).map(str::to_owned))
+}
+
+/// The value of a flag in the file of a kubelet's flags.
+fn value<'t>(flags: &'t str, flag: &str) -> Option<&'t str> {
+    flags
         .split([' ', '"', '\n'])
-        .find_map(|word| word.strip_prefix(flag));
-    Ok(value.map(str::to_owned))
+        .find_map(|word| word.strip_prefix(flag))
 }
 
 /// The program that lists and enters containers.

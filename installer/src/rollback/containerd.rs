@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::control_plane::containers::ctr;
 use crate::control_plane::images::{familiar, qualified};
-use crate::facts::containerd;
+use crate::facts::{containerd, kubelet};
 use crate::host::HostView;
 use crate::host::command::Cmd;
 use crate::host::cri::{self, SANDBOXES, crictl};
@@ -30,7 +30,7 @@ pub(super) enum Whose {
     Theirs,
 }
 
-/// No pods are left in containerd: all of its CRI's are Kubernetes'.
+/// No pods are left in containerd: all of its CRI's are Kubernetes', where it came with our runs or the kubelet was given it.
 pub(super) struct RemovePods {
     pub whose: Whose,
 }
@@ -74,6 +74,10 @@ impl Step for RemovePods {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
+        // Beside a Docker that served the kubelet, the pods are somebody else's.
+        if self.whose == Whose::Theirs && !kubelet::has_containerd(view.host)? {
+            return Ok(State::Satisfied);
+        }
         Ok(match (Self::ask(view.host)?, self.whose) {
             (Answer::None, _) => State::Satisfied,
             (Answer::Pods(count), _) => State::Pending(format!("removed for good: {count}")),
@@ -177,8 +181,11 @@ impl Step for UnnameImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_plane::containers::KUBELET_FLAGS;
     use crate::host::scripted::Scripted;
     use crate::steps::testing::{Machine, systemd, units};
+
+    const SERVED_BY_CONTAINERD: &str = "KUBELET_KUBEADM_ARGS=\"--container-runtime-endpoint=unix:///run/containerd/containerd.sock\"\n";
 
     const PODS_QUESTION: &str =
         "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
@@ -189,7 +196,22 @@ mod tests {
             .program("containerd")
             .program("crictl")
             .program("ctr");
+        machine.file(KUBELET_FLAGS, SERVED_BY_CONTAINERD);
         machine
+    }
+
+    #[test]
+    fn pods_of_a_containerd_that_no_kubelet_was_given_are_left_alone() {
+        let step = |whose| RemovePods { whose };
+        let machine = machine();
+        let script = || Scripted::new().on(PODS_QUESTION, 0, "a\nb");
+        let removed = State::Pending("removed for good: 2".to_owned());
+        assert_eq!(machine.check(&step(Whose::Theirs), script()), removed);
+        let dockers = "KUBELET_KUBEADM_ARGS=\"--network-plugin=cni\"\n";
+        machine.file(KUBELET_FLAGS, dockers);
+        let state = machine.check(&step(Whose::Theirs), script());
+        assert_eq!(state, State::Satisfied);
+        assert_eq!(machine.check(&step(Whose::Ours), script()), removed);
     }
 
     #[test]
