@@ -163,7 +163,7 @@ pub fn rebirth(
         joining.node.clone(),
         &joining.state,
         &joining.cluster,
-        Some(joining.cri_socket()),
+        Some(joining.cri_socket().to_owned()),
     )));
     steps.push(Box::new(files.keeping_own()));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
@@ -208,7 +208,7 @@ pub fn change(
             joining.node.clone(),
             &joining.state,
             &joining.cluster,
-            Some(joining.cri_socket()),
+            Some(joining.cri_socket().to_owned()),
         )));
     }
     steps.extend(join);
@@ -269,11 +269,11 @@ pub fn depart(cluster: &ClusterFacts, departed: &Departed, etcd_image: Option<Et
     steps
 }
 
-/// Takes what is left of a node off a machine that this program did not make one.
-pub fn clear(cluster: &ClusterFacts, node: String, state: &Path) -> Steps {
+/// Takes what is left of a node off a machine that this program did not make one. `socket` is where the runtime of its kubelet listens, as far as that is known.
+pub fn clear(cluster: &ClusterFacts, node: String, state: &Path, socket: Option<String>) -> Steps {
     vec![
         Box::new(back_up(cluster)),
-        Box::new(ClearNode::new(node, state, cluster, None)),
+        Box::new(ClearNode::new(node, state, cluster, socket)),
     ]
 }
 

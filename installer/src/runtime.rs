@@ -5,7 +5,7 @@ use std::fmt;
 use bundle_spec::KubeVersion;
 use bundle_spec::manifest::RuntimeName;
 
-use crate::host::probe::CONTAINERD;
+use crate::host::probe::{CONTAINERD, CONTAINERD_PATH};
 use crate::kubernetes::{SocketForm, Traits};
 
 /// Where the kubelet's own dockershim listens; what it stands for is Docker.
@@ -50,9 +50,7 @@ impl Runtime {
         match (self, Traits::of(version).cri_socket) {
             (Self::Docker, _) => DOCKERSHIM,
             (Self::Containerd, SocketForm::Url) => CONTAINERD,
-            (Self::Containerd, SocketForm::Path) => {
-                CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD)
-            }
+            (Self::Containerd, SocketForm::Path) => CONTAINERD_PATH,
         }
     }
 }

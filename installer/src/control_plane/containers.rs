@@ -1,7 +1,7 @@
 //! The containers of a master that is asked: by which program they are listed and entered.
 //!
-//! Docker has one of its own. With containerd (or another CRI) it is crictl, which kubeadm demands up to 1.30 and no longer from 1.31 on; where it is missing, containerd's own
-//! ctr does the same. Nothing goes through the API server, so that all of it works without one.
+//! Docker has one of its own. With containerd (or another CRI) it is crictl, which kubeadm demands up to 1.30 and no longer from 1.31 on; where it is missing, or too old for
+//! the runtime, containerd's own ctr does the same. Nothing goes through the API server, so that all of it works without one.
 
 use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::Sha256;
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::ClusterView;
 use super::objects::Node;
 use crate::host::command::{Cmd, CommandError, Output};
+use crate::host::cri::{self, crictl};
 use crate::host::probe::CONTAINERD;
 use crate::host::remote::RemoteView;
 use crate::runtime::Runtime;
@@ -18,10 +19,10 @@ use crate::runtime::Runtime;
 const ANNOTATION: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
 
 /// Where kubeadm from 1.34 on writes it instead (feature gate `NodeLocalCRISocket`).
-const INSTANCE_CONFIG: &str = "/var/lib/kubelet/instance-config.yaml";
+pub(crate) const INSTANCE_CONFIG: &str = "/var/lib/kubelet/instance-config.yaml";
 
 /// Where kubeadm writes the flags that it found out for the kubelet, up to 1.33 with the runtime's socket.
-pub(super) const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
+pub(crate) const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
 
 /// The exit status of a shell, and of `env`, for a program that is not there.
 pub(crate) const NO_PROGRAM: i32 = 127;
@@ -40,24 +41,15 @@ pub fn listing(runtime: Option<Runtime>) -> &'static str {
 /// # Errors
 /// It is recorded nowhere, and the runtime is neither Docker nor containerd.
 pub(crate) fn cri_socket(view: &ClusterView, node: &Node) -> Result<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Instance {
-        #[serde(default)]
-        container_runtime_endpoint: String,
-    }
     if let Some(socket) = node.metadata.annotations.get(ANNOTATION) {
         return Ok(socket.clone());
     }
-    if let Some(text) = view.file(INSTANCE_CONFIG)? {
-        let text = String::from_utf8_lossy(&text);
-        let instance: Instance = serde_saphyr::from_str(&text)
-            .with_context(|| format!("{INSTANCE_CONFIG} of {} does not parse", view.address()))?;
-        if !instance.container_runtime_endpoint.is_empty() {
-            return Ok(instance.container_runtime_endpoint);
-        }
-    }
-    if let Some(socket) = kubelet_flag(view, "--container-runtime-endpoint=")? {
+    let read = |path: &str| {
+        let text = view.file(path)?;
+        Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+    };
+    let recorded = recorded_socket(read);
+    if let Some(socket) = recorded.with_context(|| format!("on {}", view.address()))? {
         return Ok(socket);
     }
     let runtime = &node.status.node_info.container_runtime_version;
@@ -71,6 +63,27 @@ pub(crate) fn cri_socket(view: &ClusterView, node: &Node) -> Result<String> {
     })
 }
 
+/// Where a machine's runtime listens by the files that kubeadm wrote for its kubelet; nothing where they do not say it. `read` gives the text of a file, where there is one.
+pub(crate) fn recorded_socket(
+    read: impl Fn(&str) -> Result<Option<String>>,
+) -> Result<Option<String>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Instance {
+        #[serde(default)]
+        container_runtime_endpoint: String,
+    }
+    if let Some(text) = read(INSTANCE_CONFIG)? {
+        let instance: Instance = serde_saphyr::from_str(&text)
+            .with_context(|| format!("{INSTANCE_CONFIG} does not parse"))?;
+        if !instance.container_runtime_endpoint.is_empty() {
+            return Ok(Some(instance.container_runtime_endpoint));
+        }
+    }
+    let flags = read(KUBELET_FLAGS)?.unwrap_or_default();
+    Ok(value(&flags, "--container-runtime-endpoint=").map(str::to_owned))
+}
+
 /// What finding the socket asks first, where the Node does not tell it.
 pub(super) fn cri_socket_question(node: &Node) -> Option<Cmd> {
     let told = node.metadata.annotations.contains_key(ANNOTATION);
@@ -82,10 +95,14 @@ pub(super) fn cri_socket_question(node: &Node) -> Option<Cmd> {
 pub(crate) fn kubelet_flag(view: &ClusterView, flag: &str) -> Result<Option<String>> {
     let flags = view.file(KUBELET_FLAGS)?.unwrap_or_default();
     let flags = String::from_utf8_lossy(&flags);
-    let value = flags
+    Ok(value(&flags, flag).map(str::to_owned))
+}
+
+/// The value of a flag in the file of a kubelet's flags.
+fn value<'t>(flags: &'t str, flag: &str) -> Option<&'t str> {
+    flags
         .split([' ', '"', '\n'])
-        .find_map(|word| word.strip_prefix(flag));
-    Ok(value.map(str::to_owned))
+        .find_map(|word| word.strip_prefix(flag))
 }
 
 /// The program that lists and enters containers.
@@ -122,7 +139,7 @@ impl Container {
     pub(super) fn of_etcd(view: &ClusterView, node: &Node, socket: &str) -> Result<Self> {
         let name = &node.metadata.name;
         let runtime = Runtime::of_node(&node.status.node_info.container_runtime_version);
-        let mut last = None;
+        let mut failures = Vec::new();
         for program in Program::of(runtime, socket) {
             let output = program.list(view, Which::Running)?;
             if output.ok() {
@@ -134,14 +151,14 @@ impl Container {
                 };
                 return Ok(Self { program, id });
             }
-            let missing = output.status == NO_PROGRAM;
-            last = Some(output);
-            if !missing {
-                break;
-            }
+            // A crictl of old may not speak to the containerd that runs; ctr then does.
+            failures.push(format!("{}: {}", program.name(), output.evidence()));
         }
-        let evidence = last.map_or_else(String::new, |output| output.evidence());
-        bail!("cannot list the containers of {name}: {evidence}")
+        bail!(
+            "cannot list the containers of {name}. See there: systemctl status {}\n{}",
+            runtime.map_or("crio", Runtime::name),
+            failures.join("\n")
+        )
     }
 
     /// A container of etcd on the asked master whose runtime is not known, in whichever has one; nothing where none has.
@@ -183,8 +200,8 @@ impl Container {
                 Cmd::new("docker", exec.into_iter().chain(words))
             }
             Program::Crictl(socket) => {
-                let exec = ["--runtime-endpoint", socket, "exec", &self.id].map(str::to_owned);
-                Cmd::new("crictl", exec.into_iter().chain(told))
+                let exec = ["exec", &self.id].map(str::to_owned);
+                crictl(socket, cri::QUESTION, exec.into_iter().chain(told))
             }
             Program::Ctr(address) => {
                 // Two commands at a time must not have one name; the same question has the same one.
@@ -214,6 +231,14 @@ impl Program {
         }
     }
 
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Crictl(_) => "crictl",
+            Self::Ctr(_) => "ctr",
+        }
+    }
+
     fn all() -> impl Iterator<Item = Self> {
         [Runtime::Docker, Runtime::Containerd]
             .into_iter()
@@ -236,8 +261,8 @@ impl Program {
             }
             Self::Crictl(socket) => {
                 let labels = LABELS.into_iter().flat_map(|label| ["--label", label]);
-                let fixed = ["--runtime-endpoint", socket].into_iter().chain(quiet);
-                Cmd::new("crictl", fixed.chain(labels).chain(all))
+                let words = quiet.into_iter().chain(labels).chain(all);
+                crictl(socket, cri::QUESTION, words)
             }
             Self::Ctr(address) => {
                 let terms = LABELS.map(|label| {
@@ -350,7 +375,7 @@ mod tests {
         assert!(unknown.contains("cri-o://1.28.0"), "{unknown}");
     }
 
-    const CRICTL: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock ps --quiet --no-trunc --label 'io.kubernetes.container.name=etcd' --label 'io.kubernetes.pod.namespace=kube-system'";
+    const CRICTL: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s ps --quiet --no-trunc --label 'io.kubernetes.container.name=etcd' --label 'io.kubernetes.pod.namespace=kube-system'";
     const CTR: &str = "ctr --address /run/containerd/containerd.sock --namespace k8s.io";
     const TASKS: &str = "TASK      PID     STATUS    \n\
         0ld       0       STOPPED\n\
@@ -371,7 +396,7 @@ mod tests {
         let found = of_etcd(Scripted::new().on(CRICTL, 0, "c0ffee\n")).unwrap();
         assert_eq!(
             found.exec(false, words()).to_string(),
-            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock exec c0ffee etcdctl member list"
+            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl member list"
         );
         let old = found.exec(true, words()).to_string();
         assert!(
@@ -384,8 +409,18 @@ mod tests {
 
     #[test]
     fn without_crictl_ctr_enters_the_one_that_runs() {
+        ctr_enters(NO_PROGRAM, "sh: 1: crictl: not found");
+    }
+
+    #[test]
+    fn where_crictl_is_too_old_for_the_runtime_ctr_enters_the_one_that_runs() {
+        ctr_enters(1, "unknown service runtime.v1alpha2.RuntimeService");
+    }
+
+    /// `status` and `why` are crictl's.
+    fn ctr_enters(status: i32, why: &str) {
         let script = Scripted::new()
-            .on(CRICTL, NO_PROGRAM, "sh: 1: crictl: not found")
+            .on(CRICTL, status, why)
             .on(
                 &format!("{CTR} containers list --quiet"),
                 0,
@@ -410,8 +445,15 @@ mod tests {
 
     #[test]
     fn a_runtime_that_does_not_answer_is_not_taken_for_one_without_etcd() {
-        let refused = of_etcd(Scripted::new().on(CRICTL, 1, "connection refused")).unwrap_err();
-        assert!(refused.contains("connection refused"), "{refused}");
+        let script = Scripted::new()
+            .on(CRICTL, 1, "connection refused")
+            .on(CTR, 1, "cannot dial");
+        let refused = of_etcd(script).unwrap_err();
+        assert!(
+            refused.contains("crictl: connection refused") && refused.contains("ctr: cannot dial"),
+            "{refused}"
+        );
+        assert!(refused.contains("systemctl status containerd"), "{refused}");
     }
 
     #[test]

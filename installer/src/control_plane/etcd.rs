@@ -508,7 +508,7 @@ mod tests {
         answers: impl IntoIterator<Item = (i32, &'t str)>,
         limit: Duration,
     ) -> (Result<(), String>, usize) {
-        let exec = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
+        let exec = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
         let lists: Vec<String> = listed
             .into_iter()
             .map(|members| format!(r#"{{"members":[{members}]}}"#))

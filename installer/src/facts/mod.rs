@@ -5,6 +5,7 @@
 pub mod containerd;
 pub mod docker;
 mod kernel;
+pub(crate) mod kubelet;
 pub mod modules;
 mod network;
 pub mod packages;

@@ -11,6 +11,7 @@
 pub(crate) mod ahead;
 pub mod clock;
 pub mod command;
+pub(crate) mod cri;
 mod fetch;
 pub mod probe;
 pub mod remote;

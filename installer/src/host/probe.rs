@@ -6,9 +6,13 @@
 use std::time::Duration;
 
 use super::command::Cmd;
+use super::cri::{self, crictl};
 
 /// Where containerd's CRI listens.
 pub(crate) const CONTAINERD: &str = "unix:///run/containerd/containerd.sock";
+
+/// The same, for programs that take no URL.
+pub(crate) const CONTAINERD_PATH: &str = CONTAINERD.split_at("unix://".len()).1;
 
 /// A command that only reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +69,7 @@ impl Probe {
     }
 
     fn ctr(words: &[&str]) -> Self {
-        let args = ["--address", CONTAINERD.trim_start_matches("unix://")];
+        let args = ["--address", CONTAINERD_PATH];
         Self(Cmd::new("ctr", [&args, words].concat()).timeout(Duration::from_secs(20)))
     }
 
@@ -76,9 +80,8 @@ impl Probe {
 
     /// The images of containerd's CRI as JSON, with IDs and names.
     pub fn containerd_images() -> Self {
-        let args = ["--runtime-endpoint", CONTAINERD, "--timeout", "20s"];
         let question = ["images", "--output", "json"];
-        Self(Cmd::new("crictl", [&args[..], &question].concat()))
+        Self(crictl(CONTAINERD, cri::QUESTION, question))
     }
 
     /// The IDs and names of Docker's images: lines of `sha256:… repository:tag`.
@@ -114,14 +117,12 @@ impl Probe {
 
     /// The IDs of the pods of containerd's CRI, running or not; a containerd that only serves Docker has no CRI and gives an error.
     pub fn containerd_pods() -> Self {
-        let args = ["--runtime-endpoint", CONTAINERD, "pods", "--quiet"];
-        Self(Cmd::new("crictl", args))
+        Self(crictl(CONTAINERD, cri::QUESTION, ["pods", "--quiet"]))
     }
 
     /// The IDs of what containerd runs in the namespace of its CRI; where there is none, nothing.
     pub fn containerd_tasks() -> Self {
-        let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
-        let fixed = ["--address", address, "--namespace", "k8s.io"];
+        let fixed = ["--address", CONTAINERD_PATH, "--namespace", "k8s.io"];
         let args = fixed.into_iter().chain(["tasks", "list", "--quiet"]);
         Self(Cmd::new("ctr", args))
     }

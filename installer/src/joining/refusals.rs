@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use bundle_spec::manifest::RuntimeName;
 use bundle_spec::{KubeVersion, Manifest};
 
 use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
@@ -10,7 +11,7 @@ use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
 use crate::joining::static_pods::PodImage;
-use crate::kubernetes::Traits;
+use crate::kubernetes::{CgroupDriverRule, Traits};
 use crate::replacing::{Departed, Whose};
 use crate::runtime::Runtime;
 use crate::steps::ImageWanted;
@@ -94,6 +95,7 @@ pub fn judge(
         identity(cluster, here, &mut refuse);
         cluster_status(cluster, here, &mut refuse);
         etcd(cluster, here, &mut refuse);
+        cgroup_driver(cluster, here, &mut refuse);
     }
     if here.past != Past::Joined
         && let Some(created) = &cluster.uploaded_certs
@@ -267,6 +269,31 @@ fn build_command(cluster: &ClusterFacts) -> String {
         ""
     };
     format!("kpot build --k8s {version}{flag}")
+}
+
+/// kubeadm up to 1.21 gives a kubelet the cgroup driver of its own machine's Docker, but with containerd what the ConfigMap says (nothing: cgroupfs), while containerd is set up
+/// with the driver of the healthy master: where the two differ no pod starts, and etcd waits for a member that never runs.
+fn cgroup_driver(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
+    let rule = Traits::of(cluster.version).cgroup_driver;
+    let mixed = here.manifest.runtime.name == RuntimeName::Containerd
+        && Runtime::of_node(&cluster.runtime) == Some(Runtime::Docker);
+    let kubelets = match cluster.kubelet.cgroup_driver.as_str() {
+        "" => "cgroupfs",
+        set => set,
+    };
+    if rule != CgroupDriverRule::Dockers || !mixed || kubelets == cluster.cgroup_driver {
+        return;
+    }
+    refuse(
+        format!(
+            "this pot holds containerd, the healthy master runs Docker with the cgroup driver {}, and the cluster's kubelet ConfigMap says {kubelets}: no pod would start here",
+            cluster.cgroup_driver
+        ),
+        format!(
+            "Build the pot with the runtime of the other masters on a connected machine: {} --runtime docker",
+            build_command(cluster)
+        ),
+    );
 }
 
 /// The release that kubeadm's configuration records, which kubeadm starts; the apiserver's own where it records none that is understood.

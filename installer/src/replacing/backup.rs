@@ -99,7 +99,10 @@ impl BackUp {
         certificate.is_some_and(|name| KUBEADMS.iter().any(|start| name.starts_with(start)))
             || name.is_some_and(|name| MANIFESTS.contains(&name))
             || config.is_some_and(|name| {
-                matches!(name, "config.yaml" | "kubeadm-flags.env") || name.starts_with("pki/")
+                matches!(
+                    name,
+                    "config.yaml" | "instance-config.yaml" | "kubeadm-flags.env"
+                ) || name.starts_with("pki/")
             })
             || LEFT.contains(&path)
     }
@@ -247,6 +250,7 @@ mod tests {
             "/etc/kubernetes/pki/etcd/ca.key",
             "/etc/kubernetes/pki/front-proxy-ca.key",
             "/var/lib/kubelet/config.yaml",
+            "/var/lib/kubelet/instance-config.yaml",
             "/var/lib/kubelet/pki/kubelet.key",
         ];
         let peoples = [

@@ -34,7 +34,7 @@ pub(crate) const LEFT: [&str; 7] = [
 ];
 
 /// The kubelet's configuration, of which kubeadm writes a new one.
-const KUBELET: [&str; 4] = [
+pub(super) const KUBELET: [&str; 4] = [
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/instance-config.yaml",
     "/var/lib/kubelet/kubeadm-flags.env",
@@ -54,18 +54,13 @@ pub struct ClearNode {
     certificates: String,
     etcd: String,
     own: OwnFiles,
-    socket: Option<&'static str>,
+    socket: Option<String>,
 }
 
 impl ClearNode {
     /// Clears this machine, whose node is or was called `node` and whose state folder is `state`, of this cluster. `socket` is where its runtime listens; kubeadm looks for it
     /// where that is not known.
-    pub fn new(
-        node: String,
-        state: &Path,
-        cluster: &ClusterFacts,
-        socket: Option<&'static str>,
-    ) -> Self {
+    pub fn new(node: String, state: &Path, cluster: &ClusterFacts, socket: Option<String>) -> Self {
         Self {
             node,
             socket,
@@ -158,14 +153,15 @@ impl Step for ClearNode {
         );
         stop_kubelet(host)?;
         self.own.save(host)?;
-        for path in self.removed() {
+        // The kubelet's files stay until kubeadm has done its part: they tell a run that is repeated where the runtime listens.
+        for path in self.removed().filter(|path| !KUBELET.contains(path)) {
             host.remove_path(path, change())?;
         }
         // Where more than one runtime listens, kubeadm from 1.24 on does not choose.
         let socket = self
             .socket
-            .into_iter()
-            .flat_map(|path| ["--cri-socket", path]);
+            .iter()
+            .flat_map(|path| ["--cri-socket", path.as_str()]);
         let args = ["reset", "--force"].into_iter().chain(socket);
         host.run(&Cmd::new("kubeadm", args).timeout(RESET), change())?;
         clear_pod_network(host, &change)?;
@@ -225,6 +221,7 @@ mod tests {
     fn script(root: &Path) -> Scripted {
         let interface = root.join("sys/class/net/cni0");
         let emptied = ["etc/cni/net.d", "var/lib/kubelet"].map(|folder| root.join(folder));
+        let kubelets = root.join("var/lib/kubelet/config.yaml");
         Scripted::new()
             .on(
                 "systemctl show",
@@ -236,6 +233,7 @@ mod tests {
                 (cmd.to_string()
                     == "kubeadm reset --force --cri-socket unix:///run/containerd/containerd.sock")
                     .then(|| {
+                        assert!(kubelets.exists(), "a run that is repeated reads the socket");
                         for folder in &emptied {
                             fs::remove_dir_all(folder).unwrap();
                         }
@@ -291,7 +289,7 @@ mod tests {
             "m3".to_owned(),
             &root.path().join("var/lib/kpot"),
             &cluster(),
-            Some("unix:///run/containerd/containerd.sock"),
+            Some("unix:///run/containerd/containerd.sock".to_owned()),
         );
         let (before, after) = ensure(&step, root.path(), runner.clone());
         assert!(matches!(before, State::Pending(why) if why.contains("interface cni0")));

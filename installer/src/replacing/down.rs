@@ -16,9 +16,10 @@ use crate::journal::STATE_DIR;
 use crate::step::{State, Step, View, World};
 
 /// What is backed up.
-const KEPT: [&str; 5] = [
+const KEPT: [&str; 6] = [
     "/etc/kubernetes",
     "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/instance-config.yaml",
     "/var/lib/kubelet/kubeadm-flags.env",
     "/var/lib/kubelet/pki",
     "/etc/cni/net.d",
@@ -252,6 +253,13 @@ pub(super) mod tests {
                 "the file was changed since"
             );
         });
+    }
+
+    #[test]
+    fn whatever_of_the_kubelet_s_configuration_is_wiped_is_kept_before() {
+        for path in crate::replacing::clear::KUBELET {
+            assert!(KEPT.contains(&path), "{path}");
+        }
     }
 
     #[test]

@@ -9,10 +9,11 @@ use crate::control_plane::containers::{NO_PROGRAM, ctr};
 use crate::control_plane::credentials::{SHARED, expiry};
 use crate::control_plane::etcd::{Etcd, Member};
 use crate::control_plane::guard::Reading;
+use crate::control_plane::images::qualified;
 use crate::control_plane::{Cluster, ClusterView};
 use crate::host::Host;
 use crate::host::command::{Cmd, Output};
-use crate::host::probe::CONTAINERD;
+use crate::host::probe::CONTAINERD_PATH;
 use crate::joining::voting::Voting;
 use crate::joining::{Joining, Standing};
 use crate::journal::Change;
@@ -191,13 +192,12 @@ pub struct EtcdImage {
 impl EtcdImage {
     /// An `etcdctl` of the image that sees the credentials in `/kpot`; `about` is the member that is asked.
     fn etcdctl(&self, about: &Member, words: [&str; 8]) -> Cmd {
-        let image = self.name.as_str();
         let (program, fixed): (_, Vec<String>) = match self.runtime {
             Runtime::Docker => {
                 let mount = format!("{CREDENTIALS}:/kpot:ro");
                 let api = "--env=ETCDCTL_API=3";
                 let fixed = ["run", "--rm", "--network=host", api, "--volume", &mount];
-                let entry = ["--entrypoint=etcdctl", image];
+                let entry = ["--entrypoint=etcdctl", &self.name];
                 (
                     "docker",
                     fixed.into_iter().chain(entry).map(str::to_owned).collect(),
@@ -207,11 +207,14 @@ impl EtcdImage {
                 let mount = format!("type=bind,src={CREDENTIALS},dst=/kpot,options=rbind:ro");
                 // One that a killed run left must not be in the way.
                 let name = format!("kpot-{}-{}", std::process::id(), about.id);
-                let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
                 let api = "--env=ETCDCTL_API=3";
                 let fixed = ["run", "--rm", "--net-host", api, "--mount", &mount];
-                let command = [image, name.as_str(), "etcdctl"];
-                ("ctr", ctr(address, &[&fixed[..], &command].concat()))
+                // ctr finds an image by its full name alone.
+                let command = [&qualified(&self.name), name.as_str(), "etcdctl"];
+                (
+                    "ctr",
+                    ctr(CONTAINERD_PATH, &[&fixed[..], &command].concat()),
+                )
             }
         };
         let words = words.map(str::to_owned);
@@ -264,8 +267,10 @@ mod tests {
     use super::*;
     use crate::joining::fixtures::member;
 
-    fn asked(runtime: Runtime) -> String {
-        let name = "registry.k8s.io/etcd:3.6.5-0".to_owned();
+    const IMAGE: &str = "registry.k8s.io/etcd:3.6.5-0";
+
+    fn asked(runtime: Runtime, image: &str) -> String {
+        let name = image.to_owned();
         let words = ["a", "b", "c", "d", "e", "f", "endpoint", "health"];
         let cmd = EtcdImage { runtime, name }.etcdctl(&member(31, "m3", "10.0.0.13"), words);
         cmd.to_string()
@@ -274,16 +279,29 @@ mod tests {
     #[test]
     fn each_runtime_runs_the_etcdctl_of_the_image_with_the_credentials_in_it() {
         assert_eq!(
-            asked(Runtime::Docker),
+            asked(Runtime::Docker, IMAGE),
             "docker run --rm --network=host --env=ETCDCTL_API=3 --volume /run/kpot/etcd-client:/kpot:ro --entrypoint=etcdctl registry.k8s.io/etcd:3.6.5-0 a b c d e f endpoint health"
         );
         assert_eq!(
-            asked(Runtime::Containerd),
+            asked(Runtime::Containerd, IMAGE),
             format!(
                 "ctr --address /run/containerd/containerd.sock --namespace k8s.io run --rm --net-host --env=ETCDCTL_API=3 --mount 'type=bind,src=/run/kpot/etcd-client,dst=/kpot,options=rbind:ro' registry.k8s.io/etcd:3.6.5-0 kpot-{}-1f etcdctl a b c d e f endpoint health",
                 std::process::id()
             )
         );
+    }
+
+    #[test]
+    fn containerd_is_asked_for_an_image_by_the_name_under_which_it_was_imported() {
+        for (name, full) in [
+            ("etcd:3.6.5-0", "docker.io/library/etcd:3.6.5-0"),
+            ("mirror/etcd:3.6.5-0", "docker.io/mirror/etcd:3.6.5-0"),
+        ] {
+            let command = asked(Runtime::Containerd, name);
+            assert!(command.contains(&format!(" {full} kpot-")), "{command}");
+            let command = asked(Runtime::Docker, name);
+            assert!(command.contains(&format!(" {name} a b")), "{command}");
+        }
     }
 
     #[test]

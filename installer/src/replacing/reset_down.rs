@@ -10,12 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::down::{Down, Reach};
 use crate::control_plane::ClusterView;
-use crate::control_plane::containers::{NO_PROGRAM, ctr};
+use crate::control_plane::containers::ctr;
 use crate::control_plane::etcd::Etcd;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::objects::{List, Node};
-use crate::host::command::Cmd;
-use crate::host::probe::{CONTAINERD, Probe};
+use crate::host::command::{Cmd, Output};
+use crate::host::cri::{self, SANDBOXES, crictl};
+use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Probe};
 use crate::host::remote::{Remote, RemoteView};
 use crate::step::{Place, State, Step, View, World};
 use crate::steps::unescape;
@@ -72,9 +73,6 @@ const POD_NETWORKS: [&str; 13] = [
 /// How long the removal of a hundred containers, or of the data of their pods, may take.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// How long a pod may take to stop.
-const STOPPING: Duration = Duration::from_mins(1);
-
 /// See the module.
 pub struct ResetDown {
     down: Down,
@@ -91,7 +89,7 @@ struct Left {
     kubelet_starts: bool,
     docker: Vec<String>,
     containerd: Vec<String>,
-    /// What containerd runs for a kubelet where no crictl can tell of pods.
+    /// What containerd runs for a kubelet where crictl cannot tell of pods.
     tasks: Vec<String>,
     files: usize,
     made: Vec<String>,
@@ -214,13 +212,14 @@ impl Left {
         let found = is("LoadState=loaded") || is("LoadState=masked");
         let files = machine.tree(KUBERNETES)?;
         let networks = machine.tree(NETWORKS)?.into_iter().map(|entry| entry.path);
+        let (containerd, tasks) = of_containerd(machine)?;
         Ok(Self {
             // A kubelet without its configuration is "activating" for ever.
             kubelet_runs: found && !is("ActiveState=inactive") && !is("ActiveState=failed"),
             kubelet_starts: is("UnitFileState=enabled"),
-            docker: ids(machine, &Probe::docker_pods())?,
-            containerd: ids(machine, &Probe::containerd_pods())?,
-            tasks: tasks(machine)?,
+            docker: of_docker(machine)?,
+            containerd,
+            tasks,
             files: files.iter().filter(|entry| !entry.is_folder).count(),
             made: machine.existing(&[&[data], &MADE[..]].concat())?,
             networks: networks.filter(|path| is_pod_network(path)).collect(),
@@ -245,23 +244,21 @@ impl Left {
             remote.run(&Cmd::new("docker", args).timeout(PATIENCE))?;
         }
         if !self.tasks.is_empty() {
-            let address = CONTAINERD.strip_prefix("unix://").unwrap_or(CONTAINERD);
             for verb in [
                 &["tasks", "delete", "--force"][..],
                 &["containers", "delete"],
             ] {
                 let ids: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
-                let args = ctr(address, &[verb, &ids].concat());
+                let args = ctr(CONTAINERD_PATH, &[verb, &ids].concat());
                 remote.run(&Cmd::new("ctr", args).timeout(PATIENCE))?;
             }
         }
         for verb in ["stopp", "rmp"] {
             if !self.containerd.is_empty() {
-                // Without a limit of its own crictl waits 2 s for an answer, which is less than a pod may take to end.
-                let limit = format!("--timeout={}s", STOPPING.as_secs());
-                let fixed = ["--runtime-endpoint", CONTAINERD, &limit, verb].map(str::to_owned);
-                let args = fixed.into_iter().chain(self.containerd.iter().cloned());
-                remote.run(&Cmd::new("crictl", args).timeout(PATIENCE))?;
+                let ids = self.containerd.iter().map(String::as_str);
+                let words = std::iter::once(verb).chain(ids);
+                let cmd = crictl(CONTAINERD, cri::STOPPING, words);
+                remote.run(&cmd.timeout(PATIENCE))?;
             }
         }
         Ok(())
@@ -290,21 +287,40 @@ impl std::fmt::Display for Left {
     }
 }
 
-/// What a runtime lists; nothing where the machine has no such runtime, or it does not run: then none of its containers does.
-fn ids(machine: &RemoteView, probe: &Probe) -> Result<Vec<String>> {
-    let output = machine.probe(probe)?;
-    if !output.ok() {
-        return Ok(Vec::new());
-    }
-    Ok(output.text().lines().map(str::to_owned).collect())
+/// The IDs of the containers that a kubelet had Docker make; nothing where the machine has no Docker, or it does not run: then none of its containers does.
+fn of_docker(machine: &RemoteView) -> Result<Vec<String>> {
+    let output = machine.probe(&Probe::docker_pods())?;
+    Ok(if output.ok() {
+        lines(&output)
+    } else {
+        Vec::new()
+    })
 }
 
-/// The IDs of what containerd runs for a kubelet, where crictl, which would tell of whole pods, is not there: kubeadm from 1.31 on does not want it.
-fn tasks(machine: &RemoteView) -> Result<Vec<String>> {
-    if machine.probe(&Probe::containerd_pods())?.status != NO_PROGRAM {
-        return Ok(Vec::new());
+/// The IDs of containerd's pods; or, where crictl is not there (kubeadm from 1.31 on does not want it) or fails, of what containerd runs for a kubelet.
+fn of_containerd(machine: &RemoteView) -> Result<(Vec<String>, Vec<String>)> {
+    let pods = machine.probe(&Probe::containerd_pods())?;
+    if pods.ok() {
+        return Ok((lines(&pods), Vec::new()));
     }
-    ids(machine, &Probe::containerd_tasks())
+    let tasks = machine.probe(&Probe::containerd_tasks())?;
+    if tasks.ok() {
+        return Ok((Vec::new(), lines(&tasks)));
+    }
+    // What containerd started runs on without it (KillMode=process).
+    let pods_run = (machine.tree(SANDBOXES)?.iter()).any(|entry| entry.path != SANDBOXES);
+    ensure!(
+        !pods_run,
+        "containerd on {} does not answer, and pods that it started run there still. Start it there (systemctl start containerd), or switch that machine off; then run this again\ncrictl: {}\nctr: {}",
+        machine.address(),
+        pods.evidence(),
+        tasks.evidence()
+    );
+    Ok((Vec::new(), Vec::new()))
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    output.text().lines().map(str::to_owned).collect()
 }
 
 fn is_pod_network(path: &str) -> bool {
@@ -353,7 +369,6 @@ mod tests {
     use super::super::down::tests::{m3, with_world};
     use super::*;
     use crate::control_plane::kubeadm::LocalEtcd;
-    use crate::host::command::Output;
     use crate::host::scripted::Scripted;
     use crate::joining::fixtures;
 
@@ -406,7 +421,7 @@ mod tests {
                     things.remove(*id);
                     String::new()
                 }
-                ("crictl", _) => return Some(failed()),
+                ("crictl" | "ctr", _) => return Some(failed()),
                 ("find", ["-H", "/etc/kubernetes", "-xdev", ..]) => {
                     things.retain(|path| !path.starts_with("/etc/kubernetes/"));
                     String::new()
@@ -475,6 +490,32 @@ mod tests {
         });
         let left: Vec<String> = things.lock().unwrap().iter().cloned().collect();
         assert_eq!(left, ["/etc/cni/net.d/87-podman.conflist", "/opt/data"]);
+    }
+
+    /// What m3's containerd is found to run.
+    fn containerd_of(script: Scripted) -> Result<(Vec<String>, Vec<String>), String> {
+        let machine = RemoteView::new(Arc::new(script), "10.0.0.13");
+        of_containerd(&machine).map_err(|cause| cause.to_string())
+    }
+
+    #[test]
+    fn a_containerd_that_is_slow_or_down_is_not_one_that_runs_nothing() {
+        let slow = || Scripted::new().on("crictl", 1, "context deadline exceeded");
+        let tasks = slow().on("ctr", 0, "c0ffee\n");
+        let (pods, tasks) = containerd_of(tasks).unwrap();
+        assert!(pods.is_empty());
+        assert_eq!(tasks, ["c0ffee"]);
+        let down = || slow().on("ctr", 1, "cannot dial");
+        let pod = format!("d 755 40 {SANDBOXES}\nd 755 40 {SANDBOXES}/c0ffee\n");
+        let refused = containerd_of(down().on("find", 0, &pod)).unwrap_err();
+        for word in ["10.0.0.13", "systemctl start containerd", "cannot dial"] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        let folder = format!("d 755 40 {SANDBOXES}\n");
+        for left in [folder.as_str(), ""] {
+            let (pods, tasks) = containerd_of(down().on("find", 0, left)).unwrap();
+            assert!(pods.is_empty() && tasks.is_empty(), "{left}");
+        }
     }
 
     #[test]

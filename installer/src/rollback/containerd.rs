@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::control_plane::containers::ctr;
 use crate::control_plane::images::{familiar, qualified};
-use crate::facts::containerd;
+use crate::facts::{containerd, kubelet};
 use crate::host::HostView;
 use crate::host::command::Cmd;
-use crate::host::probe::{CONTAINERD, Probe};
+use crate::host::cri::{self, SANDBOXES, crictl};
+use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Probe};
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 use crate::steps::unit;
 
 /// A few dozen pods on a slow disk.
 const REMOVAL_LIMIT: Duration = Duration::from_mins(5);
-
-/// Where the CRI keeps one folder a pod that runs.
-const PODS: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes";
 
 /// How often, and how long apart, a containerd that was just started is asked.
 const LOOKS: (u32, Duration) = (30, Duration::from_secs(1));
@@ -31,7 +30,7 @@ pub(super) enum Whose {
     Theirs,
 }
 
-/// No pods are left in containerd: all of its CRI's are Kubernetes'.
+/// No pods are left in containerd: all of its CRI's are Kubernetes', where it came with our runs or the kubelet was given it.
 pub(super) struct RemovePods {
     pub whose: Whose,
 }
@@ -57,8 +56,7 @@ impl RemovePods {
                 count => Answer::Pods(count),
             });
         }
-        // A containerd that serves Docker alone has no such folder.
-        Ok(if host.list(PODS)?.is_empty() {
+        Ok(if host.list(SANDBOXES)?.is_empty() {
             Answer::None
         } else {
             Answer::Silent
@@ -76,6 +74,10 @@ impl Step for RemovePods {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
+        // Beside a Docker that served the kubelet, the pods are somebody else's.
+        if self.whose == Whose::Theirs && !kubelet::has_containerd(view.host)? {
+            return Ok(State::Satisfied);
+        }
         Ok(match (Self::ask(view.host)?, self.whose) {
             (Answer::None, _) => State::Satisfied,
             (Answer::Pods(count), _) => State::Pending(format!("removed for good: {count}")),
@@ -102,8 +104,8 @@ impl Step for RemovePods {
                 Answer::Pods(_) => break,
             }
         }
-        let args = ["--runtime-endpoint", CONTAINERD, "rmp", "--all", "--force"];
-        let cmd = Cmd::new("crictl", args).timeout(REMOVAL_LIMIT);
+        let words = ["rmp", "--all", "--force"];
+        let cmd = crictl(CONTAINERD, cri::STOPPING, words).timeout(REMOVAL_LIMIT);
         let change = Change::Undo {
             what: self.summary(),
         };
@@ -163,11 +165,7 @@ impl Step for UnnameImage {
         let Some((id, others)) = self.holder(world.host.view())? else {
             return Ok(());
         };
-        let socket = CONTAINERD.trim_start_matches("unix://");
-        let mut args = ["--address", socket, "--namespace", "k8s.io", "images", "rm"]
-            .map(str::to_owned)
-            .to_vec();
-        args.push(qualified(&self.name));
+        let mut args = ctr(CONTAINERD_PATH, &["images", "rm", &qualified(&self.name)]);
         // The CRI keeps the ID as one more name, with which the image would stay.
         if others == 0 {
             args.push(id);
@@ -183,11 +181,14 @@ impl Step for UnnameImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_plane::containers::KUBELET_FLAGS;
     use crate::host::scripted::Scripted;
     use crate::steps::testing::{Machine, systemd, units};
 
+    const SERVED_BY_CONTAINERD: &str = "KUBELET_KUBEADM_ARGS=\"--container-runtime-endpoint=unix:///run/containerd/containerd.sock\"\n";
+
     const PODS_QUESTION: &str =
-        "crictl --runtime-endpoint unix:///run/containerd/containerd.sock pods";
+        "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
 
     fn machine() -> Machine {
         let machine = Machine::new();
@@ -195,7 +196,22 @@ mod tests {
             .program("containerd")
             .program("crictl")
             .program("ctr");
+        machine.file(KUBELET_FLAGS, SERVED_BY_CONTAINERD);
         machine
+    }
+
+    #[test]
+    fn pods_of_a_containerd_that_no_kubelet_was_given_are_left_alone() {
+        let step = |whose| RemovePods { whose };
+        let machine = machine();
+        let script = || Scripted::new().on(PODS_QUESTION, 0, "a\nb");
+        let removed = State::Pending("removed for good: 2".to_owned());
+        assert_eq!(machine.check(&step(Whose::Theirs), script()), removed);
+        let dockers = "KUBELET_KUBEADM_ARGS=\"--network-plugin=cni\"\n";
+        machine.file(KUBELET_FLAGS, dockers);
+        let state = machine.check(&step(Whose::Theirs), script());
+        assert_eq!(state, State::Satisfied);
+        assert_eq!(machine.check(&step(Whose::Ours), script()), removed);
     }
 
     #[test]
@@ -206,7 +222,7 @@ mod tests {
         let script = Scripted::new()
             .once_each(PODS_QUESTION, [(0, "a\nb"), (0, "a\nb"), (0, "a\nb"), (0, "")])
             .on(
-                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock rmp --all --force",
+                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 60s rmp --all --force",
                 0,
                 "",
             );
@@ -225,7 +241,7 @@ mod tests {
     #[test]
     fn a_containerd_that_stands_still_while_its_pods_run_is_started_where_it_is_ours() {
         let machine = machine();
-        machine.file(&format!("{PODS}/c0ffee/shm"), "");
+        machine.file(&format!("{SANDBOXES}/c0ffee/shm"), "");
         let silent = || Scripted::new().on(PODS_QUESTION, 1, "connection refused");
         let theirs = RemovePods {
             whose: Whose::Theirs,

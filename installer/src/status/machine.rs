@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Told;
 use super::certificates::{self, Certificate, Expected};
 use crate::control_plane::objects::Node;
-use crate::facts::{containerd, docker, programs};
+use crate::facts::{containerd, docker, kubelet as kubelet_files, programs};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 use crate::joining::{self, MANIFESTS};
@@ -166,10 +166,8 @@ fn hostname(host: &HostView) -> Result<String> {
 }
 
 fn runtime(host: &HostView) -> Result<Option<Runtime>> {
-    // A Docker may stand beside a containerd that serves the kubelet; kubeadm's flags tell which one that is.
-    let flags = host.text("/var/lib/kubelet/kubeadm-flags.env")?;
-    let node_has_containerd = flags.is_some_and(|flags| flags.contains("containerd.sock"));
-    if host.program("docker").is_some() && !node_has_containerd {
+    // A Docker may stand beside a containerd that serves the kubelet; kubeadm's files tell which one that is.
+    if host.program("docker").is_some() && !kubelet_files::has_containerd(host)? {
         let info = docker::running(host)?;
         let (version, cgroup_driver) = info.map(|info| (info.version, info.cgroup_driver)).unzip();
         return Ok(Some(Runtime {

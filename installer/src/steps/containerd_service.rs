@@ -98,7 +98,7 @@ impl Step for ContainerdService {
             host.view().clock().pause(LOOKS.1);
         }
         bail!(
-            "containerd runs, but its CRI has not answered for {} s. See: journalctl -u containerd",
+            "containerd runs, but its CRI gave none of {} answers. See: journalctl -u containerd",
             LOOKS.0
         )
     }
@@ -147,7 +147,8 @@ mod tests {
     }
 
     fn script(known: &Units, answers: &[(i32, &str)]) -> Scripted {
-        let pods = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock pods";
+        let pods =
+            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
         let answers: Vec<(i32, &str)> = answers.to_vec();
         systemd(Scripted::new().once_each(pods, answers), known)
     }

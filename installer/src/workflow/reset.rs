@@ -17,7 +17,7 @@ use crate::control_plane::lease::{Holder, Lock};
 use crate::control_plane::{Cluster, ClusterView, credentials};
 use crate::engine::{self, Plan};
 use crate::exit::Usage;
-use crate::facts::{self, Facts};
+use crate::facts::{self, Facts, kubelet};
 use crate::host::command::Runner;
 use crate::host::ssh::{Ssh, Target};
 use crate::host::{Host, HostView, Kind};
@@ -102,7 +102,8 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     let clear = if owed.joined {
         Vec::new()
     } else {
-        plans::clear(&cluster, departed.name.clone(), &terms.state)
+        let socket = kubelet::socket(&options.host)?;
+        plans::clear(&cluster, departed.name.clone(), &terms.state, socket)
     };
     let look = View {
         host: &options.host,

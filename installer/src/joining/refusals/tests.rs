@@ -2,6 +2,7 @@ use super::super::fixtures;
 use std::time::UNIX_EPOCH;
 
 use bundle_spec::KubeVersion;
+use bundle_spec::manifest::RuntimeName;
 
 use super::*;
 
@@ -50,6 +51,49 @@ fn once(reasons: &[String], words: &[&str]) {
 #[test]
 fn a_healthy_cluster_refuses_nothing() {
     assert!(refused(|_, _| {}).is_empty());
+}
+
+#[test]
+fn containerd_beside_docker_masters_is_refused_where_the_kubelet_would_get_another_cgroup_driver() {
+    use RuntimeName::{Containerd, Docker};
+    let reasons = |runtime, dockers: &str, config_map: &str, minor, past| {
+        let mut manifest = fixtures::whole_manifest();
+        manifest.runtime.name = runtime;
+        manifest.kubernetes = KubeVersion::new(1, minor, 0);
+        let mut cluster = fixtures::cluster();
+        cluster.version = manifest.kubernetes;
+        cluster.cgroup_driver = dockers.to_owned();
+        cluster.kubelet.cgroup_driver = config_map.to_owned();
+        let here = Here {
+            past,
+            ..stranger(&manifest)
+        };
+        let mut reasons = match judge(&cluster, &here).0 {
+            Ok(_) => vec![],
+            Err(refusals) => refusals,
+        };
+        reasons.retain(|refusal| refusal.cause.contains("cgroup driver"));
+        reasons
+    };
+    let new = Past::Stranger;
+    for config_map in ["", "cgroupfs"] {
+        let found = reasons(Containerd, "systemd", config_map, 14, new);
+        assert_eq!(found.len(), 1, "{config_map:?}");
+        assert!(found[0].cause.contains("systemd") && found[0].cause.contains("cgroupfs"));
+        let command = "kpot build --k8s v1.14.0 --runtime docker";
+        assert!(found[0].remedy.ends_with(command), "{}", found[0].remedy);
+    }
+    for (runtime, dockers, config_map, minor, past) in [
+        (Docker, "systemd", "", 14, new),
+        (Containerd, "cgroupfs", "", 14, new),
+        (Containerd, "systemd", "systemd", 14, new),
+        // From 1.22 on kubeadm goes by the ConfigMap, with Docker as well.
+        (Containerd, "cgroupfs", "", 22, new),
+        (Containerd, "systemd", "", 14, Past::Joined),
+    ] {
+        let found = reasons(runtime, dockers, config_map, minor, past);
+        assert_eq!(found, [], "{runtime:?} {dockers} {config_map:?} 1.{minor}");
+    }
 }
 
 #[test]

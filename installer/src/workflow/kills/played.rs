@@ -142,7 +142,9 @@ impl Played {
             {
                 return self.etcdctl(words);
             }
-            ("crictl", ["--runtime-endpoint", CONTAINERD, "ps", ..]) if !self.has_docker() => {
+            ("crictl", ["--runtime-endpoint", CONTAINERD, "--timeout", _, "ps", ..])
+                if !self.has_docker() =>
+            {
                 good("c0ffee\n")
             }
             (
@@ -150,6 +152,8 @@ impl Played {
                 [
                     "--runtime-endpoint",
                     CONTAINERD,
+                    "--timeout",
+                    _,
                     "exec",
                     "c0ffee",
                     words @ ..,
@@ -350,9 +354,7 @@ impl Played {
                 down.containers.clear();
                 good("")
             }
-            ("crictl", ["--runtime-endpoint", CONTAINERD, "pods", "--quiet"]) if !has_docker => {
-                good(down.containers.join("\n"))
-            }
+            ("crictl", [.., "pods", "--quiet"]) if !has_docker => good(down.containers.join("\n")),
             ("crictl", [.., "stopp", _, _]) if !has_docker => good(""),
             ("crictl", [.., "rmp", _, _]) if !has_docker => {
                 down.containers.clear();

@@ -1,0 +1,47 @@
+//! crictl, as this program runs it.
+
+use std::time::Duration;
+
+use super::command::Cmd;
+
+/// How long crictl waits for the answer to a question.
+pub(crate) const QUESTION: Duration = Duration::from_secs(20);
+
+/// How long crictl waits for a pod to stop.
+pub(crate) const STOPPING: Duration = Duration::from_mins(1);
+
+/// Where containerd's CRI keeps one folder a pod that runs. A containerd that serves Docker alone has no such folder.
+pub(crate) const SANDBOXES: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes";
+
+/// crictl against the runtime that listens at `socket`, which has `limit` for each answer: by itself crictl gives up after 2 s, so that a busy containerd would look like one
+/// that runs nothing.
+pub(crate) fn crictl<S: AsRef<str>>(
+    socket: &str,
+    limit: Duration,
+    words: impl IntoIterator<Item = S>,
+) -> Cmd {
+    let limit = format!("{}s", limit.as_secs());
+    let fixed = ["--runtime-endpoint", socket, "--timeout", &limit].map(str::to_owned);
+    let words = words.into_iter().map(|word| word.as_ref().to_owned());
+    Cmd::new("crictl", fixed.into_iter().chain(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::probe::{CONTAINERD, Probe};
+    use super::*;
+
+    #[test]
+    fn crictl_is_never_left_to_its_own_two_seconds() {
+        assert_eq!(
+            crictl("unix:///a.sock", STOPPING, ["stopp", "c0ffee"]).to_string(),
+            "crictl --runtime-endpoint unix:///a.sock --timeout 60s stopp c0ffee"
+        );
+        for probe in [Probe::containerd_pods(), Probe::containerd_images()] {
+            let text = probe.command().to_string();
+            let start = format!("crictl --runtime-endpoint {CONTAINERD} --timeout 20s ");
+            assert!(text.starts_with(&start), "{text}");
+            assert!(probe.command().timeout > QUESTION, "crictl ends by itself");
+        }
+    }
+}
