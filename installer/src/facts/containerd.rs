@@ -8,7 +8,8 @@ use bundle_spec::{KubeVersion, Manifest};
 use serde::Deserialize;
 
 use super::docker::{CgroupDriver, numbers};
-use super::{packages, units};
+use super::packages;
+use super::whose::{Daemon, Foreign};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 use crate::kubernetes::{ContainerdRelease, Traits};
@@ -24,6 +25,15 @@ pub const RUNC_FOLDER: &str = "/usr/local/sbin";
 
 /// containerd's configuration.
 pub const CONFIG: &str = "/etc/containerd/config.toml";
+
+/// The pot's containerd.
+const DAEMON: Daemon = Daemon {
+    artifact: "containerd",
+    program: "containerd",
+    path: PROGRAM,
+    unit: "containerd.service",
+    config: CONFIG,
+};
 
 /// Where containerd keeps its data, unless it says otherwise.
 pub const ROOT: &str = "/var/lib/containerd";
@@ -68,7 +78,7 @@ pub enum Containerd {
     /// The pot's: the program is the same file, and nobody else's unit starts it. It need not run.
     Ours,
     /// Somebody else's, which runs, fits, and stays as it is.
-    Adopted(Info),
+    Adopted,
     /// Somebody else's, which does not fit; or Docker in its place.
     Unfit {
         /// Why not.
@@ -139,35 +149,8 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
     let Some(path) = host.program("containerd") else {
         return beside_docker(host, manifest.kubernetes, Containerd::Absent);
     };
-    let ours = manifest
-        .artifact("containerd")
-        .and_then(|artifact| artifact.files.iter().find(|file| file.name == "containerd"))
-        .and_then(|file| manifest.blob(&file.blob))
-        .map(|blob| blob.unpacked_digest);
-    let same = path == PROGRAM && ours.is_some() && host.digest(PROGRAM)? == ours;
-    let unit = if same {
-        units::foreign(host, "containerd.service")?
-    } else {
-        None
-    };
-    let (whose, remove) = match unit {
-        None if same => return beside_docker(host, manifest.kubernetes, Containerd::Ours),
-        Some(unit) => (
-            format!("{path}, started by {unit}, which was not written by this program"),
-            format!(
-                "if nothing needs it, stop it and move its unit and its configuration away (mv {unit} {CONFIG} /root/), and run this again"
-            ),
-        ),
-        None => match packages::owner(host, &path)? {
-            Some(package) => (
-                format!("{path} of package {package}"),
-                format!("remove it ({package}), and run this again"),
-            ),
-            None => (
-                format!("{path}, which no package owns"),
-                format!("move it away (mv {path} /root/), and run this again"),
-            ),
-        },
+    let Some(Foreign { whose, remove }) = DAEMON.foreign(host, &path, manifest)? else {
+        return beside_docker(host, manifest.kubernetes, Containerd::Ours);
     };
     let Some(info) = running(host)? else {
         let silent = Containerd::Unfit {
@@ -180,7 +163,7 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
         return beside_docker(host, manifest.kubernetes, silent);
     };
     Ok(match misfit(&info, driver, manifest.kubernetes) {
-        None => Containerd::Adopted(info),
+        None => Containerd::Adopted,
         Some((reason, remedy)) => Containerd::Unfit {
             reason: format!("another containerd is installed and {reason}: {whose}"),
             remedy: format!("{remedy}\nor {remove}"),

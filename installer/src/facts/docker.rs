@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use bundle_spec::Manifest;
 use serde::Deserialize;
 
-use super::{packages, units};
+use super::whose::{Daemon, Foreign};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 
@@ -16,6 +16,15 @@ pub const DOCKERD: &str = "/usr/bin/dockerd";
 
 /// Docker's configuration.
 pub const CONFIG: &str = "/etc/docker/daemon.json";
+
+/// The pot's Docker.
+const DAEMON: Daemon = Daemon {
+    artifact: "docker",
+    program: "dockerd",
+    path: DOCKERD,
+    unit: "docker.service",
+    config: CONFIG,
+};
 
 /// The oldest Docker that the kubelet's dockershim speaks with: API 1.26 (its `MinimumDockerAPIVersion`), which came with Docker 1.13.1.
 const OLDEST: [u32; 3] = [1, 13, 1];
@@ -116,7 +125,7 @@ pub enum Docker {
     /// The pot's: dockerd is the same file, and nobody else's unit starts it. It need not run.
     Ours,
     /// Somebody else's, which runs, fits, and stays as it is.
-    Adopted(Info),
+    Adopted,
     /// Somebody else's, which does not fit.
     Unfit {
         /// Why not.
@@ -161,35 +170,8 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
     let Some(path) = host.program("dockerd") else {
         return Ok(Docker::Absent);
     };
-    let ours = manifest
-        .artifact("docker")
-        .and_then(|docker| docker.files.iter().find(|file| file.name == "dockerd"))
-        .and_then(|file| manifest.blob(&file.blob))
-        .map(|blob| blob.unpacked_digest);
-    let same = path == DOCKERD && ours.is_some() && host.digest(DOCKERD)? == ours;
-    let unit = if same {
-        units::foreign(host, "docker.service")?
-    } else {
-        None
-    };
-    let (whose, remove) = match unit {
-        None if same => return Ok(Docker::Ours),
-        Some(unit) => (
-            format!("{path}, started by {unit}, which was not written by this program"),
-            format!(
-                "if nothing needs it, stop it and move its unit and its configuration away (mv {unit} {CONFIG} /root/), and run this again"
-            ),
-        ),
-        None => match packages::owner(host, &path)? {
-            Some(package) => (
-                format!("{path} of package {package}"),
-                format!("remove it ({package}), and run this again"),
-            ),
-            None => (
-                format!("{path}, which no package owns"),
-                format!("move it away (mv {path} /root/), and run this again"),
-            ),
-        },
+    let Some(Foreign { whose, remove }) = DAEMON.foreign(host, &path, manifest)? else {
+        return Ok(Docker::Ours);
     };
     let Some(info) = running(host)? else {
         return Ok(Docker::Unfit {
@@ -200,7 +182,7 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
         });
     };
     Ok(match misfit(&info, driver) {
-        None => Docker::Adopted(info),
+        None => Docker::Adopted,
         Some((reason, remedy)) => Docker::Unfit {
             reason: format!("another Docker is installed and {reason}: {whose}"),
             remedy: format!("{remedy}\nor {remove}"),
@@ -286,7 +268,7 @@ mod tests {
         machine.file(unit, format!("{MARK}; …\n[Service]\n"));
         assert_eq!(standing(runs), Docker::Ours);
         machine.file(unit, "[Service]\nExecStart=/usr/bin/dockerd\n");
-        assert!(matches!(standing(runs), Docker::Adopted(_)));
+        assert!(matches!(standing(runs), Docker::Adopted));
         let stopped = standing("");
         assert!(
             matches!(&stopped, Docker::Unfit { reason, remedy } if reason.contains(unit) && remedy.contains("systemctl enable --now docker")),

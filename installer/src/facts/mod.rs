@@ -11,6 +11,7 @@ mod network;
 pub mod packages;
 pub mod programs;
 mod units;
+mod whose;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use crate::control_plane::images::{familiar, qualified};
 use crate::facts::{containerd, kubelet};
 use crate::host::HostView;
 use crate::host::command::Cmd;
-use crate::host::cri::{self, SANDBOXES, crictl};
+use crate::host::cri::{self, SANDBOXES, STARTING, crictl};
 use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Probe};
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
@@ -17,9 +17,6 @@ use crate::steps::unit;
 
 /// A few dozen pods on a slow disk.
 const REMOVAL_LIMIT: Duration = Duration::from_mins(5);
-
-/// How often, and how long apart, a containerd that was just started is asked.
-const LOOKS: (u32, Duration) = (30, Duration::from_secs(1));
 
 /// Whose containerd it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +94,9 @@ impl Step for RemovePods {
         if let Answer::Silent = Self::ask(host.view())? {
             unit::change(host, "restart", unit::CONTAINERD)?;
         }
-        for _ in 0..LOOKS.0 {
+        for _ in 0..STARTING.0 {
             match Self::ask(host.view())? {
-                Answer::Silent => host.view().clock().pause(LOOKS.1),
+                Answer::Silent => host.view().clock().pause(STARTING.1),
                 Answer::None => return Ok(()),
                 Answer::Pods(_) => break,
             }

@@ -81,7 +81,7 @@ impl Step for ContainerdConfig {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         match containerd::standing(view.host, self.pot.manifest(), self.driver)? {
-            Containerd::Adopted(_) => return Ok(State::Satisfied),
+            Containerd::Adopted => return Ok(State::Satisfied),
             Containerd::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Containerd::Absent | Containerd::Ours => {}
         }

@@ -1,7 +1,6 @@
 //! containerd runs with its configuration, serves the kubelet, and starts at boot.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bundle_spec::VerifiedPot;
@@ -11,14 +10,12 @@ use super::{combine, unit};
 use crate::facts::containerd::{self, Containerd};
 use crate::facts::docker::CgroupDriver;
 use crate::host::HostView;
+use crate::host::cri::STARTING;
 use crate::host::probe::Probe;
 use crate::rollback::footprint;
 use crate::step::{State, Step, View, World};
 
 const NAME: &str = unit::CONTAINERD;
-
-/// How often, and how long apart, a containerd that has just started is asked: its CRI answers some seconds after systemd was told that it is ready.
-const LOOKS: (u32, Duration) = (30, Duration::from_secs(1));
 
 /// See the module.
 pub struct ContainerdService {
@@ -61,19 +58,14 @@ impl Step for ContainerdService {
             return Ok(State::Conflict { reason, remedy });
         }
         let state = unit::look(host, NAME)?;
-        if let Containerd::Adopted(_) = standing {
+        if let Containerd::Adopted = standing {
             return Ok(starts_at_boot(&state.enabled));
         }
         if state.load == "masked" {
             return Ok(unit::masked(NAME));
         }
         let mut states = vec![self.file().state(host)?];
-        if state.enabled != "enabled" {
-            states.push(State::Pending(format!("{NAME} is not enabled")));
-        }
-        if state.stale {
-            states.push(State::Pending(format!("systemd has not read {NAME} again")));
-        }
+        states.extend(state.pending(NAME));
         if state.active != "active" {
             states.push(State::Pending("containerd does not run".to_owned()));
         } else if !answers(host)? {
@@ -91,15 +83,15 @@ impl Step for ContainerdService {
         unit::reload(host)?;
         unit::change(host, "enable", NAME)?;
         unit::change(host, "restart", NAME)?;
-        for _ in 0..LOOKS.0 {
+        for _ in 0..STARTING.0 {
             if answers(host.view())? {
                 return Ok(());
             }
-            host.view().clock().pause(LOOKS.1);
+            host.view().clock().pause(STARTING.1);
         }
         bail!(
             "containerd runs, but its CRI gave none of {} answers. See: journalctl -u containerd",
-            LOOKS.0
+            STARTING.0
         )
     }
 }

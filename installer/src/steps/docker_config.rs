@@ -70,7 +70,7 @@ impl Step for DockerConfig {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         match docker::standing(view.host, self.pot.manifest(), self.driver)? {
-            Docker::Adopted(_) => return Ok(State::Satisfied),
+            Docker::Adopted => return Ok(State::Satisfied),
             Docker::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Docker::Absent | Docker::Ours => {}
         }

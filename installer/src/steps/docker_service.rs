@@ -72,7 +72,7 @@ impl Step for DockerService {
     fn check(&self, view: View<'_>) -> Result<State> {
         let host = view.host;
         match docker::standing(host, self.pot.manifest(), self.driver)? {
-            Docker::Adopted(_) => return starts_at_boot(view),
+            Docker::Adopted => return starts_at_boot(view),
             Docker::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Docker::Absent | Docker::Ours => {}
         }
@@ -81,12 +81,7 @@ impl Step for DockerService {
             return Ok(unit::masked(NAME));
         }
         let mut states = vec![file().state(host)?];
-        if state.enabled != "enabled" {
-            states.push(State::Pending(format!("{NAME} is not enabled")));
-        }
-        if state.stale {
-            states.push(State::Pending(format!("systemd has not read {NAME} again")));
-        }
+        states.extend(state.pending(NAME));
         if state.active == "active" {
             match docker::running(host)? {
                 None => states.push(State::Pending("Docker does not answer".to_owned())),

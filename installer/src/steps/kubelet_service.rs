@@ -73,12 +73,7 @@ impl Step for KubeletService {
         if !view.host.exists(DIR.0)? {
             states.push(State::Pending(format!("{} is missing", DIR.0)));
         }
-        if state.enabled != "enabled" {
-            states.push(State::Pending(format!("{NAME} is not enabled")));
-        }
-        if state.stale {
-            states.push(State::Pending(format!("systemd has not read {NAME} again")));
-        }
+        states.extend(state.pending(NAME));
         Ok(combine(states))
     }
 

@@ -29,6 +29,18 @@ pub(crate) struct UnitState {
     pub stale: bool,
 }
 
+impl UnitState {
+    /// What is still to be done about the unit `name` before systemd starts it at boot, as it is on the disk.
+    pub fn pending(&self, name: &str) -> impl Iterator<Item = State> {
+        let to_do = [
+            (self.enabled != "enabled").then(|| format!("{name} is not enabled")),
+            self.stale
+                .then(|| format!("systemd has not read {name} again")),
+        ];
+        to_do.into_iter().flatten().map(State::Pending)
+    }
+}
+
 /// Asks systemd about a unit. One that does not exist is `not-found`, not an error.
 pub(crate) fn look(host: &HostView, name: &str) -> Result<UnitState> {
     let answer = host

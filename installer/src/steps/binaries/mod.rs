@@ -57,7 +57,7 @@ impl Step for DockerBinaries {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         match docker::standing(view.host, self.pot.manifest(), self.driver)? {
-            Docker::Adopted(_) => return Ok(State::Satisfied),
+            Docker::Adopted => return Ok(State::Satisfied),
             Docker::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Docker::Absent | Docker::Ours => {}
         }
@@ -111,7 +111,7 @@ impl Step for ContainerdBinaries {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         match containerd::standing(view.host, self.pot.manifest(), self.driver)? {
-            Containerd::Adopted(_) => return Ok(State::Satisfied),
+            Containerd::Adopted => return Ok(State::Satisfied),
             Containerd::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Containerd::Absent | Containerd::Ours => {}
         }
