@@ -34,7 +34,10 @@ pub fn run(cache: &Cache, lab: &Lab) -> Result<()> {
 fn remove_machines(cache: &Cache, lab: &Lab) -> Result<()> {
     let docker = machine::docker_to_clean(cache)?;
     if (docker || !lab.shares_kernel()) && sh::on_path("vagrant") {
-        step("removing the machines", || lab.raze())?;
+        step("removing the machines", || {
+            lab.raze()?;
+            lab.beside()?.raze()
+        })?;
     }
     if !docker {
         return Ok(());

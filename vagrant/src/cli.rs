@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
 use crate::cluster::{Cluster, ClusterSpec, Runtime};
-use crate::eras::{Choice, Eras, Tested, Version};
+use crate::eras::{Choice, Era, Eras, Tested, Version};
 use crate::lab::{Bare, Lab};
 use crate::machine::Cgroup;
 use crate::materials::Materials;
@@ -115,8 +115,12 @@ pub fn run() -> Result<Ended> {
     sh::init(cache.root())?;
     let lab = Lab::from_env()?;
     let _alone = match &cli.command {
-        Command::Status | Command::Image | Command::Upstream(_) => None,
-        _ => Some(alone(&cache, &lab)?),
+        Command::Status | Command::Image | Command::Upstream(_) => Vec::new(),
+        // These two have machines of the lab beside, too.
+        Command::Test(_) | Command::Clean => {
+            vec![alone(&cache, &lab)?, alone(&cache, &lab.beside()?)?]
+        }
+        _ => vec![alone(&cache, &lab)?],
     };
     match cli.command {
         Command::Demo { era, upstream } => {
@@ -129,7 +133,7 @@ pub fn run() -> Result<Ended> {
             } else {
                 Earlier::Count
             };
-            soak::run(&cache, &lab, &eras_to_play(&era)?, earlier).map(counted)
+            soak::run(&cache, &lab, &eras_to_soak(&era)?, earlier).map(counted)
         }
         Command::Scenario { names, era } => {
             let scenarios: Result<Vec<_>> =
@@ -211,10 +215,13 @@ fn choose(choice: &EraChoice) -> Result<Choice> {
 /// What `cargo lab test` plays: what is asked for wholly; otherwise the oldest era wholly, and of the others what
 /// `eras.json` says.
 fn eras_to_test(choice: &EraChoice) -> Result<Vec<(Choice, Played)>> {
+    if choice.k8s.is_some() {
+        return Ok(vec![(choose(choice)?, Played::Wholly)]);
+    }
     let eras = Eras::load()?;
     let mut all = Vec::new();
-    for choice in eras_to_play(choice)? {
-        let played = match &eras.find(choice.version)?.tested {
+    for (choice, tested) in eras_here(&eras).into_iter().flat_map(Era::choices) {
+        let played = match tested {
             _ if all.is_empty() => Played::Wholly,
             Tested::InSoaks => continue,
             Tested::MainPaths => Played::MainPaths,
@@ -225,11 +232,18 @@ fn eras_to_test(choice: &EraChoice) -> Result<Vec<(Choice, Played)>> {
     Ok(all)
 }
 
-fn eras_to_play(choice: &EraChoice) -> Result<Vec<Choice>> {
+/// What `cargo lab soak` plays: what is asked for, else every era with every runtime.
+fn eras_to_soak(choice: &EraChoice) -> Result<Vec<Choice>> {
     if choice.k8s.is_some() {
         return Ok(vec![choose(choice)?]);
     }
     let eras = Eras::load()?;
+    let choices = eras_here(&eras).into_iter().flat_map(Era::choices);
+    Ok(choices.map(|(choice, _)| choice).collect())
+}
+
+/// The eras that this machine can run, oldest first; the others are told.
+fn eras_here(eras: &Eras) -> Vec<&Era> {
     let (here, not_here): (Vec<_>, Vec<_>) = eras.all().iter().partition(|era| era.runs_here());
     for era in not_here {
         sh::say(format_args!(
@@ -237,9 +251,7 @@ fn eras_to_play(choice: &EraChoice) -> Result<Vec<Choice>> {
             era.kubernetes
         ));
     }
-    here.into_iter()
-        .map(|era| eras.choice(era.kubernetes, None))
-        .collect()
+    here
 }
 
 fn up(cache: &Cache, lab: &Lab, choice: &Choice) -> Result<()> {

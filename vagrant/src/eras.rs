@@ -84,13 +84,21 @@ pub struct Era {
     /// Its pause container.
     pub pause: Pause,
     /// The container runtimes that it is tried with; the first one if nobody asks for another.
-    runtimes: Vec<String>,
-    /// What `cargo lab test` plays of it.
-    pub tested: Tested,
+    runtimes: Vec<RunBy>,
     /// The registry in the names that its kubeadm expects.
     pub registry: String,
     /// The checksum files that dl.k8s.io publishes beside its binaries: `sha1`, `sha256`, `sha512`.
     pub checksums: Vec<Checksum>,
+}
+
+/// A container runtime that an era is tried with.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunBy {
+    /// Its name among the runtimes.
+    pub name: String,
+    /// What `cargo lab test` plays of the two together.
+    pub tested: Tested,
 }
 
 /// What `cargo lab test` plays of an era. A soak plays everything of all.
@@ -337,8 +345,8 @@ impl Eras {
                 "era {} has no container runtime",
                 era.kubernetes
             );
-            for name in &era.runtimes {
-                eras.check_runtime(name)
+            for by in &era.runtimes {
+                eras.check_runtime(&by.name)
                     .with_context(|| format!("era {}", era.kubernetes))?;
             }
         }
@@ -400,22 +408,24 @@ impl Eras {
     /// A container runtime of an era and its name: the first one, or the first whose name is `asked` or begins with it
     /// and a hyphen.
     pub fn runtime(&self, era: &Era, asked: Option<&str>) -> Result<(&str, &Runtime)> {
-        let fits = |name: &&String| {
+        let fits = |by: &&RunBy| {
             asked.is_none_or(|asked| {
-                name.strip_prefix(asked)
+                by.name
+                    .strip_prefix(asked)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
             })
         };
         let found = era.runtimes.iter().find(fits);
         found
-            .and_then(|name| self.runtimes.get_key_value(name))
+            .and_then(|by| self.runtimes.get_key_value(&by.name))
             .map(|(name, runtime)| (name.as_str(), runtime))
             .ok_or_else(|| {
+                let names: Vec<&str> = era.runtimes.iter().map(|by| by.name.as_str()).collect();
                 anyhow!(
                     "{} is not tried with {}, but with {}: pass one of them to --runtime",
                     era.kubernetes,
                     asked.unwrap_or("nothing"),
-                    era.runtimes.join(", ")
+                    names.join(", ")
                 )
             })
     }
@@ -475,6 +485,17 @@ impl Part {
 }
 
 impl Era {
+    /// All that it is tried with: its runtimes, the usual one first, and what `cargo lab test` plays with each.
+    pub fn choices(&self) -> impl Iterator<Item = (Choice, &Tested)> {
+        self.runtimes.iter().enumerate().map(|(index, by)| {
+            let choice = Choice {
+                version: self.kubernetes,
+                runtime: (index > 0).then(|| by.name.clone()),
+            };
+            (choice, &by.tested)
+        })
+    }
+
     /// Whether this host can run it in containers, which have the host's cgroups.
     pub fn runs_here(&self) -> bool {
         // A unified hierarchy has this file at its root; cgroup v1 has a folder per controller there.
@@ -559,7 +580,7 @@ mod tests {
     fn only_what_a_kubelet_speaks_to_is_tried_with_it() {
         let eras = Eras::load().expect("eras.json is part of the source");
         for era in eras.all() {
-            for name in &era.runtimes {
+            for RunBy { name, .. } in &era.runtimes {
                 let (_, runtime) = eras.runtime(era, Some(name)).expect("checked by load");
                 // Dockershim is gone from 1.24 on; containerd 2 speaks only the form of CRI that kubelets know from 1.23.
                 let speaks = match runtime {

@@ -1,11 +1,11 @@
 //! The machines of one lab, brought up and taken down by Vagrant with the Vagrantfile beside this crate.
 //!
 //! What people would type is what the lab does: `vagrant up`, `vagrant destroy`. Two labs can live side by side, each
-//! with a name and a network (`KPOT_LAB_NAME`, `KPOT_LAB_NET`).
+//! with a name, a network and a place for Vagrant's state (`KPOT_LAB_NAME`, `KPOT_LAB_NET`, `VAGRANT_DOTFILE_PATH`).
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::image::vagrant_dir;
 use crate::node::Node;
@@ -26,11 +26,17 @@ pub enum Bare {
     Traced,
 }
 
+/// Every machine that the Vagrantfile knows, with the last number of its address.
+pub const MACHINES: [(&str, u8); 4] = [("m1", 11), ("m2", 12), ("m3", 13), ("b1", 21)];
+
 /// A lab: its name and its network.
 #[derive(Debug, Clone)]
 pub struct Lab {
     name: String,
+    /// The first three numbers of its addresses.
     net: String,
+    /// Where Vagrant keeps what it knows of the machines, from the Vagrantfile's folder.
+    dotfile: String,
     /// Vagrant's name for what runs the machines.
     provider: String,
 }
@@ -51,12 +57,34 @@ impl Lab {
                 "KPOT_LAB_NET is {net:?}: the first three numbers of a network are wanted, as 10.77.0"
             );
         }
+        let dotfile =
+            std::env::var("VAGRANT_DOTFILE_PATH").unwrap_or_else(|_| ".vagrant".to_owned());
         let provider =
             std::env::var("VAGRANT_DEFAULT_PROVIDER").unwrap_or_else(|_| "docker".to_owned());
         Ok(Self {
             name,
             net,
+            dotfile,
             provider,
+        })
+    }
+
+    /// The lab beside this one, for eras that are played at the same time: in the next network.
+    pub fn beside(&self) -> Result<Self> {
+        let mut numbers = self.net.split('.');
+        let (first, second, third) = (numbers.next(), numbers.next(), numbers.next());
+        let next = second
+            .and_then(|number| number.parse::<u8>().ok()?.checked_add(1))
+            .with_context(|| format!("there is no network beside {}", self.net))?;
+        Ok(Self {
+            name: format!("{}-beside", self.name),
+            net: format!(
+                "{}.{next}.{}",
+                first.unwrap_or_default(),
+                third.unwrap_or_default()
+            ),
+            dotfile: format!("{}-beside", self.dotfile.trim_end_matches('/')),
+            provider: self.provider.clone(),
         })
     }
 
@@ -72,30 +100,30 @@ impl Lab {
 
     /// The first master.
     pub fn m1(&self) -> Node {
-        self.node("m1", 11)
+        self.node(MACHINES[0])
     }
 
     /// The second master.
     pub fn m2(&self) -> Node {
-        self.node("m2", 12)
+        self.node(MACHINES[1])
     }
 
     /// The third master, where a scenario has one.
     pub fn m3(&self) -> Node {
-        self.node("m3", 13)
+        self.node(MACHINES[2])
     }
 
     /// The backup machine.
     pub fn b1(&self) -> Node {
-        self.node("b1", 21)
+        self.node(MACHINES[3])
     }
 
     /// All machines that the Vagrantfile knows.
     pub fn all(&self) -> [Node; 4] {
-        [self.m1(), self.m2(), self.m3(), self.b1()]
+        MACHINES.map(|machine| self.node(machine))
     }
 
-    fn node(&self, name: &'static str, number: u8) -> Node {
+    fn node(&self, (name, number): (&'static str, u8)) -> Node {
         Node::new(
             name,
             format!("{}.{number}", self.net),
@@ -107,7 +135,7 @@ impl Lab {
     pub fn up(&self, nodes: &[&Node], bare: Bare) -> Result<()> {
         if self.provider == "docker" {
             for node in nodes {
-                Self::remove_stranger(node)?;
+                self.remove_stranger(node)?;
             }
         }
         let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
@@ -139,7 +167,7 @@ impl Lab {
             .run()?;
         if self.provider == "docker" {
             for node in nodes {
-                Self::remove_stranger(node)?;
+                self.remove_stranger(node)?;
             }
         }
         Ok(())
@@ -189,7 +217,7 @@ impl Lab {
 
     /// A container of this name that Vagrant does not know comes from another checkout, or from one whose `.vagrant` was
     /// deleted; it would be in the way.
-    fn remove_stranger(node: &Node) -> Result<()> {
+    fn remove_stranger(&self, node: &Node) -> Result<()> {
         let id = Sh::new("docker")
             .args([
                 "container",
@@ -202,10 +230,8 @@ impl Lab {
         if !id.ok() {
             return Ok(());
         }
-        let dotfile =
-            std::env::var("VAGRANT_DOTFILE_PATH").unwrap_or_else(|_| ".vagrant".to_owned());
         let known = vagrant_dir()
-            .join(dotfile)
+            .join(&self.dotfile)
             .join("machines")
             .join(node.machine())
             .join("docker/id");
@@ -226,6 +252,7 @@ impl Lab {
             .dir(vagrant_dir())
             .env("KPOT_LAB_NAME", &self.name)
             .env("KPOT_LAB_NET", &self.net)
+            .env("VAGRANT_DOTFILE_PATH", &self.dotfile)
             .env("VAGRANT_DEFAULT_PROVIDER", &self.provider)
             .log("vagrant.log");
         match bare {

@@ -69,7 +69,7 @@ impl Node {
         Ok(Self::ssh("ssh")?
             .arg(format!("root@{}", self.address))
             .arg(format!("set -e; {script}"))
-            .log(format!("{}.log", self.machine))
+            .log(format!("{}.log", self.container))
             .timeout(COMMAND_LIMIT))
     }
 
@@ -108,7 +108,7 @@ impl Node {
         Self::ssh("scp")?
             .arg(from)
             .arg(format!("root@{}:{to}", self.address))
-            .log(format!("{}.log", self.machine))
+            .log(format!("{}.log", self.container))
             .timeout(COMMAND_LIMIT)
             .run()
             .with_context(|| format!("on {self}"))

@@ -11,6 +11,7 @@
 
 mod apt;
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -39,6 +40,11 @@ const GRACE: Duration = Duration::from_secs(5);
 static STARTED: OnceLock<Instant> = OnceLock::new();
 static LOGS: OnceLock<PathBuf> = OnceLock::new();
 
+thread_local! {
+    /// What this thread works on, where several things are worked on side by side.
+    static LANE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
 /// Starts the clock that [`step`] prints and says where logs go: `<cache>/logs`. Called once, first of all; a later call
 /// changes nothing.
 pub fn init(cache: &Path) -> Result<()> {
@@ -52,9 +58,14 @@ pub fn elapsed() -> Duration {
     STARTED.get_or_init(Instant::now).elapsed()
 }
 
-/// Prints one line with the elapsed time on stderr.
+/// Prints one line with the elapsed time on stderr, and with what this thread works on, where [`work_on`] has told it.
 pub fn say(line: impl fmt::Display) {
-    eprintln!("[{}] {line}", clock(elapsed()));
+    LANE.with_borrow(|lane| eprintln!("[{}] {lane}{line}", clock(elapsed())));
+}
+
+/// What this thread's lines are about from now on.
+pub fn work_on(what: impl fmt::Display) {
+    LANE.set(format!("{what}: "));
 }
 
 /// Runs one piece of work between two lines that say what it is and how long it took. An error passes through, with

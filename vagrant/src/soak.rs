@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
-use crate::eras::{Choice, Version};
+use crate::eras::Choice;
 use crate::lab::Lab;
 use crate::scenario::{self, Counts, Ending, Played, WhatRuns};
 use crate::sh;
@@ -29,7 +29,8 @@ pub enum Earlier {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    version: Version,
+    /// A Kubernetes version, with its runtime where that is not the usual one.
+    era: String,
     scenario: String,
     /// The pot's identity, in hex.
     pot: String,
@@ -54,23 +55,23 @@ pub fn run(cache: &Cache, lab: &Lab, eras: &[Choice], earlier: Earlier) -> Resul
         Earlier::Forget => Results::default(),
     };
     let mut pots = Vec::new();
-    for (index, (version, pot)) in workbench.pots().enumerate() {
-        let identity = pot.identity()?;
+    for (index, (choice, pot)) in workbench.pots().enumerate() {
+        let (era, identity) = (choice.to_string(), pot.identity()?);
         let mut bench = workbench.bench(lab, index, WhatRuns::MayServe)?;
         for mut scenario in scenario::of(&Played::Everything) {
             let name = scenario.name();
             if scenario::left_out(scenario.as_ref(), &bench).is_some() {
                 continue;
             }
-            if results.passed(*version, &name, &identity) {
-                sh::say(format_args!("scenario {version} {name}: passed before"));
+            if results.passed(&era, &name, &identity) {
+                sh::say(format_args!("scenario {era} {name}: passed before"));
                 continue;
             }
             let ending = scenario::play_one(&mut bench, scenario.as_mut());
-            results.put(Entry::of(*version, name, identity.clone(), ending));
+            results.put(Entry::of(era.clone(), name, identity.clone(), ending));
             results.save(cache)?;
         }
-        pots.push((*version, identity));
+        pots.push((era, identity));
     }
     lab.raze()?;
     let shown = results.of(&pots);
@@ -79,13 +80,13 @@ pub fn run(cache: &Cache, lab: &Lab, eras: &[Choice], earlier: Earlier) -> Resul
 }
 
 impl Entry {
-    fn of(version: Version, scenario: String, pot: String, ending: Ending) -> Self {
+    fn of(era: String, scenario: String, pot: String, ending: Ending) -> Self {
         let failure = ending.failure.map(|error| {
             let text = format!("{error:#}");
             text.lines().next().unwrap_or_default().to_owned()
         });
         Self {
-            version,
+            era,
             scenario,
             pot,
             seconds: ending.took.as_secs(),
@@ -94,8 +95,8 @@ impl Entry {
         }
     }
 
-    fn is_of(&self, version: Version, scenario: &str, pot: &str) -> bool {
-        self.version == version && self.scenario == scenario && self.pot == pot
+    fn is_of(&self, era: &str, scenario: &str, pot: &str) -> bool {
+        self.era == era && self.scenario == scenario && self.pot == pot
     }
 
     /// A cell of the table.
@@ -130,8 +131,8 @@ impl Results {
         sh::write_atomic(&cache.soak(), &text, 0o644)
     }
 
-    fn passed(&self, version: Version, scenario: &str, pot: &str) -> bool {
-        let entry = |entry: &&Entry| entry.is_of(version, scenario, pot);
+    fn passed(&self, era: &str, scenario: &str, pot: &str) -> bool {
+        let entry = |entry: &&Entry| entry.is_of(era, scenario, pot);
         self.0
             .iter()
             .find(entry)
@@ -141,14 +142,14 @@ impl Results {
     /// In the place of what was known of the same scenario.
     fn put(&mut self, new: Entry) {
         self.0
-            .retain(|old| !old.is_of(new.version, &new.scenario, &new.pot));
+            .retain(|old| !old.is_of(&new.era, &new.scenario, &new.pot));
         self.0.push(new);
     }
 
-    fn of(&self, pots: &[(Version, String)]) -> Vec<&Entry> {
+    fn of(&self, pots: &[(String, String)]) -> Vec<&Entry> {
         let of_these = |entry: &&Entry| {
             pots.iter()
-                .any(|(version, pot)| entry.version == *version && entry.pot == *pot)
+                .any(|(era, pot)| entry.era == *era && entry.pot == *pot)
         };
         self.0.iter().filter(of_these).collect()
     }
@@ -166,31 +167,21 @@ fn counts(entries: &[&Entry]) -> Counts {
 }
 
 /// A row for each scenario, a column for each era; a dash where there is no result.
-fn table(pots: &[(Version, String)], entries: &[&Entry]) -> String {
+fn table(pots: &[(String, String)], entries: &[&Entry]) -> String {
     let mut text = String::new();
-    for (version, pot) in pots {
-        let _ = writeln!(text, "The pot of {version}: `{pot}`  ");
+    for (era, pot) in pots {
+        let _ = writeln!(text, "The pot of {era}: `{pot}`  ");
     }
     let row = |first: &str, cells: &[String]| format!("| {first} | {} |\n", cells.join(" | "));
-    let versions: Vec<String> = pots
-        .iter()
-        .map(|(version, _)| version.to_string())
-        .collect();
-    let rule = vec!["---".to_owned(); versions.len()];
-    let _ = write!(
-        text,
-        "\n{}{}",
-        row("scenario", &versions),
-        row("---", &rule)
-    );
+    let eras: Vec<String> = pots.iter().map(|(era, _)| era.clone()).collect();
+    let rule = vec!["---".to_owned(); eras.len()];
+    let _ = write!(text, "\n{}{}", row("scenario", &eras), row("---", &rule));
     for scenario in scenario::all() {
         let name = scenario.name();
         let cells: Vec<String> = pots
             .iter()
-            .map(|(version, pot)| {
-                let entry = entries
-                    .iter()
-                    .find(|entry| entry.is_of(*version, &name, pot));
+            .map(|(era, pot)| {
+                let entry = entries.iter().find(|entry| entry.is_of(era, &name, pot));
                 entry.map_or("–".to_owned(), |entry| entry.cell())
             })
             .collect();
@@ -205,9 +196,9 @@ fn table(pots: &[(Version, String)], entries: &[&Entry]) -> String {
 mod tests {
     use super::*;
 
-    fn entry(version: &str, scenario: &str, pot: &str, failure: Option<&str>) -> Entry {
+    fn entry(era: &str, scenario: &str, pot: &str, failure: Option<&str>) -> Entry {
         Entry {
-            version: version.parse().expect("a version"),
+            era: era.to_owned(),
             scenario: scenario.to_owned(),
             pot: pot.to_owned(),
             seconds: 34,
@@ -218,31 +209,30 @@ mod tests {
 
     #[test]
     fn only_what_passed_with_the_same_pot_is_passed_over() {
-        let version = "v1.20.2".parse().expect("a version");
+        let era = "v1.20.2";
         let mut results = Results::default();
         results.put(entry("v1.20.2", "join", "aa", Some("stage run")));
-        assert!(!results.passed(version, "join", "aa"));
+        assert!(!results.passed(era, "join", "aa"));
         results.put(entry("v1.20.2", "join", "aa", None));
         assert_eq!(results.0.len(), 1, "the last result stands");
-        assert!(results.passed(version, "join", "aa"));
-        assert!(!results.passed(version, "join", "bb"));
-        assert!(!results.passed(version, "leak", "aa"));
+        assert!(results.passed(era, "join", "aa"));
+        assert!(!results.passed(era, "join", "bb"));
+        assert!(!results.passed(era, "leak", "aa"));
     }
 
     #[test]
     fn the_table_has_a_row_for_each_result_and_a_column_for_each_era() {
-        let pots: Vec<(Version, String)> = [("v1.14.0", "aa"), ("v1.20.2", "bb")]
-            .map(|(version, pot)| (version.parse().expect("a version"), pot.to_owned()))
-            .into();
+        let pots = [("v1.14.0", "aa"), ("v1.20.2-containerd-1.6", "bb")]
+            .map(|(era, pot)| (era.to_owned(), pot.to_owned()));
         let mut results = Results::default();
-        results.put(entry("v1.20.2", "join", "bb", None));
+        results.put(entry("v1.20.2-containerd-1.6", "join", "bb", None));
         results.put(entry("v1.14.0", "leak", "aa", Some("a | b")));
         results.put(entry("v1.14.0", "join", "older", None));
         let shown = results.of(&pots);
         let text = table(&pots, &shown);
         assert!(
             text.ends_with(
-                "\n| scenario | v1.14.0 | v1.20.2 |\n| --- | --- | --- |\n\
+                "\n| scenario | v1.14.0 | v1.20.2-containerd-1.6 |\n| --- | --- | --- |\n\
                  | join | – | passed, 34 s |\n| leak | **failed**, 34 s: a \\| b | – |\n"
             ),
             "{text}"

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -11,13 +11,15 @@ use bundle_spec::Sha256;
 use serde_json::Value;
 
 use crate::cache::Cache;
+use crate::disk::DiskWatch;
 use crate::eras::Choice;
 use crate::image::vagrant_dir;
 use crate::lab::Lab;
 use crate::pot::{Kpot, Pot};
 use crate::scenario::{self, Counts, Played, WhatRuns};
 use crate::sh::{self, Sh, step};
-use crate::workbench::Workbench;
+use crate::upstream;
+use crate::workbench::{self, Workbench};
 
 /// What the installer may weigh, stripped, in bytes.
 const INSTALLER_LIMIT: usize = 4_000_000;
@@ -25,34 +27,82 @@ const INSTALLER_LIMIT: usize = 4_000_000;
 /// The release of cargo-deny that checks the dependencies.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Runs everything; failures are told and counted. An error means that there was nothing to test with.
-///
-/// The tests of the code take what the scenarios leave of the processor: those mostly wait for Kubernetes.
-pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
-    thread::scope(|scope| {
-        let code = scope.spawn(|| test_code(cache));
-        let played = play(cache, lab, eras);
-        let code = code
-            .join()
-            .unwrap_or_else(|_| Err(anyhow!("the tests of the code panicked")));
-        let (mut counts, code) = (played?, code?);
-        counts += code;
-        Ok(counts)
-    })
+/// What the machines of one lab take at most, in MiB: three masters and a machine that joins, with what they cache.
+const LAB_MEMORY: u64 = 5 * 1024;
+
+/// Eras, and what is played of each, one after the other on the machines of one lab.
+struct Lane<'a> {
+    lab: Lab,
+    eras: &'a [(Choice, Played)],
 }
 
-fn play(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
-    let mut counts = Counts::default();
-    for (index, (choice, played)) in eras.iter().enumerate() {
-        let workbench = Workbench::prepare(cache, std::slice::from_ref(choice))?;
-        if index == 0 {
-            counts += test_vagrantfile();
+/// Runs everything; failures are told and counted. An error means that there was nothing to test with.
+///
+/// Two labs play side by side where there is memory for both, and the tests of the code take what they leave of the
+/// processor: scenarios mostly wait for Kubernetes.
+pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
+    let disk = DiskWatch::start(cache.root())?;
+    workbench::prepare_machine(cache)?;
+    // Both labs fetch from these servers, and either may be done first.
+    let _servers = upstream::serve(cache.root(), &[])?;
+    let lanes = lanes(lab, eras, memory_available()?)?;
+    let counts = thread::scope(|scope| {
+        let mut parts: Vec<_> = lanes
+            .iter()
+            .map(|lane| scope.spawn(|| play(cache, lane)))
+            .collect();
+        parts.push(scope.spawn(|| test_code(cache)));
+        let mut counts = test_vagrantfile();
+        // All of them end before an error does.
+        let ended: Vec<_> = parts
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
+        for part in ended {
+            counts += part.unwrap_or_else(|_| Err(anyhow!("a part of the tests panicked")))?;
         }
+        anyhow::Ok(counts)
+    })?;
+    sh::say(format_args!(
+        "all of it: {} minutes, peak disk {} MB",
+        sh::clock(sh::elapsed()),
+        disk.peak_megabytes()
+    ));
+    Ok(counts)
+}
+
+/// The first era, which is tried wholly, takes about as long as the others together.
+fn lanes<'a>(lab: &Lab, eras: &'a [(Choice, Played)], memory: u64) -> Result<Vec<Lane<'a>>> {
+    let lane = |lab, eras| Lane { lab, eras };
+    if eras.len() < 2 || memory < 2 * LAB_MEMORY {
+        return Ok(vec![lane(lab.clone(), eras)]);
+    }
+    let (first, others) = eras.split_at(1);
+    Ok(vec![lane(lab.clone(), first), lane(lab.beside()?, others)])
+}
+
+/// MiB that can be used without swapping.
+fn memory_available() -> Result<u64> {
+    let table = sh::read_text(Path::new("/proc/meminfo"))?;
+    let kibibytes = table.lines().find_map(|line| {
+        line.strip_prefix("MemAvailable:")?
+            .split_whitespace()
+            .next()
+    });
+    let kibibytes = kibibytes.context("/proc/meminfo tells no MemAvailable")?;
+    Ok(kibibytes.parse::<u64>().context("reading /proc/meminfo")? / 1024)
+}
+
+fn play(cache: &Cache, lane: &Lane<'_>) -> Result<Counts> {
+    let mut counts = Counts::default();
+    for (index, (choice, played)) in lane.eras.iter().enumerate() {
+        sh::work_on(choice);
+        let workbench = Workbench::prepare(cache, std::slice::from_ref(choice))?;
         counts += test_programs(cache, &workbench);
-        let mut bench = workbench.bench(lab, 0, WhatRuns::Stranger)?;
+        let mut bench = workbench.bench(&lane.lab, 0, WhatRuns::Stranger)?;
         // The next era's Kubernetes is built from what this one's scenarios leave of the processor.
         counts += thread::scope(|scope| {
-            let next = eras.get(index + 1);
+            let next = lane.eras.get(index + 1);
             let next = next.map(|(choice, _)| scope.spawn(move || build_ahead(choice)));
             let counts = scenario::play(&mut bench, scenario::of(played));
             match next.map(thread::ScopedJoinHandle::join) {
@@ -62,7 +112,7 @@ fn play(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
             }
         })?;
     }
-    lab.raze()?;
+    lane.lab.raze()?;
     Ok(counts)
 }
 
@@ -208,22 +258,23 @@ fn test_vagrantfile() -> Counts {
 
 fn test_programs(cache: &Cache, workbench: &Workbench) -> Counts {
     let mut counts = Counts::default();
-    for (version, pot) in workbench.pots() {
+    for (choice, pot) in workbench.pots() {
+        let folder = cache.pots().join(format!("{choice}-programs"));
         count(
             &mut counts,
-            &format!("the installer in the pot of {version} is static and small"),
-            || installer_is_static(cache, pot),
+            &format!("the installer in the pot of {choice} is static and small"),
+            || installer_is_static(&folder, pot),
         );
         count(
             &mut counts,
-            &format!("kpot alone says which installer is in the pot of {version}"),
-            || kpot_stands_alone(cache, workbench.kpot(), pot),
+            &format!("kpot alone says which installer is in the pot of {choice}"),
+            || kpot_stands_alone(&folder, workbench.kpot(), pot),
         );
         count(
             &mut counts,
-            &format!("the pot of {version} built again is the same, byte for byte"),
+            &format!("the pot of {choice} built again is the same, byte for byte"),
             || {
-                let again = workbench.build_again(*version)?;
+                let again = workbench.build_again(choice)?;
                 ensure!(
                     sh::read_bytes(&pot.file)? == sh::read_bytes(&again)?,
                     "{} and {} differ",
@@ -261,8 +312,8 @@ fn validate(provider: Option<&str>) -> Result<()> {
     }
 }
 
-fn installer_is_static(cache: &Cache, pot: &Pot) -> Result<()> {
-    let installer = unpacked_installer(cache, pot)?;
+fn installer_is_static(folder: &Path, pot: &Pot) -> Result<()> {
+    let installer = unpacked_installer(folder, pot)?;
     let size = sh::read_bytes(&installer)?.len();
     ensure!(
         size <= INSTALLER_LIMIT,
@@ -284,42 +335,63 @@ fn installer_is_static(cache: &Cache, pot: &Pot) -> Result<()> {
 }
 
 /// A kpot copied alone, without PATH and far from its build, knows the installer that it packs.
-fn kpot_stands_alone(cache: &Cache, kpot: &Kpot, pot: &Pot) -> Result<()> {
-    let folder = cache.pots().join("alone");
+fn kpot_stands_alone(folder: &Path, kpot: &Kpot, pot: &Pot) -> Result<()> {
+    let packed = Sha256::of(&sh::read_bytes(&unpacked_installer(folder, pot)?)?);
     let copy = folder.join("kpot");
     sh::copy(kpot.path(), &copy)?;
     let said = Sh::new(&copy)
         .args(["version", "--json"])
-        .dir(&folder)
+        .dir(folder)
         .env_remove("PATH")
         .env_remove("HOME")
         .output()?;
     let said: Value = serde_json::from_str(&said).context("reading kpot version --json")?;
-    let packed = Sha256::of(&sh::read_bytes(&unpacked_installer(cache, pot)?)?);
     ensure!(
         said.to_string().contains(&packed.hex()),
         "it says {said}, the pot holds the installer {packed}"
     );
-    sh::remove(&folder)
+    sh::remove(folder)
 }
 
-fn unpacked_installer(cache: &Cache, pot: &Pot) -> Result<std::path::PathBuf> {
-    let folder = cache.pots().join("unpacked");
-    sh::remove(&folder)?;
-    sh::make_dirs(&folder)?;
+fn unpacked_installer(folder: &Path, pot: &Pot) -> Result<PathBuf> {
+    sh::remove(folder)?;
+    sh::make_dirs(folder)?;
     Sh::new("tar")
         .arg("-xf")
         .arg(&pot.file)
         .arg("-C")
-        .arg(&folder)
+        .arg(folder)
         .arg("kpot-install")
         .run()?;
-    Ok(folder.join(Path::new("kpot-install")))
+    Ok(folder.join("kpot-install"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_era_has_machines_of_its_own_where_memory_allows() {
+        let lab = Lab::from_env().expect("a lab");
+        let eras = ["v1.14.0", "v1.20.2", "v1.34.4"].map(|version| {
+            let version = version.parse().expect("a version");
+            let choice = Choice {
+                version,
+                runtime: None,
+            };
+            (choice, Played::MainPaths)
+        });
+        let sizes = |eras, memory| -> Vec<usize> {
+            let lanes = lanes(&lab, eras, memory).expect("there is a network beside");
+            lanes.iter().map(|lane| lane.eras.len()).collect()
+        };
+        assert_eq!(sizes(&eras, 2 * LAB_MEMORY), [1, 2]);
+        assert_eq!(sizes(&eras, 2 * LAB_MEMORY - 1), [3]);
+        assert_eq!(sizes(&eras[..1], 10 * LAB_MEMORY), [1]);
+        let beside = lab.beside().expect("there is a network beside");
+        assert_ne!(lab.m1().address(), beside.m1().address());
+        assert_ne!(lab.m1().container(), beside.m1().container());
+    }
 
     #[test]
     fn counts_of_all_programs_are_added() {

@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cache::Cache;
-use crate::eras::{Choice, Eras, Version};
+use crate::eras::{Choice, Eras};
 use crate::lab::Lab;
 use crate::materials::{Materials, lab_arguments};
 use crate::pot::{Kpot, Pot};
@@ -15,6 +15,9 @@ use crate::scenario::{Bench, WhatRuns};
 use crate::sh::{self, Sh, step};
 use crate::upstream::{self, Mirror, Upstream};
 use crate::{image, machine};
+
+/// The toolchain that compiles everything, as rustup reads it.
+const TOOLCHAIN: &str = include_str!("../../rust-toolchain.toml");
 
 /// Debian packages that the lab itself uses, and the tests of the code; upstream's builds and servers install theirs.
 const PACKAGES: &[&str] = &[
@@ -53,8 +56,32 @@ pub fn prepare_machine(cache: &Cache) -> Result<()> {
         "the lab is made for Debian 12 (bookworm): its Vagrant, Docker and servers are Debian's"
     );
     sh::apt_install(PACKAGES)?;
+    install_rust_targets()?;
     machine::prepare(cache)?;
     image::ensure(cache)
+}
+
+/// What compiles the installers: rustup may be told not to install by itself what the toolchain's file names.
+fn install_rust_targets() -> Result<()> {
+    if !sh::on_path("rustup") {
+        return Ok(());
+    }
+    let rustup = |what: [&str; 2], key| {
+        Sh::new("rustup")
+            .args(what)
+            .args(listed(key))
+            .dir(image::vagrant_dir())
+            .log("cargo.log")
+            .run()
+    };
+    rustup(["target", "add"], "targets")?;
+    rustup(["component", "add"], "components")
+}
+
+/// The words of a list in the toolchain's file.
+fn listed(key: &str) -> impl Iterator<Item = &'static str> {
+    let line = TOOLCHAIN.lines().find(|line| line.starts_with(key));
+    line.unwrap_or_default().split('"').skip(1).step_by(2)
 }
 
 /// All of it, for some eras. The servers run as long as this value lives.
@@ -138,20 +165,20 @@ impl Workbench {
     }
 
     /// The pot of every era.
-    pub fn pots(&self) -> impl Iterator<Item = (&Version, &Pot)> {
-        self.eras.iter().map(|era| (&era.choice.version, &era.pot))
+    pub fn pots(&self) -> impl Iterator<Item = (&Choice, &Pot)> {
+        self.eras.iter().map(|era| (&era.choice, &era.pot))
     }
 
     /// Another file with the pot of an era, built again with the same key.
-    pub fn build_again(&self, version: Version) -> Result<PathBuf> {
+    pub fn build_again(&self, choice: &Choice) -> Result<PathBuf> {
         let era = self
             .eras
             .iter()
-            .find(|era| era.choice.version == version)
+            .find(|era| era.choice == *choice)
             .context("no such era on the workbench")?;
-        let file = self.cache.pots().join(format!("{version}-again.pot"));
+        let file = self.cache.pots().join(format!("{choice}-again.pot"));
         self.kpot
-            .build_with(&era.pot.key, version, &era.arguments, &file)?;
+            .build_with(&era.pot.key, choice.version, &era.arguments, &file)?;
         Ok(file)
     }
 }
@@ -163,4 +190,20 @@ pub fn upstream_of(cache: &Cache, choice: &Choice) -> Result<Upstream> {
         let era = eras.find(choice.version)?;
         upstream::ensure(cache.root(), era, choice.runtime.as_deref())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_installers_targets_are_read_from_the_toolchain_s_file() {
+        let targets: Vec<&str> = listed("targets").collect();
+        assert_eq!(
+            targets,
+            ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"]
+        );
+        assert!(listed("components").any(|name| name == "clippy"));
+        assert_eq!(listed("nothing").count(), 0);
+    }
 }

@@ -10,6 +10,7 @@ use super::endpoint::Endpoint;
 use super::runtime::Runtime;
 use super::tke;
 use crate::eras::Version;
+use crate::machine::Cgroup;
 use crate::node::Node;
 use crate::upstream::POD_SUBNET;
 
@@ -147,6 +148,9 @@ pub fn init_config(spec: &ClusterSpec, endpoint: &str, address: &str) -> String 
         // containerd's own choice; kubeadm's would be systemd from 1.22 on.
         kubelet["cgroupDriver"] = json!("cgroupfs");
     }
+    if refuses_cgroup_v1(spec.version) && Cgroup::here() == Cgroup::V1 {
+        kubelet["failCgroupV1"] = json!(false);
+    }
     // In a container the size of the kernel's connection table cannot be set; 0 leaves it alone.
     let proxy = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -175,14 +179,20 @@ pub fn upload_certs_flag(version: Version) -> &'static str {
     }
 }
 
-/// kubeadm's checks that a kernel of today fails although it has what they look for: up to 1.17 kernels from 5.0 on are
-/// unknown to it.
+/// kubeadm's checks that this machine fails although a cluster runs on it: up to 1.17 kernels from 5.0 on are unknown to
+/// it, and from 1.35 on it wants cgroup v2, whatever the kubelets are told.
 pub fn ignored_checks(version: Version) -> &'static str {
-    if version.minor < 18 {
+    let wants_v2 = refuses_cgroup_v1(version) && Cgroup::here() == Cgroup::V1;
+    if version.minor < 18 || wants_v2 {
         "--ignore-preflight-errors=SystemVerification"
     } else {
         ""
     }
+}
+
+/// Whether a kubelet does not start on cgroup v1 unless its configuration lets it.
+fn refuses_cgroup_v1(version: Version) -> bool {
+    version.minor >= 35
 }
 
 fn api_version(version: Version) -> &'static str {

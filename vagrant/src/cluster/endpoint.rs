@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::lab::Lab;
+use crate::lab::MACHINES;
 use crate::node::Node;
 use crate::sh::{self, Daemon, Sh};
 
@@ -92,7 +92,7 @@ impl Balancer {
         let config = PathBuf::from(format!("/run/{}-haproxy.cfg", first.container()));
         end_stranger(&config)?;
         let place = format!("{}:{PORT}", gateway(first));
-        sh::write_atomic(&config, configuration(&place)?.as_bytes(), 0o600)?;
+        sh::write_atomic(&config, configuration(&place).as_bytes(), 0o600)?;
         let mut daemon = Sh::new("haproxy")
             .args(["-db", "-f"])
             .arg(&config)
@@ -146,24 +146,20 @@ fn running_with(config: &Path) -> Result<Vec<u32>> {
 }
 
 /// Every machine of the lab may be a master; only those whose API server is well get connections.
-fn configuration(place: &str) -> Result<String> {
-    let servers: Vec<String> = Lab::from_env()?
-        .all()
-        .iter()
-        .map(|node| {
-            format!(
-                "    server {node} {}:{PORT} check check-ssl verify none inter 1s fall 2 rise 1 on-marked-down shutdown-sessions\n",
-                node.address()
-            )
-        })
-        .collect();
-    Ok(format!(
+fn configuration(place: &str) -> String {
+    let net = place.rsplit_once('.').map_or("", |(net, _)| net);
+    let servers = MACHINES.map(|(name, number)| {
+        format!(
+            "    server {name} {net}.{number}:{PORT} check check-ssl verify none inter 1s fall 2 rise 1 on-marked-down shutdown-sessions\n"
+        )
+    });
+    format!(
         "global\n    maxconn 1000\n\
          defaults\n    mode tcp\n    timeout connect 3s\n    timeout client 10m\n    timeout server 10m\n\
          frontend api\n    bind {place}\n    default_backend masters\n\
          backend masters\n    option httpchk GET /healthz\n    http-check expect status 200\n{}",
         servers.concat()
-    ))
+    )
 }
 
 /// This machine's own address in the network of a node.
@@ -175,6 +171,7 @@ fn gateway(node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::Lab;
 
     #[test]
     fn the_endpoint_is_where_the_maker_answers() {
@@ -193,8 +190,9 @@ mod tests {
 
     #[test]
     fn the_balancer_knows_every_machine() {
-        let text = configuration("10.77.0.1:6443").expect("a configuration");
-        assert!(text.contains("bind 10.77.0.1:6443\n"));
+        let text = configuration("10.78.0.1:6443");
+        assert!(text.contains("bind 10.78.0.1:6443\n"));
+        assert!(text.contains("server m3 10.78.0.13:6443 "));
         assert_eq!(text.matches(" check-ssl ").count(), 4);
     }
 }

@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use super::config::ClusterSpec;
+use super::runtime::{Runtime, Setting};
 use crate::materials::Materials;
 use crate::node::{Node, quoted};
 use crate::upstream::RuntimeFiles;
@@ -12,18 +13,11 @@ const KUBELET_UNIT: &str = include_str!("kubelet.service");
 
 /// Copies everything to the machine; the programs and units are then in place, the archives wait in /root.
 pub fn carry(node: &Node, spec: &ClusterSpec, materials: &Materials) -> Result<()> {
-    node.copy(materials.runtime.archive(), "/root/runtime.tgz")?;
-    if let RuntimeFiles::Containerd { runc, crictl, .. } = &materials.runtime {
-        node.copy(runc, "/root/runc")?;
-        node.copy(crictl, "/root/crictl.tgz")?;
-    }
+    let sandbox = spec.image_name(&materials.sandbox_image, &materials.registry);
+    carry_runtime(node, materials, &spec.runtime.settings(&sandbox))?;
     node.copy(&materials.cni_archive, "/root/cni.tgz")?;
     for name in ["kubeadm", "kubelet", "kubectl"] {
         node.copy(&materials.bin.join(name), &format!("/usr/bin/{name}"))?;
-    }
-    let sandbox = spec.image_name(&materials.sandbox_image, &materials.registry);
-    for (path, text) in spec.runtime.settings(&sandbox) {
-        node.write(path, &text, 0o644)?;
     }
     node.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT, 0o644)?;
     // A machine that forwards packets, and sees those of its bridges, is what kubeadm's preflight asks for.
@@ -37,6 +31,26 @@ pub fn carry(node: &Node, spec: &ClusterSpec, materials: &Materials) -> Result<(
         node.copy(archive, &format!("/root/images/{number}.tar"))?;
     }
     Ok(())
+}
+
+fn carry_runtime(node: &Node, materials: &Materials, settings: &[Setting]) -> Result<()> {
+    node.copy(materials.runtime.archive(), "/root/runtime.tgz")?;
+    if let RuntimeFiles::Containerd { runc, crictl, .. } = &materials.runtime {
+        node.copy(runc, "/root/runc")?;
+        node.copy(crictl, "/root/crictl.tgz")?;
+    }
+    for (path, text) in settings {
+        node.write(path, text, 0o644)?;
+    }
+    Ok(())
+}
+
+/// Puts a containerd on a bare machine as an administrator would who wants cgroups made by systemd, unlike the lab's
+/// clusters.
+pub fn install_unlike_containerd(node: &Node, materials: &Materials) -> Result<()> {
+    let runtime = Runtime::of(&materials.runtime);
+    carry_runtime(node, materials, &runtime.settings_with_systemd())?;
+    node.run(&format!("{}; rm /root/runtime.tgz", runtime.install()))
 }
 
 /// Unpacks what [`carry`] brought, starts the container runtime and loads the images; the kubelet waits for kubeadm.

@@ -14,6 +14,9 @@ const DOCKER_UNIT: &str = include_str!("docker.service");
 const CONTAINERD_UNIT: &str = include_str!("containerd.service");
 const CRICTL_CONFIG: &str = "runtime-endpoint: unix:///run/containerd/containerd.sock\n";
 
+/// The path of a configuration or a unit, and what it says.
+pub(super) type Setting = (&'static str, String);
+
 /// What runs the containers of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Runtime {
@@ -39,7 +42,7 @@ impl Runtime {
     }
 
     /// Configurations and units by their paths; pods' sandboxes are made of the image `sandbox`.
-    pub(super) fn settings(&self, sandbox: &str) -> Vec<(&'static str, String)> {
+    pub(super) fn settings(&self, sandbox: &str) -> Vec<Setting> {
         match self {
             Self::Docker => vec![
                 ("/etc/docker/daemon.json", DOCKER_CONFIG.to_owned()),
@@ -57,6 +60,15 @@ impl Runtime {
                 ("/etc/crictl.yaml", CRICTL_CONFIG.to_owned()),
             ],
         }
+    }
+
+    /// The same of a containerd that leaves its cgroups to systemd.
+    pub(super) fn settings_with_systemd(&self) -> Vec<Setting> {
+        let mut settings = self.settings("");
+        if let (Self::Containerd { version }, Some((_, text))) = (self, settings.first_mut()) {
+            *text = systemd_config(version);
+        }
+        settings
     }
 
     /// Puts the programs in place that wait in /root, and starts the runtime.
@@ -202,6 +214,18 @@ fn containerd_config(version: &str, sandbox: &str) -> String {
             "version = 3\n\n[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n  sandbox = \"{sandbox}\"\n"
         )
     }
+}
+
+fn systemd_config(version: &str) -> String {
+    let (schema, cri) = if version.starts_with("1.") {
+        (2, "io.containerd.grpc.v1.cri")
+    } else {
+        (3, "io.containerd.cri.v1.runtime")
+    };
+    let runc = format!("plugins.\"{cri}\".containerd.runtimes.runc");
+    format!(
+        "version = {schema}\n\n[{runc}]\n  runtime_type = \"io.containerd.runc.v2\"\n[{runc}.options]\n  SystemdCgroup = true\n"
+    )
 }
 
 #[cfg(test)]

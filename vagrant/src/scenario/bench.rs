@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::cache::Cache;
 use crate::checks;
 use crate::cluster::{Cluster, ClusterSpec, Runtime};
-use crate::eras::Version;
+use crate::eras::{Eras, Version};
 use crate::evidence;
 use crate::lab::{Bare, Lab};
 use crate::materials::Materials;
@@ -22,6 +22,7 @@ use crate::pot::Pot;
 use crate::sh::{self, step};
 use crate::ssh_trust;
 use crate::wait;
+use crate::workbench::Workbench;
 
 /// etcd wants five seconds of health before it changes its membership, and may refuse until then.
 const MEMBER_REMOVE_LIMIT: Duration = Duration::from_mins(1);
@@ -32,6 +33,8 @@ pub struct Bench {
     lab: Lab,
     materials: Materials,
     pot: Pot,
+    /// Those of other eras that a scenario wanted, by version.
+    others: BTreeMap<&'static str, Pot>,
     version: Version,
     cluster: Option<(Cluster, Vec<Node>)>,
     /// The masters of the cluster that is being made, or whose making failed.
@@ -65,6 +68,7 @@ impl Bench {
             lab,
             materials,
             pot,
+            others: BTreeMap::new(),
             version,
             cluster: None,
             making: Vec::new(),
@@ -101,6 +105,19 @@ impl Bench {
     /// The era's pot.
     pub fn pot(&self) -> &Pot {
         &self.pot
+    }
+
+    /// The pot of another era with its usual runtime, built when it is first wanted.
+    pub fn pot_of(&mut self, version: &'static str) -> Result<Pot> {
+        if let Some(pot) = self.others.get(version) {
+            return Ok(pot.clone());
+        }
+        let choice = Eras::load()?.choice(version.parse()?, None)?;
+        let workbench = Workbench::prepare(&self.cache, std::slice::from_ref(&choice))?;
+        let mut pots = workbench.pots().map(|(_, pot)| pot.clone());
+        let pot = pots.next().with_context(|| format!("no pot of {choice}"))?;
+        self.others.insert(version, pot.clone());
+        Ok(pot)
     }
 
     /// The backup machine.

@@ -16,6 +16,7 @@ use bundle_spec::{Manifest, Sha256};
 use super::meanwhile::{self, Moment};
 use super::{Bench, Scenario, join};
 use crate::checks;
+use crate::cluster::Runtime;
 use crate::lab::Bare;
 use crate::node::Node;
 use crate::sh::Outcome;
@@ -77,8 +78,8 @@ impl Scenario for DiskFull {
         format!("{}; with room again, the same command joins", self.about)
     }
 
-    fn needs_docker(&self) -> bool {
-        self.place == DOCKERS
+    fn suits(&self, runtime: &Runtime) -> bool {
+        self.place != DOCKERS || *runtime == Runtime::Docker
     }
 
     fn budget(&self) -> Duration {

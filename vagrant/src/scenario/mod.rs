@@ -55,9 +55,9 @@ pub trait Scenario {
     fn wants(&self, version: Version) -> (ClusterSpec, usize) {
         (ClusterSpec::of(version), 2)
     }
-    /// Whether it is about what only Docker does, or works with Docker's own tools.
-    fn needs_docker(&self) -> bool {
-        false
+    /// Whether it is about clusters with this container runtime, and can work with its tools.
+    fn suits(&self, _runtime: &Runtime) -> bool {
+        true
     }
     /// Whether an era has what it is about.
     fn plays_on(&self, _version: Version) -> bool {
@@ -189,8 +189,8 @@ pub fn left_out(scenario: &dyn Scenario, bench: &Bench) -> Option<&'static str> 
     if !scenario.plays_on(bench.version()) {
         return Some("this version does not have what it is about");
     }
-    if scenario.needs_docker() && bench.runtime() != Runtime::Docker {
-        return Some("it is about Docker, and this cluster has another container runtime");
+    if !scenario.suits(&bench.runtime()) {
+        return Some("it is about another container runtime than this cluster's");
     }
     (scenario.needs_own_kernels() && bench.lab().shares_kernel())
         .then_some("not played: it needs virtual machines, and this lab's machines are containers with one kernel")
@@ -256,7 +256,7 @@ fn stages(bench: &mut Bench, scenario: &mut dyn Scenario, times: &mut Vec<String
         if let Err(error) = &ended {
             let kept = evidence::collect(
                 bench.cache(),
-                &scenario.name().replace('/', "-"),
+                &format!("{}-{}", bench.version(), scenario.name()).replace('/', "-"),
                 error,
                 &bench.nodes(),
             );

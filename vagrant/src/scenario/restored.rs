@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::rebirth::three_masters;
 use super::{Bench, Scenario, again, join, killed};
 use crate::checks;
-use crate::cluster::ClusterSpec;
+use crate::cluster::{ClusterSpec, Runtime};
 use crate::eras::Version;
 use crate::lab::Bare;
 use crate::node::Node;
@@ -58,8 +58,8 @@ impl Scenario for Restored {
             .to_owned()
     }
 
-    fn needs_docker(&self) -> bool {
-        true
+    fn suits(&self, runtime: &Runtime) -> bool {
+        *runtime == Runtime::Docker
     }
 
     fn budget(&self) -> Duration {

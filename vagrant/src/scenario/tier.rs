@@ -31,7 +31,10 @@ const TIERS: &[(&str, Tier)] = &[
     ("refusals",                  Tier::Whole),
     ("refusals/untrusted-signer", Tier::Main),
     ("refusals/other-version",    Tier::Main),
+    ("refusals/older-pot",        Tier::Main),
+    ("refusals/docker-pot",       Tier::Main),
     ("refusals/stale-member",     Tier::Main),
+    ("refusals/containerd-cgroup-driver", Tier::Main),
     ("lean-host",                 Tier::Whole),
     ("broken-installer",          Tier::Whole),
     ("join",                      Tier::Main),
@@ -132,10 +135,16 @@ mod tests {
         assert!(played("rebirth/wiped-follower", &only("rebirth")));
         assert!(!played("rebirth/twice", &only("rebirth")));
         for era in Eras::load().expect("eras.json is part of the source").all() {
-            if let Tested::Only(lines) = &era.tested {
+            for (choice, tested) in era.choices() {
+                let Tested::Only(lines) = tested else {
+                    continue;
+                };
                 for line in lines {
                     let played = Played::Only(vec![line.clone()]);
-                    assert!(!scenario::of(&played).is_empty(), "{line} plays nothing");
+                    assert!(
+                        !scenario::of(&played).is_empty(),
+                        "{line} plays nothing of {choice}"
+                    );
                 }
             }
         }

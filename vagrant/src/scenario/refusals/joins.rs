@@ -7,7 +7,9 @@ use bundle_spec::{Arch, KubeVersion, Manifest, SigningKey};
 
 use super::{Refusal, nothing};
 use crate::checks;
+use crate::cluster;
 use crate::forge::Mint;
+use crate::node::Node;
 use crate::pot::POT_DIR;
 use crate::scenario::Bench;
 use crate::sh;
@@ -25,6 +27,16 @@ const JOIN_WRONG_POT: &str = "./kpot-install join-master --pot /root/wrong.pot -
 
 /// The one row that wants a cluster with Docker.
 pub(super) const OTHER_DOCKER: &str = "other-cgroup-driver";
+/// The same where the cluster has containerd.
+pub(super) const OTHER_CONTAINERD: &str = "containerd-cgroup-driver";
+/// Rows with a pot of an era whose runtime is Docker: they are about clusters that had to leave it behind.
+const DOCKER_POTS: [&str; 2] = ["older-pot", "docker-pot"];
+/// The first minor version without dockershim.
+const WITHOUT_DOCKERSHIM: u16 = 24;
+/// The last era with Docker.
+const DOCKER_ERA: &str = "v1.20.2";
+const OLDER_SIGNERS: &str = "/root/older_signers";
+const JOIN_OLDER_POT: &str = "./kpot-install join-master --pot /root/wrong.pot --signers /root/older_signers --healthy M1 --yes";
 
 const OWN_DOCKER: &str = "[Service]
 Type=notify
@@ -44,7 +56,7 @@ pub fn joins() -> Vec<Refusal> {
         name,
         about,
         masters: 2,
-        oldest_minor: 0,
+        oldest_minor: if DOCKER_POTS.contains(&name) { WITHOUT_DOCKERSHIM } else { 0 },
         own_kernels: name == CLOCK,
         prepare,
         command,
@@ -103,6 +115,26 @@ pub fn joins() -> Vec<Refusal> {
             remove_wrong_pot),
         row("other-patch", "a pot of the next patch, without the images of the cluster's own", 3, &["kpot build --k8s"], JOIN_WRONG_POT,
             |bench| wrong_pot(bench, |mint, key| mint.forge("patch.pot", Some(key), to_next_patch)),
+            remove_wrong_pot),
+        row("older-pot", "the pot of an era that ran on Docker", 3, &["the cluster runs Kubernetes", "this pot holds 1.20.2", "kpot build --k8s"], JOIN_OLDER_POT,
+            |bench| {
+                let older = bench.pot_of(DOCKER_ERA)?;
+                bench.b1().copy(&older.file, WRONG_POT)?;
+                bench.b1().write(OLDER_SIGNERS, &older.signers_line(), 0o600)
+            },
+            |bench| {
+                bench.b1().run(&format!("rm {OLDER_SIGNERS}"))?;
+                remove_wrong_pot(bench)
+            }),
+        row("docker-pot", "a pot with Docker that says it is of the cluster's version", 3, &["does not speak with Docker", "kpot build --k8s"], JOIN_WRONG_POT,
+            |bench| {
+                let mint = Mint::new(&bench.pot_of(DOCKER_ERA)?, &bench.folder("refusals"))?;
+                let version = bench.version();
+                let pot = mint.forge("docker.pot", Some(&signing_key(bench)?), |manifest| {
+                    manifest.kubernetes = KubeVersion::new(version.major, version.minor, version.patch);
+                })?;
+                bench.b1().copy(&pot, WRONG_POT)
+            },
             remove_wrong_pot),
         row("other-architecture", "a pot for other processors", 3, &["is for arm64", "x86_64", "kpot build --arch"], JOIN_WRONG_POT,
             |bench| wrong_pot(bench, |mint, key| mint.forge("arch.pot", Some(key), |manifest| manifest.arch = Arch::Arm64)),
@@ -164,6 +196,17 @@ pub fn joins() -> Vec<Refusal> {
             |bench| bench.b1().run("date --set '+90 seconds' >/dev/null"),
             |bench| bench.b1().run("date --set '-90 seconds' >/dev/null")),
         // Last: the machine is not bare afterwards.
+        row(OTHER_CONTAINERD, "a containerd that is here already and makes its cgroups in another way", 3,
+            &["containerd-binaries, containerd-config, containerd-service: another containerd is installed", "its cgroup driver is systemd", "SystemdCgroup = false"], JOIN,
+            |bench| {
+                let b1 = bench.b1();
+                cluster::install_unlike_containerd(&b1, bench.materials())?;
+                stand_still(&b1, "/var/lib/containerd /etc/containerd")
+            },
+            |bench| {
+                bench.backup_used();
+                Ok(())
+            }),
         row(OTHER_DOCKER, "a Docker that is here already and makes its cgroups in another way", 3,
             &["docker-binaries, docker-config, docker-service: another Docker is installed", "the cluster's is", "native.cgroupdriver="], JOIN,
             |bench| own_docker(bench),
@@ -193,9 +236,14 @@ fn wrong_pot(
     make: impl FnOnce(&Mint, &SigningKey) -> Result<std::path::PathBuf>,
 ) -> Result<()> {
     let mint = Mint::new(bench.pot(), &bench.folder("refusals"))?;
-    let key = SigningKey::from_openssh(&sh::read_text(&bench.pot().key)?)
-        .context("reading the lab's signing key")?;
+    let key = signing_key(bench)?;
     bench.b1().copy(&make(&mint, &key)?, WRONG_POT)
+}
+
+/// The key that the backup machine trusts.
+fn signing_key(bench: &Bench) -> Result<SigningKey> {
+    SigningKey::from_openssh(&sh::read_text(&bench.pot().key)?)
+        .context("reading the lab's signing key")
 }
 
 fn remove_wrong_pot(bench: &mut Bench) -> Result<()> {
@@ -222,12 +270,20 @@ fn own_docker(bench: &Bench) -> Result<()> {
     )?;
     let is = b1.output(DRIVER)?;
     ensure!(is == driver, "that Docker runs with the cgroup driver {is}");
-    // Its first writes are done some seconds after it answers; what is compared must stand still.
-    wait::until("Docker's files stand still", Duration::from_mins(1), || {
-        let moved =
-            b1.output("find /var/lib/docker /etc/docker -newermt '-3 seconds' | head -n 1")?;
-        Ok((!moved.is_empty()).then_some(moved))
-    })
+    stand_still(&b1, "/var/lib/docker /etc/docker")
+}
+
+/// A runtime's first writes are done some seconds after it answers; what is compared must stand still.
+fn stand_still(node: &Node, folders: &str) -> Result<()> {
+    wait::until(
+        "the runtime's files stand still",
+        Duration::from_mins(1),
+        || {
+            let moved =
+                node.output(&format!("find {folders} -newermt '-3 seconds' | head -n 1"))?;
+            Ok((!moved.is_empty()).then_some(moved))
+        },
+    )
 }
 
 fn know_m1(bench: &mut Bench) -> Result<()> {

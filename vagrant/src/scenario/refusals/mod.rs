@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::{Bench, Scenario, join};
-use crate::cluster::ClusterSpec;
+use crate::cluster::{ClusterSpec, Runtime};
 use crate::eras::Version;
 use crate::lab::Bare;
 use crate::pot::{self, POT_DIR};
@@ -81,8 +81,12 @@ impl Scenario for Refusal {
         version.minor >= self.oldest_minor
     }
 
-    fn needs_docker(&self) -> bool {
-        self.name == joins::OTHER_DOCKER
+    fn suits(&self, runtime: &Runtime) -> bool {
+        match self.name {
+            joins::OTHER_DOCKER => *runtime == Runtime::Docker,
+            joins::OTHER_CONTAINERD => *runtime != Runtime::Docker,
+            _ => true,
+        }
     }
 
     fn needs_own_kernels(&self) -> bool {
