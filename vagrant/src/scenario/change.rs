@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::rebirth::three_masters;
 use super::{Bench, Scenario, again, damage, join, worker};
 use crate::checks;
-use crate::cluster::ClusterSpec;
+use crate::cluster::{Cluster, ClusterSpec};
 use crate::eras::Version;
 use crate::lab::Bare;
 use crate::node::Node;
@@ -27,6 +27,7 @@ const UNRELATED: [&str; 3] = [
 ];
 
 type Act = fn(&mut Bench) -> Result<()>;
+type Called = fn(&Cluster, &Node) -> Result<String>;
 
 /// One way to die and be replaced.
 pub struct Change {
@@ -34,7 +35,9 @@ pub struct Change {
     about: &'static str,
     damage: Act,
     /// How the operator calls the dead machine.
-    down: fn(&Node) -> &str,
+    down: Called,
+    /// That, once the machine is there.
+    called: String,
     /// Further words of the command.
     flags: &'static str,
     /// What is true of the dead machine afterwards.
@@ -45,13 +48,14 @@ pub struct Change {
 /// All of them, as a table: name, what it is, how m3 dies, what it is called, further flags, what is checked besides.
 #[rustfmt::skip]
 pub fn all() -> Vec<Change> {
-    let row = |name, about, damage, down, flags, afterwards| Change { name, about, damage, down, flags, afterwards, account: None };
+    let row = |name, about, damage, down, flags, afterwards| Change { name, about, damage, down, called: String::new(), flags, afterwards, account: None };
     vec![
-        row("dead", "a master without power, by its name", damage::power_off as Act, Node::name as fn(&Node) -> &str, "", nothing as Act),
-        row("dead-by-address", "a master without power, by its address", damage::power_off, Node::address, "", nothing),
-        row("half-dead", "a master whose SSH answers and whose etcd does not", damage::half_dead, Node::name, "", nothing),
-        row("reset-down", "the same, and it is reset afterwards", half_dead_with_other_files, Node::name, "--reset-down", is_reset),
-        row("onto-worker", "a master without power, by a machine that is a worker of the cluster", worker::joins_before_m3_dies, Node::name, "", worker::its_pods_run),
+        row("dead", "a master without power, by its name", damage::power_off as Act, by_name as Called, "", nothing as Act),
+        row("dead-by-address", "a master without power, by its address", damage::power_off, by_address, "", nothing),
+        row("dead-by-member-id", "a master without power, by the ID of its member", damage::power_off, by_member_id, "", nothing),
+        row("half-dead", "a master whose SSH answers and whose etcd does not", damage::half_dead, by_name, "", nothing),
+        row("reset-down", "the same, and it is reset afterwards", half_dead_with_other_files, by_name, "--reset-down", is_reset),
+        row("onto-worker", "a master without power, by a machine that is a worker of the cluster", worker::joins_before_m3_dies, by_name, "", worker::its_pods_run),
     ]
 }
 
@@ -79,6 +83,7 @@ impl Scenario for Change {
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
         bench.backup_ready(Bare::Full)?;
         let cluster = bench.cluster()?;
+        self.called = (self.down)(cluster, &bench.m3())?;
         writer::start(cluster, &[cluster.m1(), &bench.lab().m2()])?;
         (self.damage)(bench)
     }
@@ -113,11 +118,33 @@ impl Change {
     fn command(&self, bench: &Bench) -> Result<String> {
         Ok(format!(
             "change-master --down {} --healthy {} {} --yes",
-            (self.down)(&bench.m3()),
+            self.called,
             bench.cluster()?.m1().address(),
             self.flags
         ))
     }
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "a row's way to call a machine may fail; this one cannot"
+)]
+fn by_name(_cluster: &Cluster, node: &Node) -> Result<String> {
+    Ok(node.name().to_owned())
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "a row's way to call a machine may fail; this one cannot"
+)]
+fn by_address(_cluster: &Cluster, node: &Node) -> Result<String> {
+    Ok(node.address().to_owned())
+}
+
+fn by_member_id(cluster: &Cluster, node: &Node) -> Result<String> {
+    let member = checks::member_of(cluster, node)?;
+    let member = member.with_context(|| format!("etcd has no member {node}"))?;
+    Ok(member.id)
 }
 
 #[allow(

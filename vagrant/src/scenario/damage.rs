@@ -9,11 +9,15 @@ use crate::checks;
 use crate::cluster::Cluster;
 use crate::lab::Bare;
 use crate::node::Node;
+use crate::sh::{self, Sh};
 use crate::ssh_trust;
 use crate::wait;
 
 /// Elections take seconds; a kubelet looks for changed manifests at least every 20 s, and kills with a grace of 30 s.
 const LIMIT: Duration = Duration::from_mins(2);
+
+/// Where kubeadm keeps certificates and keys.
+const PKI: &str = "/etc/kubernetes/pki";
 
 /// m3 loses its disk while it follows.
 pub fn wipe_follower(bench: &mut Bench) -> Result<()> {
@@ -97,6 +101,108 @@ pub fn delete_certificates(bench: &mut Bench) -> Result<()> {
     silent(bench.cluster()?, &m3)
 }
 
+/// The certificates of m3's etcd and API server are out of date, and what needs them is started again.
+pub fn expire_certificates(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.pot_beside(&m3)?;
+    let folder = bench.folder("expired");
+    sh::remove(&folder)?;
+    sh::make_dirs(&folder)?;
+    for (ca, names) in [
+        ("etcd/ca", &["etcd/server", "etcd/peer"][..]),
+        ("ca", &["apiserver"]),
+    ] {
+        let here = |file: &str| folder.join(file.replace('/', "-"));
+        let fetch = |file: &str| m3.fetch(&format!("{PKI}/{file}"), &here(file));
+        for file in [format!("{ca}.crt"), format!("{ca}.key")] {
+            fetch(&file)?;
+        }
+        for name in names {
+            let (key, request) = (format!("{name}.key"), format!("{name}.csr"));
+            let certificate = format!("{name}.crt");
+            fetch(&key)?;
+            Sh::new("openssl")
+                .args(["req", "-new", "-subj", &format!("/CN={m3}"), "-key"])
+                .arg(here(&key))
+                .arg("-out")
+                .arg(here(&request))
+                .run()?;
+            Sh::new("openssl")
+                .args(["x509", "-req", "-days", "-1", "-CAcreateserial", "-in"])
+                .arg(here(&request))
+                .arg("-CA")
+                .arg(here(&format!("{ca}.crt")))
+                .arg("-CAkey")
+                .arg(here(&format!("{ca}.key")))
+                .arg("-out")
+                .arg(here(&certificate))
+                .run()?;
+            m3.copy(&here(&certificate), &format!("{PKI}/{certificate}"))?;
+        }
+    }
+    sh::remove(&folder)?;
+    let runtime = bench.runtime();
+    m3.run(&format!(
+        "{}
+         {}",
+        runtime.remove("etcd"),
+        runtime.remove("kube-apiserver")
+    ))?;
+    silent(bench.cluster()?, &m3)
+}
+
+/// m3's kubelet has no configuration and no credentials any more; what it started goes on without it.
+pub fn delete_kubelet_config(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.pot_beside(&m3)?;
+    m3.run(
+        "systemctl stop kubelet
+         rm /var/lib/kubelet/config.yaml /etc/kubernetes/kubelet.conf
+         systemctl start kubelet",
+    )?;
+    not_ready(bench.cluster()?, &m3)
+}
+
+/// Of m3's control plane only its certificates are left, and etcd's data are gone.
+pub fn leave_a_part(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    bench.pot_beside(&m3)?;
+    stop_etcd(bench.cluster()?, &m3)?;
+    m3.run("rm -rf /etc/kubernetes/manifests /etc/kubernetes/admin.conf /root/etcd.yaml; find /var/lib/etcd -mindepth 1 -delete")
+}
+
+/// m3 loses its disk, and somebody has removed its member already; its Node is still there.
+pub fn wipe_without_member(bench: &mut Bench) -> Result<()> {
+    wipe_follower(bench)?;
+    bench.remove_member(&bench.m3())
+}
+
+/// m3 loses its disk, and a join that failed has left a member there that never started.
+pub fn wipe_with_unstarted_member(bench: &mut Bench) -> Result<()> {
+    leave_member(bench, &[])
+}
+
+/// The same with a learner, as kubeadm adds members today.
+pub fn wipe_with_learner(bench: &mut Bench) -> Result<()> {
+    leave_member(bench, &["--learner"])
+}
+
+fn leave_member(bench: &mut Bench, flags: &[&str]) -> Result<()> {
+    wipe_without_member(bench)?;
+    let (cluster, m3) = (bench.cluster()?, bench.m3());
+    let peer = format!("--peer-urls=https://{}:2380", m3.address());
+    let add = ["member", "add", m3.name(), &peer];
+    wait::until("etcd takes the member", LIMIT, || {
+        let added = cluster.etcdctl(&[&add[..], flags].concat());
+        Ok(added.err().map(|error| format!("{error:#}")))
+    })
+}
+
+/// m3 is in good health.
+pub fn none(bench: &mut Bench) -> Result<()> {
+    bench.pot_beside(&bench.m3())
+}
+
 /// m3's etcd is stopped; its kubelet lives and its SSH answers, to the backup machine as well.
 pub fn half_dead(bench: &mut Bench) -> Result<()> {
     let m3 = bench.m3();
@@ -129,6 +235,14 @@ pub fn healthy_again(cluster: &Cluster, node: &Node) -> Result<()> {
     wait::until(&format!("{node} is a healthy master"), LIMIT * 2, || {
         let healthy = checks::healthy_master(cluster, node);
         Ok(healthy.err().map(|error| format!("{error:#}")))
+    })
+}
+
+/// Waits until the cluster says that a node is not Ready.
+fn not_ready(cluster: &Cluster, node: &Node) -> Result<()> {
+    wait::until(&format!("{node} is not Ready"), LIMIT, || {
+        let ready = checks::control_plane_node(cluster, node).is_ok();
+        Ok(ready.then(|| "it is Ready".to_owned()))
     })
 }
 

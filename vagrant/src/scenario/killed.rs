@@ -14,6 +14,7 @@ use crate::checks;
 use crate::cluster::ClusterSpec;
 use crate::eras::Version;
 use crate::lab::Bare;
+use crate::node::Node;
 use crate::pot;
 use crate::sh::Outcome;
 use crate::wait;
@@ -26,6 +27,15 @@ const CHANGE_LIMIT: Duration = Duration::from_mins(10);
 /// A machine without power is silent at once; its address is asked in vain for some seconds.
 const SILENT_LIMIT: Duration = Duration::from_secs(30);
 
+/// What is at work when m2 dies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// b1 takes m3's place.
+    Change,
+    /// m3 comes back on an empty disk.
+    Rebirth,
+}
+
 /// What became of the dead master's member before the quorum was lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Member {
@@ -35,6 +45,7 @@ enum Member {
 
 /// One moment at which m2 dies.
 pub struct Killed {
+    plan: Plan,
     name: &'static str,
     about: &'static str,
     /// When, as the watcher knows it.
@@ -54,15 +65,15 @@ pub struct Killed {
 /// All of them, as a table: name, what it is, when m2 dies, m3's member by then, exit status, words.
 #[rustfmt::skip]
 pub fn all() -> Vec<Killed> {
-    let row = |name, about, moment, member, status, says| {
-        Killed { name, about, moment, member, status, says, id: String::new(), outcome: None, account: None }
+    let row = |plan, name, about, moment, member, status, says| {
+        Killed { plan, name, about, moment, member, status, says, id: String::new(), outcome: None, account: None }
     };
-    vec![
-        row("before-removal", "before the dead master's member is removed, which must then stay", "^intent remove-member take an$", Member::Listed,
-            3, &["nothing was removed", "quorum", "of 3 voting members"][..]),
-        row("after-removal", "after the dead master's member was removed: two are left, and one of them dies", "^(done remove-member|step forget-node)$", Member::Removed,
-            1, &["running the same command again", "has lost its quorum", "can be started again with its"]),
-    ]
+    let before = (3, &["nothing was removed", "quorum", "of 3 voting members"][..]);
+    let after = (1, &["running the same command again", "has lost its quorum", "can be started again with its"][..]);
+    [(Plan::Change, "before-removal", "after-removal"), (Plan::Rebirth, "rebirth-before-removal", "rebirth-after-removal")].into_iter().flat_map(|(plan, earlier, later)| [
+        row(plan, earlier, "before the dead master's member is removed, which must then stay", "^intent remove-member take an$", Member::Listed, before.0, before.1),
+        row(plan, later, "after the dead master's member was removed: two are left, and one of them dies", "^(done remove-member|step forget-node)$", Member::Removed, after.0, after.1),
+    ]).collect()
 }
 
 impl Scenario for Killed {
@@ -71,7 +82,11 @@ impl Scenario for Killed {
     }
 
     fn about(&self) -> String {
-        format!("a second master dies in a change: {}", self.about)
+        let plan = match self.plan {
+            Plan::Change => "change",
+            Plan::Rebirth => "rebirth",
+        };
+        format!("a second master dies in a {plan}: {}", self.about)
     }
 
     fn budget(&self) -> Duration {
@@ -87,20 +102,26 @@ impl Scenario for Killed {
     }
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
-        bench.backup_ready(Bare::Full)?;
+        if self.plan == Plan::Change {
+            bench.backup_ready(Bare::Full)?;
+        }
         let (cluster, m3) = (bench.cluster()?, bench.m3());
         let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
         self.id = member.id;
         writer::start(cluster, &[cluster.m1(), &bench.m2()])?;
-        damage::power_off(bench)
+        match self.plan {
+            Plan::Change => damage::power_off(bench),
+            Plan::Rebirth => damage::wipe_follower(bench),
+        }
     }
 
     fn run(&mut self, bench: &mut Bench) -> Result<()> {
-        bench.backup_used();
-        let (b1, m2) = (bench.b1(), bench.m2());
-        moments::prepare(&b1)?;
+        let (machine, m2) = (self.machine(bench), bench.m2());
+        bench.used(&machine);
+        moments::prepare(&machine)?;
         let (cluster, lab) = (bench.cluster()?, bench.lab());
-        let outcome = moments::hold_at(&b1, self.moment, &command(bench)?, ENDING_LIMIT, || {
+        let command = self.command(bench)?;
+        let outcome = moments::hold_at(&machine, self.moment, &command, ENDING_LIMIT, || {
             lab.power_off(&m2)?;
             wait::until("etcd on m2 is silent", SILENT_LIMIT, || {
                 let answers = checks::etcd_answers(cluster, &m2);
@@ -114,7 +135,8 @@ impl Scenario for Killed {
     fn check(&mut self, bench: &mut Bench) -> Result<()> {
         let outcome = self.outcome.as_ref().context("it was not run")?;
         pot::ensure_ended(outcome, self.status, self.says)?;
-        join::no_secret_folder(&bench.b1())?;
+        let machine = self.machine(bench);
+        join::no_secret_folder(&machine)?;
         revive(bench)?;
         let cluster = bench.cluster()?;
         // A removal that was only proposed is made up for when the quorum is back: this is asked after that.
@@ -127,23 +149,26 @@ impl Scenario for Killed {
             "the member of m3 ({}) is listed: {listed}, and not as it was left",
             self.id
         );
+        let member = checks::member_of(cluster, &machine)?;
         ensure!(
-            checks::member_of(cluster, &bench.b1())?.is_none(),
-            "etcd lists a member b1"
+            member.is_none_or(|member| member.id == self.id),
+            "etcd lists a new member {machine}"
         );
         Ok(())
     }
 
     fn run_again(&mut self, bench: &mut Bench) -> Result<()> {
-        let (b1, m2) = (bench.b1(), bench.m2());
-        pot::install_well(&b1, &command(bench)?, CHANGE_LIMIT)?;
+        let (machine, m2) = (self.machine(bench), bench.m2());
+        pot::install_well(&machine, &self.command(bench)?, CHANGE_LIMIT)?;
         let cluster = bench.cluster()?;
-        checks::gone(cluster, &bench.m3())?;
-        checks::joined(cluster, &b1, bench.masters())?;
+        if self.plan == Plan::Change {
+            checks::gone(cluster, &bench.m3())?;
+        }
+        checks::joined(cluster, &machine, bench.masters())?;
         checks::nothing_kept(cluster)?;
-        checks::pods_work(cluster, &b1, bench.test_image())?;
-        self.account = Some(writer::finish(cluster, &[&m2, &b1])?);
-        again::nothing_to_do(bench, &b1, &command(bench)?)
+        checks::pods_work(cluster, &machine, bench.test_image())?;
+        self.account = Some(writer::finish(cluster, &[&m2, &machine])?);
+        again::nothing_to_do(bench, &machine, &self.command(bench)?)
     }
 
     fn clean(&mut self, bench: &mut Bench) -> Result<()> {
@@ -171,7 +196,21 @@ pub(super) fn revive(bench: &Bench) -> Result<()> {
     damage::healthy_again(cluster, &m2)
 }
 
-fn command(bench: &Bench) -> Result<String> {
-    let healthy = bench.cluster()?.m1().address();
-    Ok(format!("change-master --down m3 --healthy {healthy} --yes"))
+impl Killed {
+    /// The one that becomes a master.
+    fn machine(&self, bench: &Bench) -> Node {
+        match self.plan {
+            Plan::Change => bench.b1(),
+            Plan::Rebirth => bench.m3(),
+        }
+    }
+
+    fn command(&self, bench: &Bench) -> Result<String> {
+        let healthy = bench.cluster()?.m1().address();
+        let what = match self.plan {
+            Plan::Change => "change-master --down m3",
+            Plan::Rebirth => "rebirth-master",
+        };
+        Ok(format!("{what} --healthy {healthy} --yes"))
+    }
 }

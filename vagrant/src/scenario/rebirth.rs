@@ -22,19 +22,31 @@ pub struct Rebirth {
     about: &'static str,
     damage: fn(&mut Bench) -> Result<()>,
     times: usize,
+    /// Further words of the command.
+    flags: &'static str,
     account: Option<Account>,
 }
+
+/// What etcd has from 3.4 on; 1.14's is older.
+const LEARNER: &str = "left-learner";
 
 /// All of them, as a table: name, what it is, how it dies, how often.
 #[rustfmt::skip]
 pub fn all() -> Vec<Rebirth> {
-    let row = |name, about, damage, times| Rebirth { name, about, damage, times, account: None };
+    let row = |name, about, damage, times| Rebirth { name, about, damage, times, flags: "", account: None };
     vec![
         row("wiped-follower", "a master whose disk is empty, its member and Node still listed", damage::wipe_follower as fn(&mut Bench) -> Result<()>, 1),
         row("wiped-leader", "the same with the member that led etcd when it lost its power", damage::wipe_leader, 1),
         row("corrupt-etcd", "a master whose etcd crashes on its data", damage::corrupt_etcd, 1),
         row("no-certificates", "a master whose certificates were deleted", damage::delete_certificates, 1),
         row("twice", "a master whose disk is empty, and empty again", damage::wipe_follower, 2),
+        row("expired-certificates", "a master whose certificates have expired", damage::expire_certificates, 1),
+        row("no-kubelet-config", "a master whose kubelet has neither configuration nor credentials, while its etcd lives", damage::delete_kubelet_config, 1),
+        row("part-left", "a master of which only the certificates are left", damage::leave_a_part, 1),
+        row("member-removed", "a master whose disk is empty, and whose member somebody has removed", damage::wipe_without_member, 1),
+        row("left-member", "a master whose disk is empty, with a member that a failed join left", damage::wipe_with_unstarted_member, 1),
+        row(LEARNER, "the same, and the member is a learner", damage::wipe_with_learner, 1),
+        Rebirth { flags: "--force", ..row("forced", "a master in good health, made anew by force", damage::none, 1) },
     ]
 }
 
@@ -55,6 +67,10 @@ impl Scenario for Rebirth {
         three_masters(version)
     }
 
+    fn plays_on(&self, version: Version) -> bool {
+        self.name != LEARNER || version.minor >= 20
+    }
+
     fn told(&self) -> Option<String> {
         self.account.as_ref().map(Account::to_string)
     }
@@ -67,11 +83,12 @@ impl Scenario for Rebirth {
     }
 
     fn run(&mut self, bench: &mut Bench) -> Result<()> {
-        rebirth(bench)?;
+        let command = format!("{} {}", command(bench)?, self.flags);
+        rebirth(bench, &command)?;
         for _ in 1..self.times {
             checks::joined(bench.cluster()?, &bench.m3(), bench.masters())?;
             (self.damage)(bench)?;
-            rebirth(bench)?;
+            rebirth(bench, &command)?;
         }
         Ok(())
     }
@@ -105,10 +122,10 @@ pub fn three_masters(version: Version) -> (ClusterSpec, usize) {
     (spec, 3)
 }
 
-fn rebirth(bench: &mut Bench) -> Result<()> {
+fn rebirth(bench: &mut Bench, command: &str) -> Result<()> {
     let m3 = bench.m3();
     bench.used(&m3);
-    pot::install_well(&m3, &command(bench)?, REBIRTH_LIMIT).map(drop)
+    pot::install_well(&m3, command, REBIRTH_LIMIT).map(drop)
 }
 
 fn command(bench: &Bench) -> Result<String> {
