@@ -229,6 +229,8 @@ fn eras_to_test(choice: &EraChoice) -> Result<Vec<(Choice, Played)>> {
         };
         all.push((choice, played));
     }
+    // Where time runs out, what is left is what shows the least.
+    all.sort_by_key(|(_, played)| matches!(played, Played::Only(_)));
     Ok(all)
 }
 
