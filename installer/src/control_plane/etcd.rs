@@ -191,6 +191,17 @@ impl Etcd {
         })
     }
 
+    /// An etcd that crictl enters.
+    #[cfg(test)]
+    pub(crate) fn by_crictl(id: &str) -> Self {
+        Self {
+            container: Container::by_crictl(id),
+            old: false,
+            credentials: vec![],
+            data: None,
+        }
+    }
+
     /// Whether the healthy master has a container of etcd, running or not: one that waits for its quorum is started again and again.
     pub fn is_there(view: &ClusterView) -> bool {
         Container::anywhere(view, Which::All).is_ok_and(|found| found.is_some())
@@ -494,12 +505,7 @@ mod tests {
     const M2: &str = r#"{"ID":2,"name":"m2","peerURLs":["https://10.0.0.12:2380"]}"#;
 
     fn etcd() -> Etcd {
-        Etcd {
-            container: Container::by_crictl("c0ffee"),
-            old: false,
-            credentials: vec![],
-            data: None,
-        }
+        Etcd::by_crictl("c0ffee")
     }
 
     /// Removes m2 where etcd lists `listed`, one after the other, and answers a removal by `answers`; tells what came of it and how often a removal was tried.

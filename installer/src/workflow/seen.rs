@@ -7,14 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::master::{Master, Way};
-use super::{Run, Untouched, down, hostname, not_eligible, refused};
+use super::{OUTLIVING, Run, Untouched, await_kubeadm, down, hostname, not_eligible, refused};
 use crate::control_plane::etcd::{Etcd, Version};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::guard::Votes;
 use crate::control_plane::{ClusterView, runbook};
 use crate::exit::NotEligible;
 use crate::facts::{self, Facts};
-use crate::host::command::await_outliving;
 use crate::host::ssh::Connect;
 use crate::joining::endpoint::{self, EndpointName, Knock, Reached, Resolved};
 use crate::joining::refusals::Past;
@@ -117,7 +116,12 @@ pub(super) fn look(
     };
     let interrupted = joining::was_interrupted(&journal, &joining.node, &joining.address);
     if interrupted {
-        await_interrupted(run, &joining)?;
+        let patience = if run.dry_run {
+            Duration::ZERO
+        } else {
+            OUTLIVING
+        };
+        await_kubeadm(run.console, &joining.state, patience)?;
     }
     let standing = joining.standing(here)?;
     let departed = match &options.way {
@@ -320,25 +324,6 @@ fn is_worker(cluster: &ClusterFacts, joining: &Joining) -> bool {
         .node(&joining.node)
         .is_some_and(|node| !node.is_master() && node.has_address(&joining.address))
 }
-
-fn await_interrupted(run: &Run<'_>, joining: &Joining) -> Result<()> {
-    run.console.say("a join of this machine was interrupted; waiting for its kubeadm to end, should it still run …");
-    let patience = if run.dry_run {
-        Duration::ZERO
-    } else {
-        OUTLIVING
-    };
-    let ended = await_outliving(&joining.kubeadm_log(), patience)
-        .context("cannot tell whether the interrupted kubeadm still runs")?;
-    ensure!(
-        ended,
-        NotEligible("the kubeadm of an interrupted run is still at work on this machine; see: ps -ef | grep kubeadm".to_owned())
-    );
-    Ok(())
-}
-
-/// The longest that a kubeadm which outlived a killed run is waited for; its own limits add up to less.
-const OUTLIVING: Duration = Duration::from_secs(600);
 
 pub(super) fn is_etcd(image: &str) -> bool {
     image
