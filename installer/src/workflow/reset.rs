@@ -277,7 +277,7 @@ fn refusals(
 ) -> Result<Vec<Refusal>> {
     let mut all = Vec::new();
     if departed.member(&cluster.members).is_some() {
-        all.extend(remove_member::foreseen(cluster, departed, false));
+        all.extend(remove_member::foreseen(cluster, departed, None));
     }
     all.extend(locked(view, holder)?);
     Ok(all)
