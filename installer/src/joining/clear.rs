@@ -70,7 +70,7 @@ impl ClearInterruptedJoin {
         world.host.note(Change::Cluster {
             what: format!("remove etcd member {own}"),
         })?;
-        etcd.remove_steadily(cluster, own)
+        etcd.remove_steadily(cluster, own, world.host.stop())
     }
 }
 

@@ -201,7 +201,8 @@ impl Step for RemoveMember {
         world.host.note(Change::Cluster {
             what: format!("remove etcd member {target}"),
         })?;
-        self.etcd.remove_steadily(cluster, &target)
+        self.etcd
+            .remove_steadily(cluster, &target, world.host.stop())
     }
 }
 

@@ -246,11 +246,7 @@ fn foreseen(seen: &Seen, cluster: &ClusterFacts, departed: &Departed) -> Result<
         let own = &seen.joining.address;
         (cluster.members).retain(|member| !(member.is_learner && member.is_at(own)));
     }
-    Ok(remove_member::foreseen(
-        &cluster,
-        departed,
-        record.as_ref(),
-    ))
+    Ok(remove_member::foreseen(&cluster, departed, record.as_ref()))
 }
 
 fn no_worker(
