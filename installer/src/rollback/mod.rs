@@ -36,6 +36,7 @@ use crate::host::probe::Containers;
 use crate::host::{Host, HostView};
 use crate::joining::bridge::BridgeGone;
 use crate::journal::{Change, Event, Journal};
+use crate::replacing::health::erase_credentials;
 use crate::signals::Stop;
 use crate::step::{Step, View, World};
 use crate::workflow::{await_kubeadm, lock_state, root_only};
@@ -217,6 +218,8 @@ impl Rollback<'_> {
             pot: "none".to_owned(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
+        // Else they would stay, where it is given up what asked with them.
+        erase_credentials(&Host::new(self.host.clone(), &journal))?;
         Ok(Session {
             journal,
             _lock: lock,

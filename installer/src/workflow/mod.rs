@@ -63,6 +63,8 @@ pub(crate) struct Terms<'a> {
     pub yes: bool,
     /// The identity of the pot, for the journal.
     pub pot: String,
+    /// This machine.
+    pub host: HostView,
     /// The state folder.
     pub state: PathBuf,
 }
@@ -79,6 +81,7 @@ impl<'a> Run<'a> {
             dry_run: self.dry_run,
             yes: self.yes,
             pot: self.pot.identity().to_string(),
+            host: self.host.clone(),
             state: self.host.locate(STATE_DIR),
         }
     }

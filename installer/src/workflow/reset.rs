@@ -73,6 +73,7 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
         dry_run: options.dry_run,
         yes: options.yes,
         pot: "none".to_owned(),
+        host: options.host.clone(),
         state: options.host.locate(STATE_DIR),
     };
     let patience = if options.dry_run {
