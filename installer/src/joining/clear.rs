@@ -154,7 +154,7 @@ impl Step for ClearInterruptedJoin {
                 .host
                 .remove_tree(left, Change::ClearJoin { node: node.clone() })?;
         }
-        cluster.delete(&["node", node])?;
+        cluster.delete_wholly(&["node", node], &[])?;
         self.own.put_back(world.host)
     }
 }
