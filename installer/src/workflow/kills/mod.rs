@@ -211,6 +211,12 @@ fn one_of_four_healthy_masters_lost_at_any_moment_costs_no_quorum_by_us() {
 }
 
 #[test]
+fn one_of_two_or_four_healthy_masters_with_learners_lost_at_any_moment_costs_no_quorum_by_us() {
+    lose_a_master(3, 34, &[Case::Corrupt, Case::Worker]);
+    lose_a_master(5, 34, &[Case::Wiped, Case::Dead]);
+}
+
+#[test]
 fn a_machine_that_was_half_emptied_is_emptied_by_the_next_run() {
     for (case, minor) in [(Case::Corrupt, 14), (Case::Worker, 20)] {
         let scenario = scenario(case, minor);
