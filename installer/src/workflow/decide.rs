@@ -79,7 +79,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         if cluster.etcd.is_some() {
             let votes = Votes::of(&cluster.members);
             if !votes.are_enough() {
-                tell_of_lost_quorum(run, &votes.to_string());
+                tell_of_lost_quorum(run, &seen.view, &votes.to_string());
             }
         }
     }

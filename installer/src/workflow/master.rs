@@ -176,7 +176,7 @@ pub(super) fn carry_out(
         && joining.cluster.etcd.is_some()
         && let Some(how) = quorum_is_lost(&seen.view)
     {
-        tell_of_lost_quorum(run, &how);
+        tell_of_lost_quorum(run, &seen.view, &how);
     }
     if outcome.is_err() && seen.departed.is_some() {
         run.console.say("what was begun is finished by running the same command again here; if this machine is lost, another one takes its place, and the old one's: change-master --down NAME");

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::master::{Master, Way};
 use super::{OUTLIVING, Run, Untouched, await_kubeadm, down, hostname, not_eligible, refused};
+use crate::control_plane::containers::Tool;
 use crate::control_plane::etcd::{Etcd, Version};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::guard::Votes;
@@ -70,7 +71,7 @@ pub(super) fn look(
     let cluster = ClusterFacts::gather(&view).map_err(|cause| match quorum_is_lost(&view) {
         None => not_eligible(cause),
         Some(how) => {
-            tell_of_lost_quorum(run, &how);
+            tell_of_lost_quorum(run, &view, &how);
             not_eligible(cause.context(format!("etcd has no quorum: {how}")))
         }
     })?;
@@ -267,8 +268,8 @@ pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
     None
 }
 
-/// Prints what to type where etcd has lost its quorum.
-pub(super) fn tell_of_lost_quorum(run: &Run<'_>, how: &str) {
+/// Prints what to type where etcd has lost its quorum, by the programs that the healthy master has.
+pub(super) fn tell_of_lost_quorum(run: &Run<'_>, view: &ClusterView, how: &str) {
     let manifest = run.pot.manifest();
     let images = manifest.images.iter().flat_map(|image| &image.names);
     let tag = images
@@ -276,8 +277,8 @@ pub(super) fn tell_of_lost_quorum(run: &Run<'_>, how: &str) {
         .find_map(|name| Version::parse(name.rsplit_once(':')?.1));
     // Of two tools the one that every version but the newest has.
     let version = tag.unwrap_or(Version { major: 3, minor: 5 });
-    run.console
-        .say(&runbook::lost_quorum(how, version, manifest.runtime.name));
+    let tool = Tool::for_etcd(view, run.runtime());
+    run.console.say(&runbook::lost_quorum(how, version, tool));
 }
 
 /// The name of this machine's node: what was given; else, for a machine that comes back, what the cluster calls the master at its address; else its own name.
