@@ -115,6 +115,34 @@ enum Program {
     Ctr(String),
 }
 
+/// The program by which a person lists and enters containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// Docker's own.
+    Docker,
+    /// That of any other runtime.
+    Crictl,
+    /// containerd's own, where there is no crictl that can speak to it.
+    Ctr,
+}
+
+impl Tool {
+    /// The one that knows of a container of etcd on the asked master, running or not; else the usual one of `runtime`.
+    pub fn for_etcd(view: &ClusterView, runtime: Runtime) -> Self {
+        match Container::anywhere(view, Which::All) {
+            Ok(Some(found)) => match found.program {
+                Program::Docker => Self::Docker,
+                Program::Crictl(_) => Self::Crictl,
+                Program::Ctr(_) => Self::Ctr,
+            },
+            Ok(None) | Err(_) => match runtime {
+                Runtime::Docker => Self::Docker,
+                Runtime::Containerd => Self::Crictl,
+            },
+        }
+    }
+}
+
 /// Which containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -466,6 +494,17 @@ mod tests {
         let there = nowhere().on(&format!("{CRICTL} --all"), 0, "c0ffee\n");
         let found = Container::anywhere(&view(there), Which::All).unwrap();
         assert_eq!(found.unwrap().id, "c0ffee");
+        let without_crictl = || {
+            Scripted::new()
+                .on("docker ps", NO_PROGRAM, "docker: not found")
+                .on("crictl", NO_PROGRAM, "crictl: not found")
+        };
+        let there = without_crictl().on("ctr ", 0, "c0ffee\n");
+        let tool = |script| Tool::for_etcd(&view(script), Runtime::Containerd);
+        assert_eq!(tool(there), Tool::Ctr);
+        assert_eq!(tool(nowhere().on(CRICTL, 0, "c0ffee\n")), Tool::Crictl);
+        let nothing = without_crictl().on("ctr ", 0, "");
+        assert_eq!(tool(nothing), Tool::Crictl, "the runtime's usual one");
         let gone = nowhere().on("crictl", NO_PROGRAM, "crictl: not found");
         assert_eq!(
             Container::anywhere(&view(gone), Which::Running).unwrap(),

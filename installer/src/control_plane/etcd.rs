@@ -15,6 +15,7 @@ use super::objects::{self, List, Node, Pod, PodSpec};
 use super::{Cluster, ClusterView};
 use crate::host::command::{Cmd, CommandError, Output};
 use crate::runtime::Runtime;
+use crate::signals::Stop;
 
 /// A member's ID, printed as `etcdctl member remove` wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -191,6 +192,17 @@ impl Etcd {
         })
     }
 
+    /// An etcd that crictl enters.
+    #[cfg(test)]
+    pub(crate) fn by_crictl(id: &str) -> Self {
+        Self {
+            container: Container::by_crictl(id),
+            old: false,
+            credentials: vec![],
+            data: None,
+        }
+    }
+
     /// Whether the healthy master has a container of etcd, running or not: one that waits for its quorum is started again and again.
     pub fn is_there(view: &ClusterView) -> bool {
         Container::anywhere(view, Which::All).is_ok_and(|found| found.is_some())
@@ -355,18 +367,19 @@ impl Etcd {
     }
 
     /// Removes `member`. etcd wants 5 s of steady health before it accepts a change of its members: its refusal is taken for a passing one for half a minute. Just
-    /// before each try the member must still be listed with this ID, name and peer addresses; one that is gone already is fine. The caller has made sure that the
-    /// quorum survives it.
-    pub fn remove_steadily(&self, cluster: &Cluster, member: &Member) -> Result<()> {
-        self.remove_within(cluster, member, RECONFIGURATION, Duration::from_secs(2))
+    /// before each try the member must still be listed with this ID, name and peer addresses, and `stop` must let the run go on; one that is gone already is fine. The
+    /// caller has made sure that the quorum survives it.
+    pub fn remove_steadily(&self, cluster: &Cluster, member: &Member, stop: &Stop) -> Result<()> {
+        let patience = (RECONFIGURATION, Duration::from_secs(2));
+        self.remove_within(cluster, member, stop, patience)
     }
 
     fn remove_within(
         &self,
         cluster: &Cluster,
         member: &Member,
-        limit: Duration,
-        pause: Duration,
+        stop: &Stop,
+        (limit, pause): (Duration, Duration),
     ) -> Result<()> {
         let clock = cluster.view().clock();
         let deadline = clock.now() + limit;
@@ -379,6 +392,7 @@ impl Etcd {
                 found.name == member.name && found.peer_urls == member.peer_urls,
                 "etcd member {member} is now {found}: somebody else changes the members. Nothing was removed; run this again"
             );
+            stop.check()?;
             let Err(cause) = self.remove(cluster, member.id) else {
                 return Ok(());
             };
@@ -486,6 +500,7 @@ pub(super) const LOCAL: &str = "https://127.0.0.1:2379";
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Instant;
 
     use super::*;
     use crate::host::scripted::Scripted;
@@ -494,16 +509,21 @@ mod tests {
     const M2: &str = r#"{"ID":2,"name":"m2","peerURLs":["https://10.0.0.12:2380"]}"#;
 
     fn etcd() -> Etcd {
-        Etcd {
-            container: Container::by_crictl("c0ffee"),
-            old: false,
-            credentials: vec![],
-            data: None,
-        }
+        Etcd::by_crictl("c0ffee")
     }
 
     /// Removes m2 where etcd lists `listed`, one after the other, and answers a removal by `answers`; tells what came of it and how often a removal was tried.
     fn removal<'t>(
+        listed: impl IntoIterator<Item = &'t str>,
+        answers: impl IntoIterator<Item = (i32, &'t str)>,
+        limit: Duration,
+    ) -> (Result<(), String>, usize) {
+        removal_until(&Stop::default(), listed, answers, limit)
+    }
+
+    /// The same, as long as `stop` lets it.
+    fn removal_until<'t>(
+        stop: &Stop,
         listed: impl IntoIterator<Item = &'t str>,
         answers: impl IntoIterator<Item = (i32, &'t str)>,
         limit: Duration,
@@ -525,8 +545,8 @@ mod tests {
         let removed = etcd().remove_within(
             &cluster,
             &member(2, "m2", "10.0.0.12"),
-            limit,
-            Duration::ZERO,
+            stop,
+            (limit, Duration::ZERO),
         );
         let asked = runner.asked();
         let tries = asked.iter().filter(|cmd| cmd.contains(" remove ")).count();
@@ -547,6 +567,14 @@ mod tests {
         assert!(removed.unwrap_err().contains("unhealthy") && tries == 1);
         let (removed, tries) = removal([M2], [(1, "permission denied")], Duration::from_secs(9));
         assert!(removed.unwrap_err().contains("denied") && tries == 1);
+    }
+
+    #[test]
+    fn a_removal_is_not_tried_once_the_clusters_lock_is_lost() {
+        let stop = Stop::default();
+        stop.lock_is_held_until(Instant::now());
+        let (removed, tries) = removal_until(&stop, [M2], [(0, "")], Duration::from_secs(9));
+        assert!(removed.unwrap_err().contains("lock") && tries == 0);
     }
 
     #[test]

@@ -21,8 +21,14 @@ pub const NAME: &str = "kpot";
 /// How long the lock holds without being renewed.
 const DURATION: Duration = Duration::from_secs(60);
 
+/// How long before it ends this program takes it for lost: what is begun just before that still has its effect while nobody else can hold it.
+const MARGIN: Duration = Duration::from_secs(10);
+
 /// How often it is renewed.
 const RENEWAL: Duration = Duration::from_secs(15);
+
+/// How soon a renewal that failed is tried again: it may have hung for most of the time that was left.
+const RETRY: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Deserialize)]
 struct Lease {
@@ -41,6 +47,7 @@ struct Spec {
 
 /// The lock, while this program holds it. Dropping it gives it back.
 pub struct Lock {
+    run: Stop,
     stop: Option<Sender<()>>,
     renewer: Option<JoinHandle<Result<()>>>,
 }
@@ -144,26 +151,26 @@ impl Lock {
     /// # Errors
     /// Somebody else holds it (named, with the time that is left), or took it at the same moment.
     ///
-    /// A lock that cannot be renewed for as long as it holds ends the run by `run`.
+    /// A run whose lock was not renewed in time, because the renewal failed or hangs, is ended by `run`.
     pub fn take(cluster: &Cluster, holder: &Holder, run: &Stop) -> Result<Self> {
-        write(cluster, holder, Some(&holder.identity), Take::Acquire)?;
+        held(run, || {
+            write(cluster, holder, Some(&holder.identity), Take::Acquire)
+        })?;
         let (stop, stopped) = mpsc::channel();
         let (renewing, holder) = (Cluster::new(cluster.view().clone()), holder.clone());
-        let run = run.clone();
+        let watched = run.clone();
         let renewer = thread::spawn(move || {
-            let mut renewed = Instant::now();
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(RENEWAL) {
-                let begun = Instant::now();
-                // A renewal that fails once is tried again before the lock expires.
-                match write(&renewing, &holder, Some(&holder.identity), Take::Keep) {
-                    Ok(()) => renewed = begun,
-                    Err(_) if renewed.elapsed() >= DURATION => run.lock_is_lost(),
-                    Err(_) => {}
-                }
+            let mut pause = RENEWAL;
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
+                let renewed = held(&watched, || {
+                    write(&renewing, &holder, Some(&holder.identity), Take::Keep)
+                });
+                pause = if renewed.is_ok() { RENEWAL } else { RETRY };
             }
             write(&renewing, &holder, None, Take::Keep)
         });
         Ok(Self {
+            run: run.clone(),
             stop: Some(stop),
             renewer: Some(renewer),
         })
@@ -171,7 +178,11 @@ impl Lock {
 
     /// Renews the lock now, so that the Lease is as young as this moment.
     pub fn renew(&self, cluster: &Cluster, holder: &Holder) -> Result<()> {
-        let renew = || write(cluster, holder, Some(&holder.identity), Take::Keep);
+        let renew = || {
+            held(&self.run, || {
+                write(cluster, holder, Some(&holder.identity), Take::Keep)
+            })
+        };
         // The renewal in the background may have come in between.
         renew().or_else(|_| renew())
     }
@@ -186,8 +197,9 @@ impl Lock {
         let Some(renewer) = self.renewer.take() else {
             return Ok(());
         };
-        renewer
-            .join()
+        let ended = renewer.join();
+        self.run.lock_is_given_back();
+        ended
             .unwrap_or_else(|_| bail!("the renewal of the cluster's lock panicked"))
             .context("cannot give back the cluster's lock; it expires by itself in a minute")
     }
@@ -198,6 +210,14 @@ impl Drop for Lock {
         // Where nobody asked for the result, another error is on its way to the operator; the lock expires by itself.
         let _ = self.end();
     }
+}
+
+/// Writes the Lease, and tells `run` how long it holds then: from before it was written, however long that took.
+fn held(run: &Stop, write: impl FnOnce() -> Result<()>) -> Result<()> {
+    let begun = Instant::now();
+    write()?;
+    run.lock_is_held_until(begun + (DURATION - MARGIN));
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -264,7 +284,44 @@ pub(crate) fn api(view: &ClusterView) -> Result<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::host::scripted::Scripted;
+
+    #[test]
+    fn a_run_ends_before_its_lock_does_whatever_the_renewal_does_meanwhile() {
+        let script = Scripted::new().with(|cmd, _| {
+            let answer = if cmd.to_string().contains(" get lease ") {
+                r#"{"metadata":{},"spec":{"holderIdentity":"b1/10.0.0.21"}}"#
+            } else {
+                ""
+            };
+            Some(crate::host::command::Output {
+                stdout: answer.as_bytes().to_vec(),
+                ..Default::default()
+            })
+        });
+        let cluster = Cluster::new(ClusterView::new(Arc::new(script), "10.0.0.11"));
+        let me = Holder {
+            identity: "b1/10.0.0.21".to_owned(),
+            clock_skew: 0.0,
+        };
+        let (run, before) = (Stop::default(), Instant::now());
+        let lock = Lock::take(&cluster, &me, &run).unwrap();
+        let after = Instant::now();
+        assert!(run.check_at(before + Duration::from_secs(49)).is_ok());
+        // No renewal came back since, with an error or without.
+        let lost = run.check_at(after + Duration::from_secs(50)).unwrap_err();
+        assert!(lost.to_string().contains("could not be renewed"), "{lost}");
+        lock.renew(&cluster, &me).unwrap();
+        assert!(run.check().is_ok());
+        lock.release().unwrap();
+        assert!(
+            run.check_at(after + Duration::from_secs(3600)).is_ok(),
+            "what follows needs no lock"
+        );
+    }
 
     fn spec(holder: &str, age: u64) -> Spec {
         let renewed =

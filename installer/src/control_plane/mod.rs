@@ -24,9 +24,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use self::objects::PodSpec;
 use crate::host::ahead::Ahead;
@@ -39,6 +40,9 @@ const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
 /// The Secret in which kubeadm hands certificates to a master that joins.
 const UPLOADED_CERTS: [&str; 4] = ["secret", "kubeadm-certs", "--namespace", "kube-system"];
+
+/// How long an object that was deleted may be held by its finalizers: whoever set them is at work on it.
+const GOING: Duration = Duration::from_secs(30);
 
 /// Where kubeadm writes what a master's own API server is told.
 const APISERVER: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
@@ -218,11 +222,7 @@ impl Cluster {
     }
 
     /// Gives `kubectl VERB -f -` an object to read. Objects may hold secrets: they go through standard input.
-    pub(crate) fn apply(
-        &self,
-        verb: &str,
-        object: &serde_json::Value,
-    ) -> Result<Output, CommandError> {
+    pub(crate) fn apply(&self, verb: &str, object: &Value) -> Result<Output, CommandError> {
         self.view.runner.run(
             &self
                 .view
@@ -252,18 +252,41 @@ impl Cluster {
         Ok(())
     }
 
-    /// Deletes an object; one that is gone already is fine.
+    /// Deletes an object; one that is gone already is fine. One that finalizers hold is only marked: kubectl alone would wait for it, until it is killed.
     pub fn delete(&self, what: &[&str]) -> Result<()> {
+        let options = ["--ignore-not-found", "--wait=false"];
         self.view.runner.expect(
-            &self.view.kubectl(
-                ["delete"]
-                    .iter()
-                    .chain(what)
-                    .chain(&["--ignore-not-found"])
-                    .copied(),
-            ),
+            &self
+                .view
+                .kubectl(["delete"].iter().chain(what).chain(&options).copied()),
         )?;
         Ok(())
+    }
+
+    /// The same by these `flags`, and waits until the object is gone.
+    ///
+    /// # Errors
+    /// Its finalizers, which are named, still hold it after [`GOING`].
+    pub fn delete_wholly(&self, what: &[&str], flags: &[&str]) -> Result<()> {
+        self.delete(&[what, flags].concat())?;
+        let clock = self.view.clock();
+        let deadline = clock.now() + GOING;
+        loop {
+            let left: Option<Value> = self.view.find(what)?;
+            let left = left.unwrap_or_default();
+            // One that is not marked was made anew since: a kubelet that still runs does that.
+            if left["metadata"]["deletionTimestamp"].is_null() {
+                return Ok(());
+            }
+            ensure!(
+                clock.now() < deadline,
+                "{what} is marked as deleted, and its finalizers hold it: {}. Who set them has to take them away; where nobody does any more, type on {}:\n  kubectl --kubeconfig {ADMIN_CONF} patch {what} --type=merge --patch '{{\"metadata\":{{\"finalizers\":null}}}}'\nThen run the same command again",
+                left["metadata"]["finalizers"],
+                self.view.address(),
+                what = what.join(" ")
+            );
+            clock.pause(Duration::from_secs(1));
+        }
     }
 
     /// Runs a command on the healthy master that changes something.

@@ -24,6 +24,8 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Of this object and of no later one of its name.
+    pub uid: String,
     /// RFC 3339.
     pub creation_timestamp: String,
     /// For optimistic locking.

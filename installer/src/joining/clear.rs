@@ -70,7 +70,7 @@ impl ClearInterruptedJoin {
         world.host.note(Change::Cluster {
             what: format!("remove etcd member {own}"),
         })?;
-        etcd.remove_steadily(cluster, own)
+        etcd.remove_steadily(cluster, own, world.host.stop())
     }
 }
 
@@ -154,7 +154,7 @@ impl Step for ClearInterruptedJoin {
                 .host
                 .remove_tree(left, Change::ClearJoin { node: node.clone() })?;
         }
-        cluster.delete(&["node", node])?;
+        cluster.delete_wholly(&["node", node], &[])?;
         self.own.put_back(world.host)
     }
 }

@@ -119,17 +119,13 @@ impl Step for ForgetNode {
                 "delete node {name}, its control-plane pods and its endpoint in ClusterStatus"
             ),
         })?;
-        cluster.delete(&["node", name])?;
+        cluster.delete_wholly(&["node", name], &[])?;
         for pod in PODS.map(|pod| format!("{pod}-{name}")) {
             // A kubelet that no longer answers would keep them "Terminating" for ever.
-            cluster.delete(&[
-                "pod",
-                &pod,
-                "--namespace",
-                "kube-system",
-                "--grace-period=0",
-                "--force",
-            ])?;
+            cluster.delete_wholly(
+                &["pod", &pod, "--namespace", "kube-system"],
+                &["--grace-period=0", "--force"],
+            )?;
         }
         self.cut_cluster_status(cluster)
     }

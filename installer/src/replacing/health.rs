@@ -155,9 +155,7 @@ pub fn read_from_here(
         );
         ask(target)
     });
-    for name in Etcd::CREDENTIAL_FILES {
-        world.host.erase(&format!("{CREDENTIALS}/{name}"))?;
-    }
+    erase_credentials(world.host)?;
     Ok(if read? {
         Reading::Answered
     } else {
@@ -165,16 +163,25 @@ pub fn read_from_here(
     })
 }
 
+/// Erases what lies of these credentials on this machine, also what a run left that was killed before it could: whole or half-written files, each even where another one stays.
+pub fn erase_credentials(host: &Host<'_>) -> Result<()> {
+    let mut erased = Ok(());
+    for name in host.view().list(CREDENTIALS)? {
+        erased = erased.and(host.erase(&format!("{CREDENTIALS}/{name}")));
+    }
+    erased
+}
+
 fn place_credentials(host: &Host<'_>, cluster: &Cluster, etcd: &Etcd) -> Result<()> {
     host.make_dir(CREDENTIALS, 0o700)?;
+    // A try of this very run may have failed half way.
+    erase_credentials(host)?;
     for (name, path) in Etcd::CREDENTIAL_FILES.iter().zip(etcd.credential_paths()) {
         let content = cluster
             .view()
             .file(path)?
             .with_context(|| format!("{} has no {path}", cluster.view().address()))?;
         let place = format!("{CREDENTIALS}/{name}");
-        // A run that was killed may have left another one.
-        host.erase(&place)?;
         host.write_secret(&place, &content, 0o600)?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Removes the etcd member of a master that left: a checked snapshot is on this machine first, and the quorum guard has the last word.
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::health::{EtcdImage, read_from_here, steady_members};
 use super::{Departed, Whose};
@@ -103,13 +104,16 @@ fn situation(
 }
 
 /// What the guard would say now, before anything is done: as if the snapshot were taken, and with what the healthy master sees. Where no member of another machine is listed
-/// (any more, or because etcd is external), its Node tells whether it is well; `begun` says that its removal was begun before, by whomever.
-pub fn foreseen(cluster: &ClusterFacts, departed: &Departed, begun: bool) -> Vec<Refusal> {
+/// (any more, or because etcd is external), its Node tells whether it is well; `record` is what the cluster keeps of that Node, where its removal was begun before, by whomever.
+pub fn foreseen(
+    cluster: &ClusterFacts,
+    departed: &Departed,
+    record: Option<&Value>,
+) -> Vec<Refusal> {
     let node = cluster.node(&departed.name);
     if departed.whose == Whose::Another
-        && !begun
         && departed.member(&cluster.members).is_none()
-        && node.is_some_and(Node::is_ready)
+        && node.is_some_and(|node| node.is_ready() && !is_going(cluster, node, record))
     {
         return vec![Refusal {
             cause: format!(
@@ -132,6 +136,15 @@ pub fn foreseen(cluster: &ClusterFacts, departed: &Departed, begun: bool) -> Vec
         Ok(()) => Vec::new(),
         Err(refused) => refused.iter().map(refusal).collect(),
     }
+}
+
+/// Whether a Node that is Ready is no sign that its master is well: its removal was begun. Of an etcd on the masters the member is gone by then. Of an external one nothing is, and a record is
+/// written before the first removal: there only another Node than the recorded one tells that it came so far.
+fn is_going(cluster: &ClusterFacts, node: &Node, record: Option<&Value>) -> bool {
+    record.is_some_and(|record| {
+        let recorded = record["uid"].as_str();
+        cluster.etcd.is_some() || recorded.is_some_and(|uid| uid != node.metadata.uid)
+    })
 }
 
 fn refusal(refused: &Refused) -> Refusal {
@@ -188,14 +201,48 @@ impl Step for RemoveMember {
         world.host.note(Change::Cluster {
             what: format!("remove etcd member {target}"),
         })?;
-        self.etcd.remove_steadily(cluster, &target)
+        self.etcd
+            .remove_steadily(cluster, &target, world.host.stop())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::joining::fixtures::member;
+    use crate::joining::fixtures::{cluster, member, node};
+
+    #[test]
+    fn with_an_external_etcd_a_record_excuses_no_master_that_is_well() {
+        let departed = Departed {
+            name: "m3".to_owned(),
+            address: "10.0.0.13".to_owned(),
+            whose: Whose::Another,
+        };
+        let mut cluster = cluster();
+        let mut m3 = node("m3", "10.0.0.13");
+        m3.metadata.uid = "1".to_owned();
+        cluster.nodes.push(m3);
+        let refused = |cluster: &ClusterFacts, record| {
+            !foreseen(cluster, &departed, Option::as_ref(&record)).is_empty()
+        };
+        assert!(refused(&cluster, None));
+        assert!(
+            refused(&cluster, Some(json!({ "uid": "1" }))),
+            "a run that was refused or killed left it, and removed nothing"
+        );
+        assert!(refused(&cluster, Some(Value::Null)), "it says of no Node");
+        assert!(
+            !refused(&cluster, Some(json!({ "uid": "0" }))),
+            "the recorded Node is gone, and its kubelet made another one"
+        );
+        cluster.etcd = Some(Etcd::by_crictl("c0ffee"));
+        assert!(
+            !refused(&cluster, Some(json!({ "uid": "1" }))),
+            "its member is gone"
+        );
+    }
 
     #[test]
     fn a_quorum_that_was_lost_meanwhile_is_told_as_that_without_a_question_from_here() {

@@ -20,7 +20,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use self::containerd::{RemovePods, Whose};
@@ -32,15 +32,14 @@ use self::services::{Reload, RemoveContainers, RestoreUnit, StopKubelet, UnnameI
 use crate::console::Console;
 use crate::engine::{self, Plan};
 use crate::exit::{NotEligible, Usage};
-use crate::host::command::await_outliving;
 use crate::host::probe::Containers;
 use crate::host::{Host, HostView};
 use crate::joining::bridge::BridgeGone;
-use crate::joining::kubeadm_log;
 use crate::journal::{Change, Event, Journal};
+use crate::replacing::health::erase_credentials;
 use crate::signals::Stop;
 use crate::step::{Step, View, World};
-use crate::workflow::{lock_state, root_only};
+use crate::workflow::{await_kubeadm, lock_state, root_only};
 
 /// What a rollback leaves as it is, and why. docs/operations.md holds the same list.
 pub const LEFT_ALONE: [(&str, &str); 8] = [
@@ -111,7 +110,7 @@ impl Rollback<'_> {
         let journal = Journal::read(&self.state)?;
         let owed = Owed::of(&journal);
         self.refuse_member(owed.member.as_ref())?;
-        self.refuse_running_kubeadm()?;
+        await_kubeadm(self.console, &self.state, Duration::ZERO)?;
         let undoing = Undoing::of(&owed, &self.state);
         let view = View {
             host: &self.host,
@@ -184,16 +183,6 @@ impl Rollback<'_> {
         )))
     }
 
-    fn refuse_running_kubeadm(&self) -> Result<()> {
-        let ended = await_outliving(&kubeadm_log(&self.state), Duration::ZERO)
-            .context("cannot tell whether an interrupted kubeadm still runs")?;
-        ensure!(
-            ended,
-            NotEligible("the kubeadm of an interrupted run is still at work on this machine: wait for it; see: ps -ef | grep kubeadm".to_owned())
-        );
-        Ok(())
-    }
-
     /// Shows the plan, and refuses what is in the way.
     fn show(&self, plan: &Plan) -> Result<()> {
         if plan.is_done() {
@@ -229,6 +218,8 @@ impl Rollback<'_> {
             pot: "none".to_owned(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
+        // Else they would stay, where it is given up what asked with them.
+        erase_credentials(&Host::new(self.host.clone(), &journal))?;
         Ok(Session {
             journal,
             _lock: lock,

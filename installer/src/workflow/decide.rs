@@ -79,7 +79,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         if cluster.etcd.is_some() {
             let votes = Votes::of(&cluster.members);
             if !votes.are_enough() {
-                tell_of_lost_quorum(run, &votes.to_string());
+                tell_of_lost_quorum(run, &seen.view, &votes.to_string());
             }
         }
     }
@@ -239,14 +239,14 @@ fn leaving<'s>(seen: &'s Seen, cluster: &ClusterFacts) -> Option<&'s Departed> {
 
 /// What would refuse the removal of `departed` now.
 fn foreseen(seen: &Seen, cluster: &ClusterFacts, departed: &Departed) -> Result<Vec<Refusal>> {
-    let begun = record::kept(&seen.view, departed)?.is_some();
+    let record = record::kept(&seen.view, departed)?;
     let mut cluster = cluster.clone();
     // A learner that this machine's own interrupted join left is nobody else's join. It has no vote, and is cleared before the next one; a removal that is still to come goes before that.
     if seen.interrupted && departed.member(&cluster.members).is_none() {
         let own = &seen.joining.address;
         (cluster.members).retain(|member| !(member.is_learner && member.is_at(own)));
     }
-    Ok(remove_member::foreseen(&cluster, departed, begun))
+    Ok(remove_member::foreseen(&cluster, departed, record.as_ref()))
 }
 
 fn no_worker(

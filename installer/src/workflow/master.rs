@@ -32,7 +32,7 @@ use crate::joining::revoke::RevokeCredentials;
 use crate::joining::{self};
 use crate::journal::{Change, Event, Journal};
 use crate::plans;
-use crate::replacing::health::EtcdImage;
+use crate::replacing::health::{EtcdImage, erase_credentials};
 use crate::replacing::{record, restore};
 use crate::signals::Stop;
 use crate::step::{Step, View, World};
@@ -176,7 +176,7 @@ pub(super) fn carry_out(
         && joining.cluster.etcd.is_some()
         && let Some(how) = quorum_is_lost(&seen.view)
     {
-        tell_of_lost_quorum(run, &how);
+        tell_of_lost_quorum(run, &seen.view, &how);
     }
     if outcome.is_err() && seen.departed.is_some() {
         run.console.say("what was begun is finished by running the same command again here; if this machine is lost, another one takes its place, and the old one's: change-master --down NAME");
@@ -379,6 +379,9 @@ fn on_cluster(
         let revoke = RevokeCredentials::new(joining.clone());
         if let Err(cause) = revoke.apply(world) {
             run.console.say(&format!("the join's credentials could not be taken back: {cause:#}\nThey end by themselves: the token in 15 minutes, the certificates in 2 hours"));
+        }
+        if let Err(cause) = erase_credentials(world.host) {
+            run.console.say(&format!("the healthy master's etcd client key may still be on this machine: {cause:#}\nRunning the same command again erases it, and so does a reboot"));
         }
         if joining.bridge.is_some()
             && let Err(cause) = bridge::remove(world.host)

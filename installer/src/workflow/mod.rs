@@ -10,8 +10,9 @@ mod reset;
 mod seen;
 mod session;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bundle_spec::VerifiedPot;
@@ -26,8 +27,9 @@ use crate::engine::{self, Plan};
 use crate::exit::{NotEligible, Refused};
 use crate::facts::docker::CgroupDriver;
 use crate::facts::{self, Facts};
-use crate::host::command::CommandError;
+use crate::host::command::{CommandError, await_outliving};
 use crate::host::{Host, HostView};
+use crate::joining::kubeadm_log;
 use crate::joining::refusals::Refusal;
 use crate::journal::STATE_DIR;
 use crate::plans;
@@ -61,6 +63,8 @@ pub(crate) struct Terms<'a> {
     pub yes: bool,
     /// The identity of the pot, for the journal.
     pub pot: String,
+    /// This machine.
+    pub host: HostView,
     /// The state folder.
     pub state: PathBuf,
 }
@@ -77,6 +81,7 @@ impl<'a> Run<'a> {
             dry_run: self.dry_run,
             yes: self.yes,
             pot: self.pot.identity().to_string(),
+            host: self.host.clone(),
             state: self.host.locate(STATE_DIR),
         }
     }
@@ -186,6 +191,28 @@ pub(crate) fn root_only() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         NotEligible("this must run as root: sudo ./kpot-install …".to_owned())
+    );
+    Ok(())
+}
+
+/// The longest that a kubeadm which outlived a killed run is waited for; its own limits add up to less.
+const OUTLIVING: Duration = Duration::from_secs(600);
+
+/// Waits for the kubeadm of a run that was killed, which goes on to its end all the same; refuses where it is still at work after `patience`.
+pub(crate) fn await_kubeadm(console: &Console, state: &Path, patience: Duration) -> Result<()> {
+    let log = kubeadm_log(state);
+    let look = |patience| {
+        await_outliving(&log, patience)
+            .context("cannot tell whether the kubeadm of an interrupted run is still at work")
+    };
+    let mut ended = look(Duration::ZERO)?;
+    if !ended && !patience.is_zero() {
+        console.say("the kubeadm of an interrupted run is still at work on this machine; waiting for its end …");
+        ended = look(patience)?;
+    }
+    ensure!(
+        ended,
+        NotEligible("the kubeadm of an interrupted run is still at work on this machine: wait for it; see: ps -ef | grep kubeadm".to_owned())
     );
     Ok(())
 }

@@ -4,14 +4,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::decide::{addresses, locked, own_address};
 use super::session::Session;
-use super::{Terms, Untouched, hostname, identity, not_eligible, refuse, refused, root_only, warn};
+use super::{
+    OUTLIVING, Terms, Untouched, await_kubeadm, hostname, identity, not_eligible, refuse, refused,
+    root_only, warn,
+};
 use crate::console::Console;
+use crate::control_plane::etcd::Etcd;
 use crate::control_plane::facts::{ClusterFacts, Endpoint};
 use crate::control_plane::lease::{Holder, Lock};
 use crate::control_plane::{Cluster, ClusterView, credentials};
@@ -49,21 +54,37 @@ pub struct Reset<'a> {
 /// Takes this machine out of its cluster.
 pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     root_only()?;
+    let target = options.target.clone();
+    let words = format!("connecting to {}@{} …", target.user, target.host);
+    options.console.say(&words);
+    let address_given = target.host.clone();
+    let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local, target)?);
+    attempt(
+        options,
+        &ClusterView::new(ssh, address_given).by_own_server(),
+    )
+}
+
+/// The same, by way of the healthy master.
+fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
     let console = options.console;
     let terms = Terms {
         console,
         dry_run: options.dry_run,
         yes: options.yes,
         pot: "none".to_owned(),
+        host: options.host.clone(),
         state: options.host.locate(STATE_DIR),
     };
-    let target = options.target.clone();
-    console.say(&format!("connecting to {}@{} …", target.user, target.host));
-    let address_given = target.host.clone();
-    let ssh: Arc<dyn Runner> = Arc::new(Ssh::connect(local, target)?);
-    let view = ClusterView::new(ssh, address_given).by_own_server();
+    let patience = if options.dry_run {
+        Duration::ZERO
+    } else {
+        OUTLIVING
+    };
+    // It may add a member of etcd, and write here, to its very end: what is seen before is not what it leaves.
+    await_kubeadm(console, &terms.state, patience)?;
     console.say("asking the cluster and looking at this machine …");
-    let cluster = ClusterFacts::gather(&view).map_err(not_eligible)?;
+    let cluster = ClusterFacts::gather(view).map_err(not_eligible)?;
     let journal = Journal::read(&terms.state)?;
     let owed = Owed::of(&journal);
     let facts = facts::gather(
@@ -77,7 +98,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
         identity: format!("{}/{}", departed.name, departed.address),
         clock_skew: cluster.clock_skew,
     };
-    let mut refused = refusals(&view, &cluster, &departed, &holder)?;
+    let mut refused = refusals(view, &cluster, &departed, &holder)?;
     refused.extend(identity::other_cluster(&options.host, &cluster)?);
     let own = addresses(&facts);
     let resolved_here = endpoint::resolve_here(&options.host, &cluster.endpoint)?;
@@ -107,7 +128,7 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
     };
     let look = View {
         host: &options.host,
-        cluster: Some(&view),
+        cluster: Some(view),
     };
     let mut plan = Plan::of(&leave, look)?;
     let listed = !plan.is_done();
@@ -147,6 +168,8 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
             cluster: Some(&changing),
         };
         let outcome = (|| {
+            // Another run may have come, and been killed, while somebody thought about the plan.
+            await_kubeadm(console, &terms.state, Duration::ZERO)?;
             if listed {
                 let lock = Lock::take(&changing, &holder, host.stop()).map_err(not_eligible)?;
                 let left = engine::run(&leave, world, &session.journal, console);
@@ -155,12 +178,9 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
             }
             // What a join that was killed left for others to read would end by itself, in minutes or hours.
             let uploaded = joining::uploaded_since(&journal);
-            let left = credentials::left_over(&view, &departed.name, uploaded)?;
+            let left = credentials::left_over(view, &departed.name, uploaded)?;
             credentials::revoke(&changing, &left)?;
-            host.note(Change::LeftCluster {
-                node: departed.name.clone(),
-                address: departed.address.clone(),
-            })?;
+            note_left(&host, view, cluster.etcd.as_ref(), &departed)?;
             engine::run(&clear, world, &session.journal, console)
         })();
         session.end(&terms, outcome, &subject)?;
@@ -181,6 +201,28 @@ pub fn reset(options: &Reset<'_>, local: Arc<dyn Runner>) -> Result<()> {
         dry_run: options.dry_run,
         yes: agreed,
         member: MemberWord::AsJournaled,
+    })
+}
+
+/// Notes that this machine left, by which a rollback may take etcd's data: only where etcd itself lists nothing at its address, or of its name, any more.
+fn note_left(
+    host: &Host<'_>,
+    view: &ClusterView,
+    etcd: Option<&Etcd>,
+    departed: &Departed,
+) -> Result<()> {
+    let listed = etcd.map_or_else(|| Ok(Vec::new()), |etcd| etcd.listed(view))?;
+    let own = listed
+        .iter()
+        .find(|member| member.is_at(&departed.address) || member.name == departed.name);
+    if let Some(own) = own {
+        bail!(
+            "etcd lists {own}, which has this machine's address or name: it came after the plan was made, or was not removed. Nothing was undone on this machine. See whether a kubeadm is at work here (ps -ef | grep kubeadm); when it has ended, run the same command again"
+        );
+    }
+    host.note(Change::LeftCluster {
+        node: departed.name.clone(),
+        address: departed.address.clone(),
     })
 }
 
@@ -236,7 +278,7 @@ fn refusals(
 ) -> Result<Vec<Refusal>> {
     let mut all = Vec::new();
     if departed.member(&cluster.members).is_some() {
-        all.extend(remove_member::foreseen(cluster, departed, false));
+        all.extend(remove_member::foreseen(cluster, departed, None));
     }
     all.extend(locked(view, holder)?);
     Ok(all)
@@ -343,9 +385,87 @@ fn mover(host: &HostView) -> Result<Option<String>> {
 )]
 mod tests {
     use std::fs;
+    use std::io;
 
     use super::*;
+    use crate::console::Format;
+    use crate::exit;
     use crate::host::scripted::Scripted;
+    use crate::host::ssh::Role;
+    use crate::joining::kubeadm_log;
+    use crate::replacing::Whose;
+
+    #[test]
+    fn nothing_is_looked_at_while_a_kubeadm_of_a_killed_run_is_at_work() {
+        let root = tempfile::tempdir().unwrap();
+        let host = HostView::new(root.path(), Arc::new(Scripted::new()));
+        let log = kubeadm_log(&host.locate(STATE_DIR));
+        fs::create_dir_all(log.parent().unwrap()).unwrap();
+        let at_work = fs::File::create(&log).unwrap();
+        at_work.lock().unwrap();
+        let console = Console::on(Format::Text, io::sink(), io::sink());
+        let options = Reset {
+            host,
+            console: &console,
+            dry_run: true,
+            yes: true,
+            target: Target {
+                role: Role::Healthy,
+                host: "10.0.0.11".to_owned(),
+                user: "root".to_owned(),
+                port: None,
+                identity: None,
+                host_key: None,
+                password: None,
+            },
+        };
+        let healthy = Arc::new(Scripted::new());
+        let view = ClusterView::new(healthy.clone(), "10.0.0.11");
+        let refused = attempt(&options, &view).unwrap_err();
+        assert_eq!(exit::status(&refused), 3);
+        assert!(refused.to_string().contains("still at work"), "{refused}");
+        assert_eq!(healthy.asked(), Vec::<String>::new());
+        // Dropping it alone would not do: a program that another test starts at this moment has a copy of it.
+        at_work.unlock().unwrap();
+        attempt(&options, &view).unwrap_err();
+        assert!(!healthy.asked().is_empty(), "then the cluster is asked");
+    }
+
+    #[test]
+    fn the_journal_says_that_this_machine_left_only_when_etcd_lists_nothing_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path());
+        let here = HostView::new(folder.path(), Arc::new(Scripted::new()));
+        let host = Host::new(here, &journal);
+        let departed = Departed {
+            name: "b1".to_owned(),
+            address: "10.0.0.21".to_owned(),
+            whose: Whose::Ours,
+        };
+        let etcd = Etcd::by_crictl("c0ffee");
+        let m1 = r#"{"ID":1,"name":"m1","peerURLs":["https://10.0.0.11:2380"]}"#;
+        let note = |others: &str| {
+            let members = format!(r#"{{"members":[{m1}{others}]}}"#);
+            let view = ClusterView::new(
+                Arc::new(Scripted::new().on("crictl", 0, &members)),
+                "10.0.0.11",
+            );
+            note_left(&host, &view, Some(&etcd), &departed)
+        };
+        for listed in [
+            r#",{"ID":2,"peerURLs":["https://10.0.0.21:2380"]}"#,
+            r#",{"ID":2,"name":"b1","peerURLs":["https://10.0.0.22:2380"]}"#,
+        ] {
+            let told = note(listed).unwrap_err().to_string();
+            assert!(
+                told.contains("Nothing was undone") && told.contains("10.0.0.2"),
+                "{told}"
+            );
+        }
+        assert_eq!(Journal::read(folder.path()).unwrap(), []);
+        note("").unwrap();
+        assert_eq!(Journal::read(folder.path()).unwrap().len(), 1);
+    }
 
     fn endpoint(host: &str, there: &[&str]) -> Endpoint {
         Endpoint {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::master::{Master, Way};
-use super::{Run, Untouched, down, hostname, not_eligible, refused};
+use super::{OUTLIVING, Run, Untouched, await_kubeadm, down, hostname, not_eligible, refused};
+use crate::control_plane::containers::Tool;
 use crate::control_plane::etcd::{Etcd, Version};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::guard::Votes;
 use crate::control_plane::{ClusterView, runbook};
 use crate::exit::NotEligible;
 use crate::facts::{self, Facts};
-use crate::host::command::await_outliving;
 use crate::host::ssh::Connect;
 use crate::joining::endpoint::{self, EndpointName, Knock, Reached, Resolved};
 use crate::joining::refusals::Past;
@@ -71,7 +71,7 @@ pub(super) fn look(
     let cluster = ClusterFacts::gather(&view).map_err(|cause| match quorum_is_lost(&view) {
         None => not_eligible(cause),
         Some(how) => {
-            tell_of_lost_quorum(run, &how);
+            tell_of_lost_quorum(run, &view, &how);
             not_eligible(cause.context(format!("etcd has no quorum: {how}")))
         }
     })?;
@@ -117,7 +117,12 @@ pub(super) fn look(
     };
     let interrupted = joining::was_interrupted(&journal, &joining.node, &joining.address);
     if interrupted {
-        await_interrupted(run, &joining)?;
+        let patience = if run.dry_run {
+            Duration::ZERO
+        } else {
+            OUTLIVING
+        };
+        await_kubeadm(run.console, &joining.state, patience)?;
     }
     let standing = joining.standing(here)?;
     let departed = match &options.way {
@@ -263,8 +268,8 @@ pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
     None
 }
 
-/// Prints what to type where etcd has lost its quorum.
-pub(super) fn tell_of_lost_quorum(run: &Run<'_>, how: &str) {
+/// Prints what to type where etcd has lost its quorum, by the programs that the healthy master has.
+pub(super) fn tell_of_lost_quorum(run: &Run<'_>, view: &ClusterView, how: &str) {
     let manifest = run.pot.manifest();
     let images = manifest.images.iter().flat_map(|image| &image.names);
     let tag = images
@@ -272,8 +277,8 @@ pub(super) fn tell_of_lost_quorum(run: &Run<'_>, how: &str) {
         .find_map(|name| Version::parse(name.rsplit_once(':')?.1));
     // Of two tools the one that every version but the newest has.
     let version = tag.unwrap_or(Version { major: 3, minor: 5 });
-    run.console
-        .say(&runbook::lost_quorum(how, version, manifest.runtime.name));
+    let tool = Tool::for_etcd(view, run.runtime());
+    run.console.say(&runbook::lost_quorum(how, version, tool));
 }
 
 /// The name of this machine's node: what was given; else, for a machine that comes back, what the cluster calls the master at its address; else its own name.
@@ -320,25 +325,6 @@ fn is_worker(cluster: &ClusterFacts, joining: &Joining) -> bool {
         .node(&joining.node)
         .is_some_and(|node| !node.is_master() && node.has_address(&joining.address))
 }
-
-fn await_interrupted(run: &Run<'_>, joining: &Joining) -> Result<()> {
-    run.console.say("a join of this machine was interrupted; waiting for its kubeadm to end, should it still run …");
-    let patience = if run.dry_run {
-        Duration::ZERO
-    } else {
-        OUTLIVING
-    };
-    let ended = await_outliving(&joining.kubeadm_log(), patience)
-        .context("cannot tell whether the interrupted kubeadm still runs")?;
-    ensure!(
-        ended,
-        NotEligible("the kubeadm of an interrupted run is still at work on this machine; see: ps -ef | grep kubeadm".to_owned())
-    );
-    Ok(())
-}
-
-/// The longest that a kubeadm which outlived a killed run is waited for; its own limits add up to less.
-const OUTLIVING: Duration = Duration::from_secs(600);
 
 pub(super) fn is_etcd(image: &str) -> bool {
     image

@@ -13,7 +13,9 @@ use super::Terms;
 use crate::console::Format;
 use crate::engine::Plan;
 use crate::exit::{self, NotEligible, Refused, Usage};
+use crate::host::Host;
 use crate::journal::{Event, Journal};
+use crate::replacing::health::erase_credentials;
 
 /// The exit status of a run that failed while at work.
 const FAILED: u8 = 1;
@@ -81,6 +83,8 @@ impl Session {
             pot: terms.pot.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
+        // A run that was killed while it asked etcd from here could not; whatever this one does, it may never come to that step.
+        erase_credentials(&Host::new(terms.host.clone(), &journal))?;
         Ok(Self {
             journal,
             workflow,
@@ -195,8 +199,56 @@ pub(crate) fn lock_state(state: &Path) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::console::Console;
     use crate::engine::Row;
+    use crate::host::scripted::Scripted;
+    use crate::journal::STATE_DIR;
+    use crate::steps::testing::Machine;
+
+    const KEY: &str = "/run/kpot/etcd-client/client.key";
+
+    fn open(machine: &Machine) -> Result<Session> {
+        let console = Console::on(Format::Text, io::sink(), io::sink());
+        let host = machine.view(Scripted::new());
+        let terms = Terms {
+            console: &console,
+            dry_run: false,
+            yes: true,
+            pot: "none".to_owned(),
+            state: host.locate(STATE_DIR),
+            host,
+        };
+        Session::open(&terms, "reset")
+    }
+
+    #[test]
+    fn a_killed_run_leaves_no_key_of_another_master_to_any_later_one() {
+        let machine = Machine::new();
+        let unfinished = "/run/kpot/etcd-client/.client.key.kpot-new";
+        for path in [KEY, unfinished] {
+            machine.file(path, "a key");
+        }
+        open(&machine).unwrap();
+        assert_eq!((machine.text(KEY), machine.text(unfinished)), (None, None));
+    }
+
+    #[test]
+    fn one_file_that_cannot_be_erased_saves_no_other_one() {
+        let machine = Machine::new();
+        machine
+            .file(KEY, "a key")
+            .file("/run/kpot/etcd-client/ca.crt/no-file", "");
+        let told = open(&machine).err().map(|cause| format!("{cause:#}"));
+        assert!(
+            told.as_ref()
+                .is_some_and(|told| told.contains("cannot erase /run/kpot/etcd-client/ca.crt")),
+            "{told:?}"
+        );
+        assert_eq!(machine.text(KEY), None);
+    }
 
     #[test]
     fn one_cause_is_told_once_however_many_steps_it_is_in_the_way_of() {

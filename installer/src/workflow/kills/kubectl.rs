@@ -72,6 +72,22 @@ impl Objects {
         self.objects.remove(&key(kind, namespace, name))
     }
 
+    /// Deletes an object, or marks one that finalizers hold; who waits for that one waits in vain.
+    fn mark(&mut self, kind: &str, name: &str, asked: &Asked<'_>) -> Output {
+        match self.get_mut(kind, asked.namespace, name) {
+            None if asked.absent_is_fine => return good(""),
+            None => return bad("Error from server (NotFound)"),
+            Some(object) if is_held(object) => {
+                object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                if asked.waits {
+                    return bad("error: timed out waiting for the condition");
+                }
+            }
+            Some(_) => drop(self.delete(kind, asked.namespace, name)),
+        }
+        good("deleted")
+    }
+
     /// Takes the pods of a node away, but for those of DaemonSets.
     fn drain(&mut self, node: &str) -> Output {
         self.objects.retain(|(kind, _, _), pod| {
@@ -103,15 +119,15 @@ impl Objects {
             ["get", kind] => good(self.list(kind, &asked).to_string()),
             ["create", "-f", "-"] => self.write(input, true)?,
             ["replace", "-f", "-"] => self.write(input, false)?,
-            ["delete", kind, name] => match self.delete(kind, asked.namespace, name) {
-                None if !asked.absent_is_fine => bad("Error from server (NotFound)"),
-                _ => good("deleted"),
-            },
+            ["delete", kind, name] => self.mark(kind, name, &asked),
             ["drain", node] => self.drain(node),
             ["patch", kind, name, "--type=merge", "--patch", patch] => {
                 let patch: Value = serde_json::from_str(patch).ok()?;
                 let object = self.get_mut(kind, asked.namespace, name)?;
                 merge(object, &patch);
+                if !object["metadata"]["deletionTimestamp"].is_null() && !is_held(object) {
+                    self.delete(kind, asked.namespace, name);
+                }
                 good("patched")
             }
             _ => return None,
@@ -154,6 +170,12 @@ impl Objects {
     }
 }
 
+/// Whether finalizers hold an object.
+fn is_held(object: &Value) -> bool {
+    let finalizers = object["metadata"]["finalizers"].as_array();
+    finalizers.is_some_and(|finalizers| !finalizers.is_empty())
+}
+
 /// As `kubectl patch --type=merge` does.
 fn merge(object: &mut Value, patch: &Value) {
     match patch.as_object() {
@@ -171,13 +193,17 @@ struct Asked<'t> {
     namespace: &'t str,
     everywhere: bool,
     absent_is_fine: bool,
+    waits: bool,
     /// Where something must stand, and what.
     selectors: Vec<(Vec<&'t str>, &'t str)>,
 }
 
 impl<'t> Asked<'t> {
     fn of(args: &[&'t str]) -> Self {
-        let mut asked = Self::default();
+        let mut asked = Self {
+            waits: true,
+            ..Self::default()
+        };
         let mut args = args.iter().copied();
         while let Some(arg) = args.next() {
             match arg {
@@ -187,6 +213,7 @@ impl<'t> Asked<'t> {
                 "--namespace" => asked.namespace = args.next().unwrap_or_default(),
                 "--all-namespaces" => asked.everywhere = true,
                 "--ignore-not-found" => asked.absent_is_fine = true,
+                "--wait=false" => asked.waits = false,
                 "--grace-period=0"
                 | "--force"
                 | "--ignore-daemonsets"

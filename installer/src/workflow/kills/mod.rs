@@ -16,7 +16,7 @@ mod world;
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::kubeadm::{Break, PHASES};
 use self::process::{End, options};
@@ -211,6 +211,12 @@ fn one_of_four_healthy_masters_lost_at_any_moment_costs_no_quorum_by_us() {
 }
 
 #[test]
+fn one_of_two_or_four_healthy_masters_with_learners_lost_at_any_moment_costs_no_quorum_by_us() {
+    lose_a_master(3, 34, &[Case::Corrupt, Case::Worker]);
+    lose_a_master(5, 34, &[Case::Wiped, Case::Dead]);
+}
+
+#[test]
 fn a_machine_that_was_half_emptied_is_emptied_by_the_next_run() {
     for (case, minor) in [(Case::Corrupt, 14), (Case::Worker, 20)] {
         let scenario = scenario(case, minor);
@@ -350,6 +356,26 @@ fn a_master_without_its_label_comes_back() {
             .map(|labels| labels.remove(label));
     }
     finish(&world, "its member is still listed");
+}
+
+#[test]
+fn a_node_that_its_finalizers_hold_is_told_with_what_lets_go_of_it() {
+    let world = World::new(scenario(Case::Dead, 20));
+    if let Some(node) = locked(&world.played).objects.get_mut("node", "", GONE.0) {
+        node["metadata"]["finalizers"] = json!(["example.com/guard"]);
+    }
+    let ran = world.run(None);
+    let patch = r#"{"metadata":{"finalizers":null}}"#;
+    let typed = format!(
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf patch node m3 --type=merge --patch '{patch}'"
+    );
+    assert!(
+        matches!(&ran.end, End::Failed(why) if why.contains("example.com/guard") && why.contains(&typed)),
+        "{ran:#?}"
+    );
+    let words = ["patch", "node", GONE.0, "--type=merge", "--patch", patch];
+    locked(&world.played).objects.play(&words, &[]);
+    finish(&world, "its finalizers are gone");
 }
 
 #[test]
