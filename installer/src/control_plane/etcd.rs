@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use super::alarms::Alarm;
 use super::containers::{Container, Which, listing};
 use super::objects::{self, List, Node, Pod, PodSpec};
 use super::{Cluster, ClusterView};
@@ -313,27 +314,61 @@ impl Etcd {
 
     /// Whether the healthy master's own etcd answers a read that needs the quorum.
     pub fn answers(&self, view: &ClusterView) -> bool {
-        let health = view.ask(&self.health(LOCAL));
-        health.is_ok_and(|output| output.ok())
+        let health = view.ask(&self.command(LOCAL, &HEALTH));
+        health.is_ok_and(|output| has_answered(&output))
     }
 
     /// Every member, with its health.
     pub fn members(&self, view: &ClusterView) -> Result<Vec<Member>> {
-        let mut members = self.listed(view)?;
-        let question = |member: &Member| Some(self.health(member.client_urls.first()?));
-        let questions: Vec<Cmd> = members.iter().filter_map(question).collect();
+        let members = self.listed(view)?;
+        let view = view.ahead(&self.health_of_all(&members));
+        self.with_health(&view, members)
+    }
+
+    /// The same, and the alarms that are raised.
+    pub fn members_and_alarms(&self, view: &ClusterView) -> Result<(Vec<Member>, Vec<Alarm>)> {
+        let members = self.listed(view)?;
+        let mut questions = self.health_of_all(&members);
+        questions.push(self.alarm_list());
         let view = view.ahead(&questions);
+        let members = self.with_health(&view, members)?;
+        let alarms = self.alarms(&view, &members)?;
+        Ok((members, alarms))
+    }
+
+    fn with_health(&self, view: &ClusterView, mut members: Vec<Member>) -> Result<Vec<Member>> {
         for member in &mut members {
-            if let Some(url) = member.client_urls.first() {
-                member.healthy = view.ask(&self.health(url))?.ok();
+            if let Some(question) = self.health(member) {
+                member.healthy = has_answered(&view.ask(&question)?);
             }
         }
         Ok(members)
     }
 
-    /// Asks the member at `url` for a read that needs the quorum.
-    fn health(&self, url: &str) -> Cmd {
-        self.command(url, &["endpoint", "health"])
+    fn health_of_all(&self, members: &[Member]) -> Vec<Cmd> {
+        let questions = members.iter().filter_map(|member| self.health(member));
+        questions.collect()
+    }
+
+    /// Asks a member for its health; nothing of one that never started.
+    fn health(&self, member: &Member) -> Option<Cmd> {
+        Some(self.command(member.client_urls.first()?, &HEALTH))
+    }
+
+    /// The alarms that are raised for any of `members`. etcd tells them only with a quorum.
+    pub fn alarms(&self, view: &ClusterView, members: &[Member]) -> Result<Vec<Alarm>> {
+        let output = view.ask(&self.alarm_list())?;
+        ensure!(
+            output.ok(),
+            "etcd on {} does not tell its alarms; it may have lost its quorum: {}",
+            view.address(),
+            output.evidence()
+        );
+        Ok(Alarm::parse(&output.text(), members))
+    }
+
+    fn alarm_list(&self) -> Cmd {
+        self.command(LOCAL, &["alarm", "list"])
     }
 
     /// Every member, without asking for its health.
@@ -393,6 +428,16 @@ impl Etcd {
     fn remove(&self, cluster: &Cluster, id: MemberId) -> Result<Output, CommandError> {
         cluster.run(&self.command(LOCAL, &["member", "remove", &id.to_string()]))
     }
+}
+
+/// What a member is asked for its health: a read that needs the quorum, of a key that nobody has. It is what `etcdctl endpoint health` asks through 3.4; from 3.5 on, that
+/// fails for every member as soon as an alarm is raised for one.
+pub(crate) const HEALTH: [&str; 3] = ["get", "--consistency=l", "health"];
+
+/// Whether a member answered [`HEALTH`]. Where etcd has users and ours may not read, its refusal came by the quorum all the same.
+pub(crate) fn has_answered(output: &Output) -> bool {
+    let refused = "etcdserver: permission denied";
+    output.ok() || String::from_utf8_lossy(&output.stderr).contains(refused)
 }
 
 /// A member that is gone is what was wanted, unless another one took its name or its address.
@@ -534,6 +579,46 @@ mod tests {
     }
 
     const UNHEALTHY: (i32, &str) = (1, "Error: etcdserver: unhealthy cluster");
+
+    #[test]
+    fn a_member_is_well_by_a_read_and_alarms_are_asked_by_themselves() {
+        let at = |address: &str| {
+            format!("crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://{address}:2379")
+        };
+        let with_clients = |id: u64, name: &str, address: &str| {
+            format!(
+                r#"{{"ID":{id},"name":"{name}","peerURLs":["https://{address}:2380"],"clientURLs":["https://{address}:2379"]}}"#
+            )
+        };
+        let listed = [
+            with_clients(1, "m1", "10.0.0.11"),
+            with_clients(2, "m2", "10.0.0.12"),
+            with_clients(3, "m3", "10.0.0.13"),
+            r#"{"ID":4,"name":"","peerURLs":["https://10.0.0.14:2380"]}"#.to_owned(),
+        ];
+        let list = format!(r#"{{"members":[{}]}}"#, listed.join(","));
+        let read = |address: &str| format!("{} get --consistency=l health", at(address));
+        let runner = Scripted::new()
+            .on(&format!("{} member list", at("127.0.0.1")), 0, &list)
+            .on(&read("10.0.0.11"), 0, "")
+            .on(&read("10.0.0.12"), 1, "Error: context deadline exceeded")
+            .on(
+                &read("10.0.0.13"),
+                1,
+                "Error: etcdserver: permission denied",
+            )
+            .on(
+                &format!("{} alarm list", at("127.0.0.1")),
+                0,
+                "memberID:1 alarm:NOSPACE \n",
+            );
+        let view = ClusterView::new(Arc::new(runner), "10.0.0.11");
+        let (members, alarms) = etcd().members_and_alarms(&view).unwrap();
+        let healthy: Vec<bool> = members.iter().map(|member| member.healthy).collect();
+        assert_eq!(healthy, [true, false, true, false]);
+        assert_eq!(alarms.len(), 1);
+        assert!(alarms[0].to_string().contains("alarm NOSPACE for m1"));
+    }
 
     #[test]
     fn a_removal_that_etcd_puts_off_is_tried_again() {

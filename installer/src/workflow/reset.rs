@@ -238,6 +238,9 @@ fn refusals(
     if departed.member(&cluster.members).is_some() {
         all.extend(remove_member::foreseen(cluster, departed, false));
     }
+    if departed.is_listed(cluster) {
+        all.extend(cluster.alarms.iter().map(Refusal::from));
+    }
     all.extend(locked(view, holder)?);
     Ok(all)
 }

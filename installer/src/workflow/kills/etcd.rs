@@ -42,6 +42,8 @@ pub(super) struct Etcd {
     /// The IDs of the members that were removed, in order.
     pub(super) removed: Vec<u64>,
     pub(super) wrong: Vec<String>,
+    /// What `etcdctl alarm list` prints.
+    pub(super) alarms: String,
     /// The address of the machine that this program runs on.
     pub(super) here: String,
     /// The addresses of members that no removal may cost.
@@ -120,8 +122,10 @@ impl Etcd {
         };
         Some(match words {
             ["member", "list"] => good(self.list()),
-            ["endpoint", "health"] if self.answers(endpoint) => good("is healthy"),
-            ["endpoint", "health"] => bad("context deadline exceeded"),
+            ["get", "health"] if self.answers(endpoint) => good(""),
+            ["get", "health"] => bad("Error: context deadline exceeded"),
+            ["alarm", "list"] if self.has_quorum() => good(self.alarms.clone()),
+            ["alarm", "list"] => bad("Error: context deadline exceeded"),
             ["endpoint", "status"] => good(
                 json!([{
                     "Endpoint": endpoint,

@@ -320,6 +320,27 @@ fn a_refusal_under_the_lock_is_in_the_one_document() {
 }
 
 #[test]
+fn an_alarm_is_refused_by_its_name_and_costs_nobody_a_quorum() {
+    for (kind, remedy) in [("NOSPACE", "compact REVISION"), ("CORRUPT", "hashkv")] {
+        for case in [Case::Dead, Case::Wiped] {
+            let world = World::new(scenario(case, 34));
+            let id = locked(&world.played).etcd.members[0].id;
+            locked(&world.played).etcd.alarms = format!("memberID:{id} alarm:{kind} \n");
+            let (ran, told) = world.run_in_words(None);
+            assert!(
+                matches!(&ran.end, End::Refused(why) if why.contains(&format!("alarm {kind} for m1"))
+                    && why.contains("alarm disarm") && why.contains(remedy) && !why.contains("quorum")),
+                "{ran:#?}"
+            );
+            assert!(!told.contains("quorum"), "{told}");
+            assert_eq!(ran.changes, Vec::<String>::new());
+            locked(&world.played).etcd.alarms.clear();
+            finish(&world, "the alarm is disarmed");
+        }
+    }
+}
+
+#[test]
 fn a_master_takes_no_other_ones_place() {
     let world = World::new(scenario(Case::Dead, 14));
     finish(&world, "b1 takes the place of m3");

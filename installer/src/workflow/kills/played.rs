@@ -280,7 +280,7 @@ impl Played {
                 self.here.remove(&format!("/sys/class/net/{name}"));
                 good("")
             }
-            ("docker", ["run", "--rm", .., "endpoint", "health"])
+            ("docker", ["run", "--rm", .., "get", _, "health"])
             | (
                 "ctr",
                 [
@@ -291,7 +291,8 @@ impl Played {
                     "run",
                     "--rm",
                     ..,
-                    "endpoint",
+                    "get",
+                    _,
                     "health",
                 ],
             ) => {
@@ -306,9 +307,9 @@ impl Played {
                     .iter()
                     .find_map(|arg| arg.strip_prefix("--endpoints="))?;
                 if self.etcd.answers(host_of(endpoint)) {
-                    good("is healthy")
+                    good("")
                 } else {
-                    bad("context deadline exceeded")
+                    bad("Error: context deadline exceeded")
                 }
             }
             ("kubectl", [.., "get", "--raw", "/healthz"]) => {

@@ -71,6 +71,15 @@ impl World {
         self.run_on(&console, options, trouble)
     }
 
+    /// Runs the scenario's command once, and hears what people are told.
+    pub(super) fn run_in_words(&self, trouble: Option<Trouble>) -> (Ran, String) {
+        let told = Printed::default();
+        let console = Console::on(Format::Text, io::sink(), told.clone());
+        let ran = self.run_on(&console, &options(self.scenario), trouble);
+        let text = locked(&told.0).clone();
+        (ran, String::from_utf8(text).expect("words are text"))
+    }
+
     /// Runs the scenario's command once with `--json`, and reads what it printed.
     pub(super) fn run_in_json(&self, trouble: Option<Trouble>) -> (Ran, Vec<Value>) {
         let printed = Printed::default();
