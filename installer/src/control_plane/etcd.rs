@@ -1,7 +1,7 @@
 //! etcd's members and their health, asked with the `etcdctl` in the healthy master's own etcd container (see [`super::containers`]).
 //!
 //! Member IDs are 64-bit numbers: decimal in JSON, hexadecimal in `etcdctl member remove`. They never pass through a float. "Started" in etcd's list only means that a
-//! member once started; health is asked of each member with a read that needs the quorum.
+//! member once started; health is asked of each member with a read, which needs the quorum where the member has a vote.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ pub struct Member {
     /// Whether it is still without a vote.
     #[serde(rename = "isLearner", default)]
     pub is_learner: bool,
-    /// Whether it answers a read that needs the quorum.
+    /// Whether it answers a read: that of a voter needs the quorum, and a learner serves none but of its own data.
     #[serde(skip)]
     pub healthy: bool,
 }
@@ -314,7 +314,7 @@ impl Etcd {
 
     /// Whether the healthy master's own etcd answers a read that needs the quorum.
     pub fn answers(&self, view: &ClusterView) -> bool {
-        let health = view.ask(&self.command(LOCAL, &HEALTH));
+        let health = view.ask(&self.command(LOCAL, &VOTER_HEALTH));
         health.is_ok_and(|output| has_answered(&output))
     }
 
@@ -352,7 +352,7 @@ impl Etcd {
 
     /// Asks a member for its health; nothing of one that never started.
     fn health(&self, member: &Member) -> Option<Cmd> {
-        Some(self.command(member.client_urls.first()?, &HEALTH))
+        Some(self.command(member.client_urls.first()?, health_of(member)))
     }
 
     /// The alarms that are raised for any of `members`. etcd tells them only with a quorum.
@@ -390,8 +390,8 @@ impl Etcd {
     }
 
     /// Removes `member`. etcd wants 5 s of steady health before it accepts a change of its members: its refusal is taken for a passing one for half a minute. Just
-    /// before each try the member must still be listed with this ID, name and peer addresses; one that is gone already is fine. The caller has made sure that the
-    /// quorum survives it.
+    /// before each try the member must still be listed with this ID, name and peer addresses, and without a vote if it had none: the caller has made sure that the
+    /// quorum survives the going of just this member. One that is gone already is fine.
     pub fn remove_steadily(&self, cluster: &Cluster, member: &Member) -> Result<()> {
         self.remove_within(cluster, member, RECONFIGURATION, Duration::from_secs(2))
     }
@@ -414,6 +414,10 @@ impl Etcd {
                 found.name == member.name && found.peer_urls == member.peer_urls,
                 "etcd member {member} is now {found}: somebody else changes the members. Nothing was removed; run this again"
             );
+            ensure!(
+                found.is_learner == member.is_learner,
+                "etcd member {member} had no vote, and has one now: its join goes on. Nothing was removed; run this again"
+            );
             let Err(cause) = self.remove(cluster, member.id) else {
                 return Ok(());
             };
@@ -432,9 +436,21 @@ impl Etcd {
 
 /// What a member is asked for its health: a read that needs the quorum, of a key that nobody has. It is what `etcdctl endpoint health` asks through 3.4; from 3.5 on, that
 /// fails for every member as soon as an alarm is raised for one.
-pub(crate) const HEALTH: [&str; 3] = ["get", "--consistency=l", "health"];
+const VOTER_HEALTH: [&str; 3] = ["get", "--consistency=l", "health"];
 
-/// Whether a member answered [`HEALTH`]. Where etcd has users and ours may not read, its refusal came by the quorum all the same.
+/// The same for a learner. etcd lets it serve its status and reads of its own data, and refuses every other question, however well it is (3.4 to 3.6, `isRPCSupportedForLearner`).
+const LEARNER_HEALTH: [&str; 3] = ["get", "--consistency=s", "health"];
+
+/// What `etcdctl` asks a member for its health.
+pub(crate) fn health_of(member: &Member) -> &'static [&'static str; 3] {
+    if member.is_learner {
+        &LEARNER_HEALTH
+    } else {
+        &VOTER_HEALTH
+    }
+}
+
+/// Whether a member answered [`health_of`] it. Where etcd has users and ours may not read, its refusal came by the quorum all the same.
 pub(crate) fn has_answered(output: &Output) -> bool {
     let refused = "etcdserver: permission denied";
     output.ok() || String::from_utf8_lossy(&output.stderr).contains(refused)
@@ -553,6 +569,16 @@ mod tests {
         answers: impl IntoIterator<Item = (i32, &'t str)>,
         limit: Duration,
     ) -> (Result<(), String>, usize) {
+        removal_of(&member(2, "m2", "10.0.0.12"), listed, answers, limit)
+    }
+
+    /// The same, of m2 as it was judged.
+    fn removal_of<'t>(
+        judged: &Member,
+        listed: impl IntoIterator<Item = &'t str>,
+        answers: impl IntoIterator<Item = (i32, &'t str)>,
+        limit: Duration,
+    ) -> (Result<(), String>, usize) {
         let exec = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
         let lists: Vec<String> = listed
             .into_iter()
@@ -567,12 +593,7 @@ mod tests {
                 .once_each(&format!("{exec} member remove 2"), answers),
         );
         let cluster = Cluster::new(ClusterView::new(runner.clone(), "10.0.0.11"));
-        let removed = etcd().remove_within(
-            &cluster,
-            &member(2, "m2", "10.0.0.12"),
-            limit,
-            Duration::ZERO,
-        );
+        let removed = etcd().remove_within(&cluster, judged, limit, Duration::ZERO);
         let asked = runner.asked();
         let tries = asked.iter().filter(|cmd| cmd.contains(" remove ")).count();
         (removed.map_err(|cause| cause.to_string()), tries)
@@ -583,7 +604,9 @@ mod tests {
     #[test]
     fn a_member_is_well_by_a_read_and_alarms_are_asked_by_themselves() {
         let at = |address: &str| {
-            format!("crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://{address}:2379")
+            format!(
+                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://{address}:2379"
+            )
         };
         let with_clients = |id: u64, name: &str, address: &str| {
             format!(
@@ -595,6 +618,7 @@ mod tests {
             with_clients(2, "m2", "10.0.0.12"),
             with_clients(3, "m3", "10.0.0.13"),
             r#"{"ID":4,"name":"","peerURLs":["https://10.0.0.14:2380"]}"#.to_owned(),
+            with_clients(5, "m5", "10.0.0.15").replace('}', r#","isLearner":true}"#),
         ];
         let list = format!(r#"{{"members":[{}]}}"#, listed.join(","));
         let read = |address: &str| format!("{} get --consistency=l health", at(address));
@@ -608,6 +632,11 @@ mod tests {
                 "Error: etcdserver: permission denied",
             )
             .on(
+                &format!("{} get --consistency=s health", at("10.0.0.15")),
+                0,
+                "",
+            )
+            .on(
                 &format!("{} alarm list", at("127.0.0.1")),
                 0,
                 "memberID:1 alarm:NOSPACE \n",
@@ -615,7 +644,7 @@ mod tests {
         let view = ClusterView::new(Arc::new(runner), "10.0.0.11");
         let (members, alarms) = etcd().members_and_alarms(&view).unwrap();
         let healthy: Vec<bool> = members.iter().map(|member| member.healthy).collect();
-        assert_eq!(healthy, [true, false, true, false]);
+        assert_eq!(healthy, [true, false, true, false, true]);
         assert_eq!(alarms.len(), 1);
         assert!(alarms[0].to_string().contains("alarm NOSPACE for m1"));
     }
@@ -656,6 +685,25 @@ mod tests {
             let (_, tries) = removal([M2, changed], [UNHEALTHY, (0, "")], Duration::from_secs(9));
             assert_eq!(tries, 1, "it changed between two tries: {changed}");
         }
+    }
+
+    #[test]
+    fn a_learner_that_got_its_vote_is_not_removed_as_one() {
+        let learner =
+            r#"{"ID":2,"name":"m2","peerURLs":["https://10.0.0.12:2380"],"isLearner":true}"#;
+        let judged = Member {
+            is_learner: true,
+            ..member(2, "m2", "10.0.0.12")
+        };
+        let remove = |listed: &[&'static str], answers: &[(i32, &'static str)]| {
+            let (listed, answers) = (listed.iter().copied(), answers.iter().copied());
+            removal_of(&judged, listed, answers, Duration::from_secs(9))
+        };
+        assert_eq!(remove(&[learner], &[(0, "")]), (Ok(()), 1));
+        let (removed, tries) = remove(&[M2], &[(0, "")]);
+        assert!(removed.unwrap_err().contains("has one now") && tries == 0);
+        let (removed, tries) = remove(&[learner, M2], &[UNHEALTHY, (0, "")]);
+        assert!(removed.is_err() && tries == 1, "promoted between two tries");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::Departed;
 use crate::control_plane::containers::{NO_PROGRAM, ctr};
 use crate::control_plane::credentials::{SHARED, expiry};
-use crate::control_plane::etcd::{Etcd, HEALTH, Member, has_answered};
+use crate::control_plane::etcd::{Etcd, Member, has_answered, health_of};
 use crate::control_plane::guard::Reading;
 use crate::control_plane::images::qualified;
 use crate::control_plane::{Cluster, ClusterView};
@@ -233,7 +233,7 @@ impl EtcdImage {
     }
 }
 
-/// Whether a member answers a read that needs the quorum.
+/// Whether a member answers a read, asked from this machine.
 fn ask(host: &Host<'_>, image: &EtcdImage, member: &Member) -> Result<bool> {
     let Some(url) = member.client_urls.first() else {
         return Ok(false);
@@ -247,7 +247,7 @@ fn ask(host: &Host<'_>, image: &EtcdImage, member: &Member) -> Result<bool> {
         &format!("--cert={certificate}"),
         &format!("--key={key}"),
     ];
-    let cmd = image.etcdctl(member, &[&whom[..], &HEALTH].concat());
+    let cmd = image.etcdctl(member, &[&whom[..], health_of(member)].concat());
     host.note(Change::Cluster {
         what: format!("ask {member} for its health"),
     })?;

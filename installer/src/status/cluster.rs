@@ -85,7 +85,7 @@ pub(super) struct MemberRow {
     /// Where its peers reach it.
     pub(super) address: Option<String>,
     pub(super) role: Role,
-    /// A read that needs the quorum.
+    /// A read; that of a voter needs the quorum.
     pub(super) answers: bool,
     /// Whether the others follow it.
     pub(super) leads: bool,

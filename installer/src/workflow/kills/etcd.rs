@@ -78,6 +78,18 @@ impl Etcd {
         self.has_quorum() && at.is_some_and(|member| self.is_up(member) && !member.learner)
     }
 
+    /// What the member at this address answers to `etcdctl get`: a learner serves reads of its own data alone.
+    pub(super) fn read(&self, address: &str, consistency: &str) -> Output {
+        let up = self.at(address).filter(|member| self.is_up(member));
+        match up {
+            Some(_) if consistency == "--consistency=s" || self.answers(address) => good(""),
+            Some(member) if member.learner => {
+                bad("Error: etcdserver: rpc not supported for learner")
+            }
+            _ => bad("Error: context deadline exceeded"),
+        }
+    }
+
     /// kubeadm adds a member that has not started; a learner has no vote until it is promoted.
     pub(super) fn add(&mut self, address: &str, learner: bool) {
         let stale = self
@@ -122,8 +134,7 @@ impl Etcd {
         };
         Some(match words {
             ["member", "list"] => good(self.list()),
-            ["get", "health"] if self.answers(endpoint) => good(""),
-            ["get", "health"] => bad("Error: context deadline exceeded"),
+            ["get", consistency, "health"] => self.read(endpoint, consistency),
             ["alarm", "list"] if self.has_quorum() => good(self.alarms.clone()),
             ["alarm", "list"] => bad("Error: context deadline exceeded"),
             ["endpoint", "status"] => good(

@@ -341,6 +341,26 @@ fn an_alarm_is_refused_by_its_name_and_costs_nobody_a_quorum() {
 }
 
 #[test]
+fn a_learner_that_lives_is_not_taken_for_dead() {
+    for minor in [20, 34] {
+        let world = World::new(scenario(Case::Dead, minor));
+        {
+            let etcd = &mut locked(&world.played).etcd;
+            etcd.members[2].learner = true;
+            etcd.alive.insert(GONE.1.to_owned());
+        }
+        let ran = world.run(None);
+        assert!(
+            matches!(&ran.end, End::Refused(why) if why.contains("m3") && why.contains("it is alive") && why.contains("kpot-install reset")),
+            "{ran:#?}"
+        );
+        assert_eq!(ran.changes, Vec::<String>::new());
+        locked(&world.played).etcd.alive.remove(GONE.1);
+        finish(&world, "a learner that is dead goes");
+    }
+}
+
+#[test]
 fn a_master_takes_no_other_ones_place() {
     let world = World::new(scenario(Case::Dead, 14));
     finish(&world, "b1 takes the place of m3");

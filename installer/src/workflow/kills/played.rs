@@ -203,7 +203,7 @@ impl Played {
         let words: Vec<&str> = words
             .iter()
             .copied()
-            .filter(|word| !word.starts_with("--"))
+            .filter(|word| !word.starts_with("--") || word.starts_with("--consistency="))
             .collect();
         let files = self.minor > 33 && words.starts_with(&["snapshot", "status"]);
         if *tool != if files { "etcdutl" } else { "etcdctl" } {
@@ -280,7 +280,7 @@ impl Played {
                 self.here.remove(&format!("/sys/class/net/{name}"));
                 good("")
             }
-            ("docker", ["run", "--rm", .., "get", _, "health"])
+            ("docker", ["run", "--rm", .., "get", consistency, "health"])
             | (
                 "ctr",
                 [
@@ -292,7 +292,7 @@ impl Played {
                     "--rm",
                     ..,
                     "get",
-                    _,
+                    consistency,
                     "health",
                 ],
             ) => {
@@ -306,11 +306,7 @@ impl Played {
                 let endpoint = args
                     .iter()
                     .find_map(|arg| arg.strip_prefix("--endpoints="))?;
-                if self.etcd.answers(host_of(endpoint)) {
-                    good("")
-                } else {
-                    bad("Error: context deadline exceeded")
-                }
+                self.etcd.read(host_of(endpoint), consistency)
             }
             ("kubectl", [.., "get", "--raw", "/healthz"]) => {
                 if self.starting > 0 {
