@@ -35,6 +35,23 @@ impl RemoveMember {
         }
     }
 
+    /// What the guard says before anything is changed on the cluster, as if the snapshot were taken: the member is asked from this machine, too, which its step does once more
+    /// just before the removal. Until then pods may have been moved and records been written, for nothing.
+    pub fn refusals_from_here(&self, world: World<'_>) -> Result<Vec<Refusal>> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let members = self.etcd.members(cluster.view())?;
+        let Some(target) = self.departed.member(&members) else {
+            return Ok(Vec::new());
+        };
+        let seen_there = judged(&self.departed, &members, Reading::Failed);
+        if !seen_there.is_empty() {
+            return Ok(seen_there.iter().map(refusal).collect());
+        }
+        let from_here = self.ask_from_here(world, &members, target)?;
+        let all = judged(&self.departed, &members, from_here);
+        Ok(all.iter().map(refusal).collect())
+    }
+
     fn ask_from_here(
         &self,
         world: World<'_>,
@@ -56,31 +73,29 @@ impl RemoveMember {
     }
 }
 
-/// Asks the guard, with a snapshot that was checked.
+/// Asks the guard, with a snapshot that was checked, and ends where it refuses.
 fn judge(departed: &Departed, members: &[Member], from_here: Reading) -> Result<()> {
-    let situation = situation(
-        departed,
-        members.to_vec(),
-        from_here,
-        SnapshotState::Checked,
-    );
-    guard::may_remove(&situation).map_err(|refused| {
-        let told: Vec<String> = refused
-            .iter()
-            .map(|one| format!("{one}\n{}", one.remedy()))
-            .collect();
-        NotEligible(format!("nothing was removed: {}", told.join("\n"))).into()
-    })
+    let refused = judged(departed, members, from_here);
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = refused
+        .iter()
+        .map(|one| format!("{one}\n{}", one.remedy()))
+        .collect();
+    Err(NotEligible(format!("nothing was removed: {}", told.join("\n"))).into())
 }
 
-fn situation(
-    departed: &Departed,
-    members: Vec<Member>,
-    from_here: Reading,
-    snapshot: SnapshotState,
-) -> Situation {
+/// Every rule of the guard that does not hold, with a snapshot or as if there were one.
+fn judged(departed: &Departed, members: &[Member], from_here: Reading) -> Vec<Refused> {
+    let situation = situation(departed, members, from_here);
+    guard::may_remove(&situation).err().unwrap_or_default()
+}
+
+fn situation(departed: &Departed, members: &[Member], from_here: Reading) -> Situation {
     let (target, others): (Vec<_>, Vec<_>) = members
-        .into_iter()
+        .iter()
+        .cloned()
         .partition(|member| departed.owns(member));
     let target = target.into_iter().next().map(|member| Target {
         from_here,
@@ -98,7 +113,7 @@ fn situation(
     Situation {
         others,
         target,
-        snapshot,
+        snapshot: SnapshotState::Checked,
     }
 }
 
@@ -122,16 +137,8 @@ pub fn foreseen(cluster: &ClusterFacts, departed: &Departed, begun: bool) -> Vec
     if cluster.etcd.is_none() {
         return Vec::new();
     }
-    let situation = situation(
-        departed,
-        cluster.members.clone(),
-        Reading::Failed,
-        SnapshotState::Checked,
-    );
-    match guard::may_remove(&situation) {
-        Ok(()) => Vec::new(),
-        Err(refused) => refused.iter().map(refusal).collect(),
-    }
+    let refused = judged(departed, &cluster.members, Reading::Failed);
+    refused.iter().map(refusal).collect()
 }
 
 fn refusal(refused: &Refused) -> Refusal {

@@ -19,8 +19,11 @@ use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
 use crate::preflight::{self, KubeletThresholds, Purpose};
+use crate::replacing::health::EtcdImage;
 use crate::replacing::own_files::OwnFiles;
+use crate::replacing::remove_member::RemoveMember;
 use crate::replacing::{Departed, Whose, record, remove_member};
+use crate::step::World;
 use crate::steps::ImageWanted;
 
 /// Refuses everything that can be refused; else the images with the cluster's names for them.
@@ -184,6 +187,28 @@ pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
         return Ok(());
     }
     Err(refused(run.console, Untouched::Cluster, &all))
+}
+
+/// Refuses where the etcd of another master, which is to leave, answers this machine. It can be asked only with etcd's image here and under the lock, and is the last that is asked
+/// before anything is changed on the cluster.
+pub(super) fn silent_from_here(
+    run: &Run<'_>,
+    world: World<'_>,
+    seen: &Seen,
+    image: Option<&EtcdImage>,
+) -> Result<()> {
+    let cluster = &seen.joining.cluster;
+    let another = leaving(seen, cluster).filter(|departed| departed.whose == Whose::Another);
+    let (Some(departed), Some(etcd)) = (another, &cluster.etcd) else {
+        return Ok(());
+    };
+    let healthy = cluster.healthy.metadata.name.clone();
+    let removal = RemoveMember::new(departed.clone(), etcd.clone(), healthy, image.cloned());
+    let refusals = removal.refusals_from_here(world)?;
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    Err(refused(run.console, Untouched::Cluster, &refusals))
 }
 
 /// Refuses a join through an API server that stands still; of others that do, it only tells.

@@ -42,6 +42,8 @@ pub(super) struct Etcd {
     /// The IDs of the members that were removed, in order.
     pub(super) removed: Vec<u64>,
     pub(super) wrong: Vec<String>,
+    /// The addresses of members that answer this machine, and no other.
+    pub(super) hidden: BTreeSet<String>,
     /// What `etcdctl alarm list` prints.
     pub(super) alarms: String,
     /// The address of the machine that this program runs on.
@@ -134,6 +136,7 @@ impl Etcd {
         };
         Some(match words {
             ["member", "list"] => good(self.list()),
+            ["get", _, "health"] if self.hidden.contains(endpoint) => bad("Error: context deadline exceeded"),
             ["get", consistency, "health"] => self.read(endpoint, consistency),
             ["alarm", "list"] if self.has_quorum() => good(self.alarms.clone()),
             ["alarm", "list"] => bad("Error: context deadline exceeded"),

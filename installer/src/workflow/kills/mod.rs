@@ -361,6 +361,57 @@ fn a_learner_that_lives_is_not_taken_for_dead() {
 }
 
 #[test]
+fn a_member_that_answers_this_machine_alone_is_heard_before_anything_is_changed() {
+    for (case, minor) in [(Case::Worker, 20), (Case::Dead, 34)] {
+        let world = World::new(scenario(case, minor));
+        {
+            let etcd = &mut locked(&world.played).etcd;
+            etcd.alive.insert(GONE.1.to_owned());
+            etcd.hidden.insert(GONE.1.to_owned());
+        }
+        let (ran, told) = world.run_in_words(None);
+        assert!(
+            matches!(&ran.end, End::Refused(why) if why.contains("nothing was changed on the cluster")
+                && why.contains("it answers this machine") && why.contains("kpot-install reset")),
+            "{ran:#?}"
+        );
+        let changed = |part: &str| ran.changes.iter().any(|cmd| cmd.contains(part));
+        assert!(changed("get --consistency=l health"), "it was asked");
+        for part in ["drain", "snapshot save", "member remove"] {
+            assert!(!changed(part), "{part} in {:#?}", ran.changes);
+        }
+        let record = format!("kpot-{}", GONE.0);
+        let played = locked(&world.played);
+        assert!(!played.objects.names("configmap").contains(&record));
+        drop(played);
+        assert!(!told.contains("uncordon"), "{told}");
+        assert_eq!(world.wrong(), Vec::<String>::new());
+        locked(&world.played).etcd.alive.remove(GONE.1);
+        finish(&world, "and now it is dead");
+    }
+}
+
+#[test]
+fn who_was_drained_for_nothing_is_told_how_to_stay_a_worker() {
+    let scenario = scenario(Case::Worker, 20);
+    let commands = whole(scenario);
+    let saved = commands
+        .iter()
+        .position(|cmd| cmd.contains("snapshot save"));
+    let at = saved.expect("a snapshot is taken") + 1;
+    for trouble in [Trouble::MasterLost(1), Trouble::MasterLost(at)] {
+        let world = World::new(scenario);
+        let (ran, told) = world.run_in_words(Some(trouble));
+        assert!(!matches!(ran.end, End::Done), "{ran:#?}");
+        let drained = ran.changes.iter().any(|cmd| cmd.contains(" drain "));
+        assert_eq!(drained, trouble == Trouble::MasterLost(at));
+        if drained {
+            assert!(told.contains("kubectl uncordon w1"), "{told}");
+        }
+    }
+}
+
+#[test]
 fn a_master_takes_no_other_ones_place() {
     let world = World::new(scenario(Case::Dead, 14));
     finish(&world, "b1 takes the place of m3");

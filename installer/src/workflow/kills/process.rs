@@ -24,7 +24,7 @@ use crate::preflight;
 use crate::signals::Stop;
 use crate::steps::testing::Pot;
 use crate::workflow::decide::decide;
-use crate::workflow::master::{Work, carry_out, cluster_steps};
+use crate::workflow::master::{Work, carry_out, cluster_steps, etcd_image};
 use crate::workflow::seen::look;
 use crate::workflow::{Master, Run, Way};
 
@@ -139,10 +139,12 @@ impl World {
             ..preflight::tests::good()
         };
         let images = decide(&run, &seen, &knock)?;
+        let etcd_image = etcd_image(&seen, &images);
         let work = Work {
             environment: Vec::new(),
             before: Vec::new(),
-            on_cluster: cluster_steps(options, &seen, &images),
+            on_cluster: cluster_steps(options, &seen, etcd_image.as_ref()),
+            etcd_image,
             after: Vec::new(),
         };
         carry_out(&run, options, &seen, &work, || Ok(Stop::default()))

@@ -185,6 +185,7 @@ fn etcd(scenario: Scenario) -> Etcd {
         },
         removed: Vec::new(),
         wrong: Vec::new(),
+        hidden: BTreeSet::new(),
         alarms: String::new(),
         here: address.to_owned(),
         departed: GONE.1.to_owned(),

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{Act, Refusal, nothing};
 use crate::checks;
+use crate::node::Node;
 use crate::scenario::{Bench, damage};
 use crate::wait;
 
@@ -44,6 +45,7 @@ pub fn protected() -> Vec<Refusal> {
         status: 3,
         says,
         undo,
+        late: name == "still-answers-here",
         whole: None,
         asked: false,
         outcome: None,
@@ -66,7 +68,14 @@ pub fn protected() -> Vec<Refusal> {
         row("still-answers", "the etcd of the master that is said to be down answers", &["m3", "kpot-install reset"], CHANGE,
             nothing, nothing),
         row("still-answers-there", "the etcd of the master that is said to be down answers the other masters, and not this machine", &["m3", "kpot-install reset"], CHANGE,
-            |bench| hide_etcd(bench, "-I"), |bench| hide_etcd(bench, "-D")),
+            |bench| hide_etcd(bench, "-I", &bench.b1()), |bench| hide_etcd(bench, "-D", &bench.b1())),
+        row("still-answers-here", "the etcd of the master that is said to be down answers this machine, and not the healthy master", &["m3", "answers this machine", "nothing was changed on the cluster", "kpot-install reset"], CHANGE,
+            |bench| {
+                // The lock of an earlier run would be a difference.
+                unlock(bench)?;
+                hide_etcd(bench, "-I", bench.cluster()?.m1())
+            },
+            |bench| hide_etcd(bench, "-D", bench.cluster()?.m1())),
         row("learner-pending", "a learner waits for its vote", &["learner"], CHANGE,
             |bench| {
                 // First: etcd takes no new member while one is silent.
@@ -115,12 +124,11 @@ fn start_m3(bench: &Bench) -> Result<()> {
     damage::start_etcd(bench.cluster()?, &bench.m3())
 }
 
-/// m3 drops what b1 asks its etcd, from `-I` until `-D`.
-fn hide_etcd(bench: &Bench, verb: &str) -> Result<()> {
-    let b1 = bench.b1();
+/// m3 drops what another machine asks its etcd, from `-I` until `-D`.
+fn hide_etcd(bench: &Bench, verb: &str, from: &Node) -> Result<()> {
     bench.m3().run(&format!(
         "iptables -w {verb} INPUT -s {} -p tcp --dport 2379 -j DROP",
-        b1.address()
+        from.address()
     ))
 }
 
@@ -217,7 +225,7 @@ fn lock(bench: &Bench) -> Result<()> {
     cluster.apply(&lease.to_string())
 }
 
-fn unlock(bench: &Bench) -> Result<()> {
+pub(super) fn unlock(bench: &Bench) -> Result<()> {
     let lease = ["-n", "kube-system", "delete", "--ignore-not-found"];
     bench
         .cluster()?
