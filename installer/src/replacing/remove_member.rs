@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 
 use super::health::{EtcdImage, read_from_here, steady_members};
 use super::{Departed, Whose};
+use crate::control_plane::ClusterView;
 use crate::control_plane::etcd::{Etcd, Member};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::guard::{
@@ -146,6 +147,17 @@ fn refusal(refused: &Refused) -> Refusal {
         cause: refused.to_string(),
         remedy: refused.remedy(),
     }
+}
+
+/// Bytes of the snapshot that the removal of `departed` brings here; none where no member of it is listed.
+pub fn snapshot_size(
+    view: &ClusterView,
+    cluster: &ClusterFacts,
+    departed: &Departed,
+) -> Result<u64> {
+    let listed = departed.member(&cluster.members);
+    let etcd = cluster.etcd.as_ref().filter(|_| listed.is_some());
+    etcd.map_or(Ok(0), |etcd| Ok(etcd.status(view)?.db_size))
 }
 
 impl Step for RemoveMember {

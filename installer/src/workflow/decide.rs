@@ -22,7 +22,7 @@ use crate::preflight::{self, KubeletThresholds, Purpose};
 use crate::replacing::health::EtcdImage;
 use crate::replacing::own_files::OwnFiles;
 use crate::replacing::remove_member::RemoveMember;
-use crate::replacing::{Departed, Whose, record, remove_member};
+use crate::replacing::{Departed, Whose, clear, record, remove_member};
 use crate::step::World;
 use crate::steps::ImageWanted;
 
@@ -58,6 +58,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         cluster.kubelet.image_gc_high_threshold_percent,
         &cluster.kubelet.eviction_hard,
     )?;
+    needs.to_write.kept = kept(run, seen)?;
     let report = preflight::run(facts, &needs);
     let mut all = report_refusals(&report);
     let here = here(run, seen, network)?;
@@ -130,6 +131,20 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
         departed: seen.departed.as_ref(),
         uploaded: joining::uploaded_since(&seen.journal),
     })
+}
+
+/// Bytes that are kept here of the master that leaves, and of what this machine was.
+fn kept(run: &Run<'_>, seen: &Seen) -> Result<u64> {
+    let cluster = &seen.joining.cluster;
+    let snapshot = match leaving(seen, cluster) {
+        Some(departed) => remove_member::snapshot_size(&seen.view, cluster, departed)?,
+        None => 0,
+    };
+    Ok(snapshot
+        + match seen.past {
+            Past::Returning | Past::Worker => clear::copied(&run.host, &seen.facts.disks, cluster)?,
+            Past::Stranger | Past::Interrupted | Past::Joined => 0,
+        })
 }
 
 /// Refuses while somebody else holds the cluster's lock.

@@ -42,6 +42,8 @@ pub(super) struct Etcd {
     /// The IDs of the members that were removed, in order.
     pub(super) removed: Vec<u64>,
     pub(super) wrong: Vec<String>,
+    /// Bytes of its database, as its status tells.
+    pub(super) database: u64,
     /// The addresses of members that answer this machine, and no other.
     pub(super) hidden: BTreeSet<String>,
     /// What `etcdctl alarm list` prints.
@@ -143,7 +145,7 @@ impl Etcd {
             ["endpoint", "status"] => good(
                 json!([{
                     "Endpoint": endpoint,
-                    "Status": { "header": { "revision": 4700 }, "version": self.version, "dbSize": 512, "leader": 1 },
+                    "Status": { "header": { "revision": 4700 }, "version": self.version, "dbSize": self.database, "leader": 1 },
                 }])
                 .to_string(),
             ),

@@ -24,6 +24,7 @@ use self::runner::{Trouble, locked};
 use self::world::{Case, GONE, SECOND, Scenario, World};
 use crate::host::HostView;
 use crate::host::command::Local;
+use crate::preflight;
 use crate::workflow::{Master, Way};
 
 const CASES: [Case; 5] = [
@@ -409,6 +410,39 @@ fn who_was_drained_for_nothing_is_told_how_to_stay_a_worker() {
             assert!(told.contains("kubectl uncordon w1"), "{told}");
         }
     }
+}
+
+#[test]
+fn room_for_what_is_kept_is_asked_before_a_member_goes() {
+    const GB: u64 = 1 << 30;
+    let refused = |case: Case, old: u64, database: u64, own_disk: bool| {
+        let mut world = World::new(scenario(case, 20));
+        let mut disks = preflight::tests::good().disks;
+        disks.state.device = 20;
+        disks.state.available = 2 * GB;
+        disks.etcd.device = if own_disk { 21 } else { 20 };
+        disks.etcd.available = 2 * GB;
+        world.disks = Some(disks);
+        locked(&world.played).etcd.database = database;
+        locked(&world.played)
+            .here
+            .grow("/var/lib/etcd/member/snap/db", old);
+        let ran = world.run(None);
+        match ran.end {
+            End::Refused(why) => {
+                assert!(why.contains("/var/lib/kpot"), "{why}");
+                assert_eq!(ran.changes, Vec::<String>::new());
+                true
+            }
+            End::Done => false,
+            End::Failed(_) | End::Killed => panic!("{ran:#?}"),
+        }
+    };
+    assert!(refused(Case::Corrupt, 4 * GB, 512, true));
+    assert!(!refused(Case::Corrupt, 4 * GB, 512, false), "it is renamed");
+    assert!(refused(Case::Corrupt, GB, GB, true), "both together");
+    assert!(refused(Case::Wiped, 0, 3 * GB, true), "the snapshot alone");
+    assert!(!refused(Case::Wiped, 0, GB, true));
 }
 
 #[test]

@@ -94,6 +94,16 @@ impl Here {
         fs::write(place, content).expect("a file can be written");
     }
 
+    /// Makes a file that many bytes long, which take no room.
+    pub(super) fn grow(&self, path: &str, size: u64) {
+        if size > 0 {
+            self.put(path, "");
+            let file = fs::File::options().write(true).open(self.place(path));
+            file.and_then(|file| file.set_len(size))
+                .expect("a file can be grown");
+        }
+    }
+
     pub(super) fn remove(&self, path: &str) {
         let place = self.place(path);
         // What is not there is fine.

@@ -138,6 +138,9 @@ impl World {
             }],
             ..preflight::tests::good()
         };
+        if let Some(disks) = self.disks {
+            seen.facts.disks = disks;
+        }
         let images = decide(&run, &seen, &knock)?;
         let etcd_image = etcd_image(&seen, &images);
         let work = Work {
