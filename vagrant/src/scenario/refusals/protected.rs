@@ -156,9 +156,9 @@ fn make_learner(bench: &mut Bench) -> Result<()> {
     add_member(bench, m3.name(), &peer)?;
     // What kubeadm wrote for a join says who else is a member, and that the cluster exists.
     m3.run("mv /root/etcd.yaml /etc/kubernetes/manifests/etcd.yaml")?;
-    let own_data = format!("--endpoints=https://{}:2379", m3.address());
+    let there = format!("--endpoints=https://{}:2379", m3.address());
     wait::until("the learner answers", LEARNER_LIMIT, || {
-        let asked = cluster.etcdctl(&[&own_data, "get", "--consistency=s", "health"]);
+        let asked = cluster.etcdctl(&["get", "--consistency=s", "health", &there]);
         Ok(asked.err().map(|error| format!("{error:#}")))
     })
 }
