@@ -1,7 +1,7 @@
 //! etcd's members and their health, asked with the `etcdctl` in the healthy master's own etcd container (see [`super::containers`]).
 //!
 //! Member IDs are 64-bit numbers: decimal in JSON, hexadecimal in `etcdctl member remove`. They never pass through a float. "Started" in etcd's list only means that a
-//! member once started; health is asked of each member with a read that needs the quorum.
+//! member once started; health is asked of each member with a read, which needs the quorum where the member has a vote.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use super::alarms::Alarm;
 use super::containers::{Container, Which, listing};
 use super::objects::{self, List, Node, Pod, PodSpec};
 use super::{Cluster, ClusterView};
@@ -46,7 +47,7 @@ pub struct Member {
     /// Whether it is still without a vote.
     #[serde(rename = "isLearner", default)]
     pub is_learner: bool,
-    /// Whether it answers a read that needs the quorum.
+    /// Whether it answers a read: that of a voter needs the quorum, and a learner serves none but of its own data.
     #[serde(skip)]
     pub healthy: bool,
 }
@@ -325,27 +326,61 @@ impl Etcd {
 
     /// Whether the healthy master's own etcd answers a read that needs the quorum.
     pub fn answers(&self, view: &ClusterView) -> bool {
-        let health = view.ask(&self.health(LOCAL));
-        health.is_ok_and(|output| output.ok())
+        let health = view.ask(&self.command(LOCAL, &VOTER_HEALTH));
+        health.is_ok_and(|output| has_answered(&output))
     }
 
     /// Every member, with its health.
     pub fn members(&self, view: &ClusterView) -> Result<Vec<Member>> {
-        let mut members = self.listed(view)?;
-        let question = |member: &Member| Some(self.health(member.client_urls.first()?));
-        let questions: Vec<Cmd> = members.iter().filter_map(question).collect();
+        let members = self.listed(view)?;
+        let view = view.ahead(&self.health_of_all(&members));
+        self.with_health(&view, members)
+    }
+
+    /// The same, and the alarms that are raised.
+    pub fn members_and_alarms(&self, view: &ClusterView) -> Result<(Vec<Member>, Vec<Alarm>)> {
+        let members = self.listed(view)?;
+        let mut questions = self.health_of_all(&members);
+        questions.push(self.alarm_list());
         let view = view.ahead(&questions);
+        let members = self.with_health(&view, members)?;
+        let alarms = self.alarms(&view, &members)?;
+        Ok((members, alarms))
+    }
+
+    fn with_health(&self, view: &ClusterView, mut members: Vec<Member>) -> Result<Vec<Member>> {
         for member in &mut members {
-            if let Some(url) = member.client_urls.first() {
-                member.healthy = view.ask(&self.health(url))?.ok();
+            if let Some(question) = self.health(member) {
+                member.healthy = has_answered(&view.ask(&question)?);
             }
         }
         Ok(members)
     }
 
-    /// Asks the member at `url` for a read that needs the quorum.
-    fn health(&self, url: &str) -> Cmd {
-        self.command(url, &["endpoint", "health"])
+    fn health_of_all(&self, members: &[Member]) -> Vec<Cmd> {
+        let questions = members.iter().filter_map(|member| self.health(member));
+        questions.collect()
+    }
+
+    /// Asks a member for its health; nothing of one that never started.
+    fn health(&self, member: &Member) -> Option<Cmd> {
+        Some(self.command(member.client_urls.first()?, health_of(member)))
+    }
+
+    /// The alarms that are raised for any of `members`. etcd tells them only with a quorum.
+    pub fn alarms(&self, view: &ClusterView, members: &[Member]) -> Result<Vec<Alarm>> {
+        let output = view.ask(&self.alarm_list())?;
+        ensure!(
+            output.ok(),
+            "etcd on {} does not tell its alarms; it may have lost its quorum: {}",
+            view.address(),
+            output.evidence()
+        );
+        Ok(Alarm::parse(&output.text(), members))
+    }
+
+    fn alarm_list(&self) -> Cmd {
+        self.command(LOCAL, &["alarm", "list"])
     }
 
     /// Every member, without asking for its health.
@@ -367,8 +402,8 @@ impl Etcd {
     }
 
     /// Removes `member`. etcd wants 5 s of steady health before it accepts a change of its members: its refusal is taken for a passing one for half a minute. Just
-    /// before each try the member must still be listed with this ID, name and peer addresses, and `stop` must let the run go on; one that is gone already is fine. The
-    /// caller has made sure that the quorum survives it.
+    /// before each try the member must still be listed with this ID, name and peer addresses, and without a vote if it had none, and `stop` must let the run go on: the caller has made sure
+    /// that the quorum survives the going of just this member. One that is gone already is fine.
     pub fn remove_steadily(&self, cluster: &Cluster, member: &Member, stop: &Stop) -> Result<()> {
         let patience = (RECONFIGURATION, Duration::from_secs(2));
         self.remove_within(cluster, member, stop, patience)
@@ -392,6 +427,10 @@ impl Etcd {
                 found.name == member.name && found.peer_urls == member.peer_urls,
                 "etcd member {member} is now {found}: somebody else changes the members. Nothing was removed; run this again"
             );
+            ensure!(
+                found.is_learner == member.is_learner,
+                "etcd member {member} had no vote, and has one now: its join goes on. Nothing was removed; run this again"
+            );
             stop.check()?;
             let Err(cause) = self.remove(cluster, member.id) else {
                 return Ok(());
@@ -407,6 +446,28 @@ impl Etcd {
     fn remove(&self, cluster: &Cluster, id: MemberId) -> Result<Output, CommandError> {
         cluster.run(&self.command(LOCAL, &["member", "remove", &id.to_string()]))
     }
+}
+
+/// What a member is asked for its health: a read that needs the quorum, of a key that nobody has. It is what `etcdctl endpoint health` asks through 3.4; from 3.5 on, that
+/// fails for every member as soon as an alarm is raised for one.
+const VOTER_HEALTH: [&str; 3] = ["get", "--consistency=l", "health"];
+
+/// The same for a learner. etcd lets it serve its status and reads of its own data, and refuses every other question, however well it is (3.4 to 3.6, `isRPCSupportedForLearner`).
+const LEARNER_HEALTH: [&str; 3] = ["get", "--consistency=s", "health"];
+
+/// What `etcdctl` asks a member for its health.
+pub(crate) fn health_of(member: &Member) -> &'static [&'static str; 3] {
+    if member.is_learner {
+        &LEARNER_HEALTH
+    } else {
+        &VOTER_HEALTH
+    }
+}
+
+/// Whether a member answered [`health_of`] it. Where etcd has users and ours may not read, its refusal came by the quorum all the same.
+pub(crate) fn has_answered(output: &Output) -> bool {
+    let refused = "etcdserver: permission denied";
+    output.ok() || String::from_utf8_lossy(&output.stderr).contains(refused)
 }
 
 /// A member that is gone is what was wanted, unless another one took its name or its address.
@@ -518,11 +579,13 @@ mod tests {
         answers: impl IntoIterator<Item = (i32, &'t str)>,
         limit: Duration,
     ) -> (Result<(), String>, usize) {
-        removal_until(&Stop::default(), listed, answers, limit)
+        let judged = member(2, "m2", "10.0.0.12");
+        removal_of(&judged, &Stop::default(), listed, answers, limit)
     }
 
-    /// The same, as long as `stop` lets it.
-    fn removal_until<'t>(
+    /// The same, of m2 as it was judged, as long as `stop` lets it.
+    fn removal_of<'t>(
+        judged: &Member,
         stop: &Stop,
         listed: impl IntoIterator<Item = &'t str>,
         answers: impl IntoIterator<Item = (i32, &'t str)>,
@@ -542,18 +605,61 @@ mod tests {
                 .once_each(&format!("{exec} member remove 2"), answers),
         );
         let cluster = Cluster::new(ClusterView::new(runner.clone(), "10.0.0.11"));
-        let removed = etcd().remove_within(
-            &cluster,
-            &member(2, "m2", "10.0.0.12"),
-            stop,
-            (limit, Duration::ZERO),
-        );
+        let removed = etcd().remove_within(&cluster, judged, stop, (limit, Duration::ZERO));
         let asked = runner.asked();
         let tries = asked.iter().filter(|cmd| cmd.contains(" remove ")).count();
         (removed.map_err(|cause| cause.to_string()), tries)
     }
 
     const UNHEALTHY: (i32, &str) = (1, "Error: etcdserver: unhealthy cluster");
+
+    #[test]
+    fn a_member_is_well_by_a_read_and_alarms_are_asked_by_themselves() {
+        let at = |address: &str| {
+            format!(
+                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://{address}:2379"
+            )
+        };
+        let with_clients = |id: u64, name: &str, address: &str| {
+            format!(
+                r#"{{"ID":{id},"name":"{name}","peerURLs":["https://{address}:2380"],"clientURLs":["https://{address}:2379"]}}"#
+            )
+        };
+        let listed = [
+            with_clients(1, "m1", "10.0.0.11"),
+            with_clients(2, "m2", "10.0.0.12"),
+            with_clients(3, "m3", "10.0.0.13"),
+            r#"{"ID":4,"name":"","peerURLs":["https://10.0.0.14:2380"]}"#.to_owned(),
+            with_clients(5, "m5", "10.0.0.15").replace('}', r#","isLearner":true}"#),
+        ];
+        let list = format!(r#"{{"members":[{}]}}"#, listed.join(","));
+        let read = |address: &str| format!("{} get --consistency=l health", at(address));
+        let runner = Scripted::new()
+            .on(&format!("{} member list", at("127.0.0.1")), 0, &list)
+            .on(&read("10.0.0.11"), 0, "")
+            .on(&read("10.0.0.12"), 1, "Error: context deadline exceeded")
+            .on(
+                &read("10.0.0.13"),
+                1,
+                "Error: etcdserver: permission denied",
+            )
+            .on(
+                &format!("{} get --consistency=s health", at("10.0.0.15")),
+                0,
+                "",
+            )
+            .on(
+                &format!("{} alarm list", at("127.0.0.1")),
+                0,
+                "memberID:1 alarm:NOSPACE \n",
+            );
+        let view = ClusterView::new(Arc::new(runner), "10.0.0.11");
+        let (members, alarms) = etcd().members_and_alarms(&view).unwrap();
+        let healthy: Vec<bool> = members.iter().map(|member| member.healthy).collect();
+        assert_eq!(healthy, [true, false, true, false, true]);
+        assert_eq!(alarms.len(), 1);
+        assert!(alarms[0].to_string().contains("alarm NOSPACE for m1"));
+    }
 
     #[test]
     fn a_removal_that_etcd_puts_off_is_tried_again() {
@@ -573,7 +679,9 @@ mod tests {
     fn a_removal_is_not_tried_once_the_clusters_lock_is_lost() {
         let stop = Stop::default();
         stop.lock_is_held_until(Instant::now());
-        let (removed, tries) = removal_until(&stop, [M2], [(0, "")], Duration::from_secs(9));
+        let judged = member(2, "m2", "10.0.0.12");
+        let limit = Duration::from_secs(9);
+        let (removed, tries) = removal_of(&judged, &stop, [M2], [(0, "")], limit);
         assert!(removed.unwrap_err().contains("lock") && tries == 0);
     }
 
@@ -599,6 +707,26 @@ mod tests {
             let (_, tries) = removal([M2, changed], [UNHEALTHY, (0, "")], Duration::from_secs(9));
             assert_eq!(tries, 1, "it changed between two tries: {changed}");
         }
+    }
+
+    #[test]
+    fn a_learner_that_got_its_vote_is_not_removed_as_one() {
+        let learner =
+            r#"{"ID":2,"name":"m2","peerURLs":["https://10.0.0.12:2380"],"isLearner":true}"#;
+        let judged = Member {
+            is_learner: true,
+            ..member(2, "m2", "10.0.0.12")
+        };
+        let remove = |listed: &[&'static str], answers: &[(i32, &'static str)]| {
+            let (listed, answers) = (listed.iter().copied(), answers.iter().copied());
+            let limit = Duration::from_secs(9);
+            removal_of(&judged, &Stop::default(), listed, answers, limit)
+        };
+        assert_eq!(remove(&[learner], &[(0, "")]), (Ok(()), 1));
+        let (removed, tries) = remove(&[M2], &[(0, "")]);
+        assert!(removed.unwrap_err().contains("has one now") && tries == 0);
+        let (removed, tries) = remove(&[learner, M2], &[UNHEALTHY, (0, "")]);
+        assert!(removed.is_err() && tries == 1, "promoted between two tries");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::KubeVersion;
 use serde::Deserialize;
 
+use super::alarms::Alarm;
 use super::containers::{KUBELET_FLAGS, cri_socket, cri_socket_question, kubelet_flag, listing};
 use super::etcd::{Etcd, Member};
 use super::extra_paths::{ExtraPath, extra_paths};
@@ -58,6 +59,8 @@ pub struct ClusterFacts {
     pub etcd: Option<Etcd>,
     /// etcd's members with their health; empty where it is external.
     pub members: Vec<Member>,
+    /// etcd's alarms; empty where it is external.
+    pub alarms: Vec<Alarm>,
     /// kubeadm's configuration of the cluster.
     pub config: ClusterConfiguration,
     /// The same as it is stored, for handing back to kubeadm.
@@ -154,9 +157,10 @@ impl ClusterFacts {
         } else {
             None
         };
-        let members = etcd
-            .as_ref()
-            .map_or_else(|| Ok(Vec::new()), |etcd| etcd.members(view))?;
+        let (members, alarms) = etcd.as_ref().map_or_else(
+            || Ok((Vec::new(), Vec::new())),
+            |etcd| etcd.members_and_alarms(view),
+        )?;
 
         let masters: List<Pod> = view.get(&CONTROL_PLANE)?;
         let own: Vec<&Pod> = masters
@@ -193,6 +197,7 @@ impl ClusterFacts {
             nodes: nodes.items,
             etcd,
             members,
+            alarms,
             config,
             config_text,
             api_endpoints,

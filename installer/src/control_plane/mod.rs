@@ -4,6 +4,7 @@
 //! seconds in which a change asks the etcd of a master that is down from here, too). What is asked is typed here; what the answers mean for a
 //! workflow is decided elsewhere.
 
+pub mod alarms;
 pub mod containers;
 pub mod controllers;
 pub mod credentials;

@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod ahead;
+pub(crate) mod carry;
 pub mod clock;
 pub mod command;
 pub(crate) mod cri;
@@ -282,19 +283,9 @@ impl<'a> Host<'a> {
         let source = self.view.locate(path);
         match fs::rename(&source, &target) {
             Ok(()) => sync_dir(folder).with_context(|| format!("cannot sync {}", folder.display())),
-            Err(cause) if cause.raw_os_error() == Some(Errno::EXDEV as i32) => {
-                let copy = Cmd::new(
-                    "cp",
-                    [
-                        "--archive".into(),
-                        source.to_string_lossy(),
-                        target.to_string_lossy(),
-                    ],
-                )
-                .timeout(Duration::from_mins(30));
-                self.view.runner.expect(&copy)?;
-                fs::remove_dir_all(&source).with_context(|| format!("cannot remove {path}"))
-            }
+            Err(cause) if cause.raw_os_error() == Some(Errno::EXDEV as i32) => self
+                .carry_over(&source, &target)
+                .with_context(|| format!("cannot move {path} to {}", target.display())),
             Err(cause) => {
                 Err(cause).with_context(|| format!("cannot move {path} to {}", target.display()))
             }

@@ -210,6 +210,17 @@ impl HostView {
         Ok(names)
     }
 
+    /// Bytes of a file, or of all files in a folder and those below it; none where there is nothing.
+    pub fn size(&self, path: &str) -> Result<u64> {
+        match self.facts(path)? {
+            None => Ok(0),
+            Some(facts) if facts.kind != Kind::Directory => Ok(facts.size),
+            Some(_) => (self.list(path)?.iter()).try_fold(0, |sum, name| {
+                Ok(sum + self.size(&format!("{path}/{name}"))?)
+            }),
+        }
+    }
+
     /// The space of the file system that holds `path`, or that would hold it.
     pub fn space(&self, path: &str) -> Result<Space> {
         let mut place = self.locate(path);

@@ -42,6 +42,7 @@ pub fn cluster() -> ClusterFacts {
         kubeadm: Some("v1.14.0".to_owned()),
         etcd: None,
         members: vec![member(1, "m1", "10.0.0.11"), member(2, "m2", "10.0.0.12")],
+        alarms: vec![],
         config: ClusterConfiguration {
             certificates_dir: "/etc/kubernetes/pki".to_owned(),
             image_repository: "k8s.gcr.io".to_owned(),

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use bundle_spec::manifest::RuntimeName;
 use bundle_spec::{KubeVersion, Manifest};
 
+use crate::control_plane::alarms::Alarm;
 use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
@@ -23,6 +24,15 @@ pub struct Refusal {
     pub cause: String,
     /// The next command, or what has to be done.
     pub remedy: String,
+}
+
+impl From<&Alarm> for Refusal {
+    fn from(alarm: &Alarm) -> Self {
+        Self {
+            cause: alarm.to_string(),
+            remedy: alarm.remedy(),
+        }
+    }
 }
 
 /// This machine, as far as it matters here.
@@ -96,6 +106,9 @@ pub fn judge(
         cluster_status(cluster, here, &mut refuse);
         etcd(cluster, here, &mut refuse);
         cgroup_driver(cluster, here, &mut refuse);
+        for alarm in &cluster.alarms {
+            refuse(alarm.to_string(), alarm.remedy());
+        }
     }
     if here.past != Past::Joined
         && let Some(created) = &cluster.uploaded_certs
@@ -158,6 +171,10 @@ pub fn judge(
     warnings.extend(here.static_pods.iter().filter(|pod| pod.always_pulled).map(|pod| {
         format!("{} is pulled whenever its pod starts ({}), though it be here: without its registry the pod does not start. Set imagePullPolicy: IfNotPresent in the manifest, and a tag other than latest", pod.image.name, pod.image.needed_by)
     }));
+    if here.past == Past::Joined {
+        let told = |alarm: &Alarm| format!("{alarm}. {}", alarm.remedy());
+        warnings.extend(cluster.alarms.iter().map(told));
+    }
     if is_a_patch_apart(cluster, here) {
         warnings.push(format!("the cluster runs Kubernetes {}, this pot holds {}: the control plane here will run the cluster's version, whose images are all here; the kubelet, kubeadm and kubectl are the pot's. A pot of the cluster's version is made by: {}", cluster.version, here.manifest.kubernetes, build_command(cluster)));
     }

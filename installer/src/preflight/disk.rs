@@ -22,6 +22,9 @@ const MARGIN: u64 = 128 << 20;
 /// What a new etcd member writes at once: two write-ahead log segments of 64 MB, made ahead (etcd's `SegmentSizeBytes`). The cluster's data come on top.
 const ETCD_START: u64 = 128 << 20;
 
+/// The state folder of this program, where backups lie.
+const STATE: &str = crate::journal::STATE_DIR;
+
 /// Bytes that are not on this machine yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ToWrite {
@@ -37,6 +40,8 @@ pub struct ToWrite {
     pub layers: u64,
     /// The cluster's etcd data, where a member joins.
     pub etcd: u64,
+    /// What is kept of a master that goes: a snapshot, and etcd's old data where they lie on another file system.
+    pub kept: u64,
 }
 
 /// A threshold of the kubelet.
@@ -235,7 +240,7 @@ fn demands(disks: &Disks, needs: &Needs) -> Vec<Demand> {
         },
         ("/var/lib/kubelet", disks.kubelet, 0, 0),
         ("etcd's data", disks.etcd, etcd, etcd),
-        ("/var/lib/kpot", disks.state, 0, 0),
+        (STATE, disks.state, write.kept, write.kept),
     ];
     let mut demands: Vec<Demand> = Vec::new();
     for (name, space, peak, lasting) in parts {
@@ -269,7 +274,21 @@ fn images_of(needs: &Needs) -> &'static str {
 
 /// Everything fits while it is written.
 pub(super) fn fits(facts: &Facts, needs: &Needs) -> Verdict {
-    let short: Vec<String> = demands(&facts.disks, needs)
+    fit(&demands(&facts.disks, needs))
+}
+
+/// What is kept of a master that goes fits, where nothing else is written.
+pub(crate) fn keeps(disks: &Disks, kept: u64) -> Verdict {
+    fit(&[Demand {
+        names: vec![STATE],
+        space: disks.state,
+        peak: kept,
+        lasting: kept,
+    }])
+}
+
+fn fit(demands: &[Demand]) -> Verdict {
+    let short: Vec<String> = demands
         .iter()
         .filter(|demand| demand.space.available < demand.peak + MARGIN)
         .map(|demand| {

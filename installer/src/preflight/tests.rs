@@ -496,6 +496,30 @@ fn demands_on_one_file_system_add_up() {
 }
 
 #[test]
+fn what_is_kept_of_a_master_that_goes_has_to_fit() {
+    let reason = |available: u64, kept: u64| {
+        let (mut facts, mut needs) = (good(), needs());
+        facts.disks.state = space(100 * GB, available, 2);
+        needs.to_write.kept = kept;
+        let report = run(&facts, &needs);
+        let mut refusals = report.refusals();
+        let found = refusals.next().map(|finding| finding.reason.clone());
+        let alone = match disk::keeps(&facts.disks, kept) {
+            Verdict::Refuse { reason, .. } => Some(reason),
+            Verdict::Good | Verdict::Warn { .. } => None,
+        };
+        assert_eq!(found, alone);
+        found
+    };
+    let margin = 128 << 20;
+    assert_eq!(reason(4 * GB + margin, 4 * GB), None);
+    assert_eq!(
+        reason(2 * GB, 4 * GB).unwrap(),
+        "the file system of /var/lib/kpot has 2000 MB available, and 4135 MB are needed"
+    );
+}
+
+#[test]
 fn a_disk_so_full_that_the_kubelet_would_delete_the_images_is_refused_beforehand() {
     let (mut facts, mut needs) = (good(), needs());
     let disk = |available: u64| {

@@ -11,10 +11,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::own_files::OwnFiles;
 use crate::control_plane::facts::ClusterFacts;
+use crate::facts::Disks;
+use crate::host::carry::UNFINISHED;
 use crate::host::command::{Cmd, await_outliving};
 use crate::host::{Host, HostView};
 use crate::joining::kubeadm_log;
-use crate::journal::Change;
+use crate::journal::{Change, STATE_DIR};
 use crate::rollback::footprint::{MASTER, interface_path};
 use crate::step::{State, Step, View, World};
 use crate::steps::stop_kubelet;
@@ -99,6 +101,16 @@ impl ClearNode {
         }
         Ok(left)
     }
+}
+
+/// Bytes that clearing this machine copies into its state folder: etcd's old data, where a file system of its own has them. What a killed run left of such a copy makes room for it.
+pub(crate) fn copied(host: &HostView, disks: &Disks, cluster: &ClusterFacts) -> Result<u64> {
+    if disks.etcd.device == disks.state.device {
+        return Ok(0);
+    }
+    let old = host.size(&format!("{}/member", cluster.config.etcd.data_dir()))?;
+    let left = host.size(&format!("{STATE_DIR}/{UNFINISHED}"))?;
+    Ok(old.saturating_sub(left))
 }
 
 /// Takes away the interfaces and the notes of the pod network, which follow the range of addresses of the node that is gone. The next one's may be another.

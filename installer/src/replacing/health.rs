@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::Departed;
 use crate::control_plane::containers::{NO_PROGRAM, ctr};
 use crate::control_plane::credentials::{SHARED, expiry};
-use crate::control_plane::etcd::{Etcd, Member};
+use crate::control_plane::etcd::{Etcd, Member, has_answered, health_of};
 use crate::control_plane::guard::Reading;
 use crate::control_plane::images::qualified;
 use crate::control_plane::{Cluster, ClusterView};
@@ -198,7 +198,7 @@ pub struct EtcdImage {
 
 impl EtcdImage {
     /// An `etcdctl` of the image that sees the credentials in `/kpot`; `about` is the member that is asked.
-    fn etcdctl(&self, about: &Member, words: [&str; 8]) -> Cmd {
+    fn etcdctl(&self, about: &Member, words: &[&str]) -> Cmd {
         let (program, fixed): (_, Vec<String>) = match self.runtime {
             Runtime::Docker => {
                 let mount = format!("{CREDENTIALS}:/kpot:ro");
@@ -224,7 +224,7 @@ impl EtcdImage {
                 )
             }
         };
-        let words = words.map(str::to_owned);
+        let words = words.iter().map(|&word| word.to_owned());
         Cmd::new(program, fixed.into_iter().chain(words)).timeout(Duration::from_secs(40))
     }
 
@@ -240,23 +240,21 @@ impl EtcdImage {
     }
 }
 
-/// Whether a member answers a read that needs the quorum.
+/// Whether a member answers a read, asked from this machine.
 fn ask(host: &Host<'_>, image: &EtcdImage, member: &Member) -> Result<bool> {
     let Some(url) = member.client_urls.first() else {
         return Ok(false);
     };
     let [ca, certificate, key] = Etcd::CREDENTIAL_FILES.map(|name| format!("/kpot/{name}"));
-    let words = [
+    let whom = [
         "--dial-timeout=3s",
         "--command-timeout=8s",
         &format!("--endpoints={url}"),
         &format!("--cacert={ca}"),
         &format!("--cert={certificate}"),
         &format!("--key={key}"),
-        "endpoint",
-        "health",
     ];
-    let cmd = image.etcdctl(member, words);
+    let cmd = image.etcdctl(member, &[&whom[..], health_of(member)].concat());
     host.note(Change::Cluster {
         what: format!("ask {member} for its health"),
     })?;
@@ -266,7 +264,7 @@ fn ask(host: &Host<'_>, image: &EtcdImage, member: &Member) -> Result<bool> {
         "cannot ask etcd from here: {}",
         output.evidence()
     );
-    Ok(output.ok())
+    Ok(has_answered(&output))
 }
 
 #[cfg(test)]
@@ -278,8 +276,8 @@ mod tests {
 
     fn asked(runtime: Runtime, image: &str) -> String {
         let name = image.to_owned();
-        let words = ["a", "b", "c", "d", "e", "f", "endpoint", "health"];
-        let cmd = EtcdImage { runtime, name }.etcdctl(&member(31, "m3", "10.0.0.13"), words);
+        let words = ["a", "b", "c", "d", "e", "f"];
+        let cmd = EtcdImage { runtime, name }.etcdctl(&member(31, "m3", "10.0.0.13"), &words);
         cmd.to_string()
     }
 
@@ -287,12 +285,12 @@ mod tests {
     fn each_runtime_runs_the_etcdctl_of_the_image_with_the_credentials_in_it() {
         assert_eq!(
             asked(Runtime::Docker, IMAGE),
-            "docker run --rm --network=host --env=ETCDCTL_API=3 --volume /run/kpot/etcd-client:/kpot:ro --entrypoint=etcdctl registry.k8s.io/etcd:3.6.5-0 a b c d e f endpoint health"
+            "docker run --rm --network=host --env=ETCDCTL_API=3 --volume /run/kpot/etcd-client:/kpot:ro --entrypoint=etcdctl registry.k8s.io/etcd:3.6.5-0 a b c d e f"
         );
         assert_eq!(
             asked(Runtime::Containerd, IMAGE),
             format!(
-                "ctr --address /run/containerd/containerd.sock --namespace k8s.io run --rm --net-host --env=ETCDCTL_API=3 --mount 'type=bind,src=/run/kpot/etcd-client,dst=/kpot,options=rbind:ro' registry.k8s.io/etcd:3.6.5-0 kpot-{}-1f etcdctl a b c d e f endpoint health",
+                "ctr --address /run/containerd/containerd.sock --namespace k8s.io run --rm --net-host --env=ETCDCTL_API=3 --mount 'type=bind,src=/run/kpot/etcd-client,dst=/kpot,options=rbind:ro' registry.k8s.io/etcd:3.6.5-0 kpot-{}-1f etcdctl a b c d e f",
                 std::process::id()
             )
         );
@@ -322,7 +320,7 @@ mod tests {
             runtime,
             name: "etcd:1".to_owned(),
         };
-        let unhealthy = "https://10.0.0.13:2379 is unhealthy: failed to commit proposal: context deadline exceeded\nError: unhealthy cluster\n";
+        let unhealthy = "{\"level\":\"warn\",\"error\":\"rpc error: code = DeadlineExceeded\"}\nError: context deadline exceeded\n";
         assert!(!image(Runtime::Docker).failed(&output(1, unhealthy)));
         assert!(image(Runtime::Docker).failed(&output(125, "Unable to find image")));
         assert!(!image(Runtime::Containerd).failed(&output(1, unhealthy)));

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::health::{EtcdImage, read_from_here, steady_members};
 use super::{Departed, Whose};
+use crate::control_plane::ClusterView;
 use crate::control_plane::etcd::{Etcd, Member};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::guard::{
@@ -36,6 +37,23 @@ impl RemoveMember {
         }
     }
 
+    /// What the guard says before anything is changed on the cluster, as if the snapshot were taken: the member is asked from this machine, too, which its step does once more
+    /// just before the removal. Until then pods may have been moved and records been written, for nothing.
+    pub fn refusals_from_here(&self, world: World<'_>) -> Result<Vec<Refusal>> {
+        let cluster = world.cluster.context("this workflow has no cluster")?;
+        let members = self.etcd.members(cluster.view())?;
+        let Some(target) = self.departed.member(&members) else {
+            return Ok(Vec::new());
+        };
+        let seen_there = judged(&self.departed, &members, Reading::Failed);
+        if !seen_there.is_empty() {
+            return Ok(seen_there.iter().map(refusal).collect());
+        }
+        let from_here = self.ask_from_here(world, &members, target)?;
+        let all = judged(&self.departed, &members, from_here);
+        Ok(all.iter().map(refusal).collect())
+    }
+
     fn ask_from_here(
         &self,
         world: World<'_>,
@@ -57,31 +75,29 @@ impl RemoveMember {
     }
 }
 
-/// Asks the guard, with a snapshot that was checked.
+/// Asks the guard, with a snapshot that was checked, and ends where it refuses.
 fn judge(departed: &Departed, members: &[Member], from_here: Reading) -> Result<()> {
-    let situation = situation(
-        departed,
-        members.to_vec(),
-        from_here,
-        SnapshotState::Checked,
-    );
-    guard::may_remove(&situation).map_err(|refused| {
-        let told: Vec<String> = refused
-            .iter()
-            .map(|one| format!("{one}\n{}", one.remedy()))
-            .collect();
-        NotEligible(format!("nothing was removed: {}", told.join("\n"))).into()
-    })
+    let refused = judged(departed, members, from_here);
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = refused
+        .iter()
+        .map(|one| format!("{one}\n{}", one.remedy()))
+        .collect();
+    Err(NotEligible(format!("nothing was removed: {}", told.join("\n"))).into())
 }
 
-fn situation(
-    departed: &Departed,
-    members: Vec<Member>,
-    from_here: Reading,
-    snapshot: SnapshotState,
-) -> Situation {
+/// Every rule of the guard that does not hold, with a snapshot or as if there were one.
+fn judged(departed: &Departed, members: &[Member], from_here: Reading) -> Vec<Refused> {
+    let situation = situation(departed, members, from_here);
+    guard::may_remove(&situation).err().unwrap_or_default()
+}
+
+fn situation(departed: &Departed, members: &[Member], from_here: Reading) -> Situation {
     let (target, others): (Vec<_>, Vec<_>) = members
-        .into_iter()
+        .iter()
+        .cloned()
         .partition(|member| departed.owns(member));
     let target = target.into_iter().next().map(|member| Target {
         from_here,
@@ -99,7 +115,7 @@ fn situation(
     Situation {
         others,
         target,
-        snapshot,
+        snapshot: SnapshotState::Checked,
     }
 }
 
@@ -126,16 +142,8 @@ pub fn foreseen(
     if cluster.etcd.is_none() {
         return Vec::new();
     }
-    let situation = situation(
-        departed,
-        cluster.members.clone(),
-        Reading::Failed,
-        SnapshotState::Checked,
-    );
-    match guard::may_remove(&situation) {
-        Ok(()) => Vec::new(),
-        Err(refused) => refused.iter().map(refusal).collect(),
-    }
+    let refused = judged(departed, &cluster.members, Reading::Failed);
+    refused.iter().map(refusal).collect()
 }
 
 /// Whether a Node that is Ready is no sign that its master is well: its removal was begun. Of an etcd on the masters the member is gone by then. Of an external one nothing is, and a record is
@@ -152,6 +160,17 @@ fn refusal(refused: &Refused) -> Refusal {
         cause: refused.to_string(),
         remedy: refused.remedy(),
     }
+}
+
+/// Bytes of the snapshot that the removal of `departed` brings here; none where no member of it is listed.
+pub fn snapshot_size(
+    view: &ClusterView,
+    cluster: &ClusterFacts,
+    departed: &Departed,
+) -> Result<u64> {
+    let listed = departed.member(&cluster.members);
+    let etcd = cluster.etcd.as_ref().filter(|_| listed.is_some());
+    etcd.map_or(Ok(0), |etcd| Ok(etcd.status(view)?.db_size))
 }
 
 impl Step for RemoveMember {

@@ -68,6 +68,8 @@ pub(super) enum EtcdStanding {
         members: Told<Vec<MemberRow>>,
         /// Nothing where the members are not known.
         quorum: Option<Quorum>,
+        /// Those that are raised: etcd takes no writes.
+        alarms: Told<Vec<String>>,
         /// The database of the master that was asked.
         database: Told<Database>,
     },
@@ -83,7 +85,7 @@ pub(super) struct MemberRow {
     /// Where its peers reach it.
     pub(super) address: Option<String>,
     pub(super) role: Role,
-    /// A read that needs the quorum.
+    /// A read; that of a voter needs the quorum.
     pub(super) answers: bool,
     /// Whether the others follow it.
     pub(super) leads: bool,
@@ -208,7 +210,10 @@ fn etcd(view: &ClusterView, nodes: Option<&[Node]>, config: Option<&Data>) -> Re
     let status = etcd.status(view);
     let leader = status.as_ref().ok().and_then(|status| status.leader);
     let members = etcd.members(view);
+    let listed = members.as_deref().unwrap_or_default();
+    let alarms = etcd.alarms(view, listed);
     Ok(EtcdStanding::Stacked {
+        alarms: Told::of(alarms.map(|alarms| alarms.iter().map(ToString::to_string).collect())),
         quorum: members.as_ref().ok().map(|members| Quorum::of(members)),
         members: Told::of(members.map(|members| {
             let row = |member| MemberRow::of(member, leader);

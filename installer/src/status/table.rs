@@ -308,6 +308,7 @@ impl Table {
             Told::Known(EtcdStanding::Stacked {
                 members,
                 quorum,
+                alarms,
                 database,
             }) => {
                 self.each("etcd", members, "no members", member);
@@ -315,6 +316,9 @@ impl Table {
                     let mark = Mark::look_if(!quorum.votes.are_enough());
                     self.line(mark, "quorum", &quorum.votes.to_string());
                 }
+                self.each("alarms", alarms, "none", |alarm| {
+                    (Mark::Look, [alarm.clone()])
+                });
                 self.told("database", database, |database| {
                     // To a tenth of a MiB, in whole numbers.
                     let tenths = (database.bytes * 10) >> 20;

@@ -149,11 +149,16 @@ fn etcd(script: Scripted, members: &[String], alive: &[&str]) -> Scripted {
             &format!("{} {pki} endpoint status", at("127.0.0.1")),
             0,
             STATUS,
-        );
+        )
+        .on(&format!("{} {pki} alarm list", at("127.0.0.1")), 0, "");
     alive
         .iter()
         .fold(script, |script, address| {
-            script.on(&format!("{} {pki} endpoint health", at(address)), 0, "")
+            script.on(
+                &format!("{} {pki} get --consistency=l health", at(address)),
+                0,
+                "",
+            )
         })
         .on(ETCDCTL, 1, "context deadline exceeded")
 }
@@ -447,6 +452,7 @@ fn a_script_reads_values_where_they_are_known_and_causes_where_they_are_not() {
                 { "id": "2", "name": "m2", "address": "10.0.0.12", "role": "voter", "answers": false, "leads": false },
             ],
             "quorum": { "voters": 2, "answering": 1, "needed": 2 },
+            "alarms": [],
             "database": { "version": "3.3", "bytes": 2_097_152, "revision": 1234 },
         })
     );

@@ -19,8 +19,11 @@ use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
 use crate::joining::{self, Joining};
 use crate::preflight::{self, KubeletThresholds, Purpose};
+use crate::replacing::health::EtcdImage;
 use crate::replacing::own_files::OwnFiles;
-use crate::replacing::{Departed, Whose, record, remove_member};
+use crate::replacing::remove_member::RemoveMember;
+use crate::replacing::{Departed, Whose, clear, record, remove_member};
+use crate::step::World;
 use crate::steps::ImageWanted;
 
 /// Refuses everything that can be refused; else the images with the cluster's names for them.
@@ -55,6 +58,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         cluster.kubelet.image_gc_high_threshold_percent,
         &cluster.kubelet.eviction_hard,
     )?;
+    needs.to_write.kept = kept(run, seen)?;
     let report = preflight::run(facts, &needs);
     let mut all = report_refusals(&report);
     let here = here(run, seen, network)?;
@@ -129,6 +133,20 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
     })
 }
 
+/// Bytes that are kept here of the master that leaves, and of what this machine was.
+fn kept(run: &Run<'_>, seen: &Seen) -> Result<u64> {
+    let cluster = &seen.joining.cluster;
+    let snapshot = match leaving(seen, cluster) {
+        Some(departed) => remove_member::snapshot_size(&seen.view, cluster, departed)?,
+        None => 0,
+    };
+    Ok(snapshot
+        + match seen.past {
+            Past::Returning | Past::Worker => clear::copied(&run.host, &seen.facts.disks, cluster)?,
+            Past::Stranger | Past::Interrupted | Past::Joined => 0,
+        })
+}
+
 /// Refuses while somebody else holds the cluster's lock.
 pub(super) fn locked(view: &ClusterView, holder: &Holder) -> Result<Option<Refusal>> {
     let held = lease::held_by_other(view, holder)?;
@@ -184,6 +202,28 @@ pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
         return Ok(());
     }
     Err(refused(run.console, Untouched::Cluster, &all))
+}
+
+/// Refuses where the etcd of another master, which is to leave, answers this machine. It can be asked only with etcd's image here and under the lock, and is the last that is asked
+/// before anything is changed on the cluster.
+pub(super) fn silent_from_here(
+    run: &Run<'_>,
+    world: World<'_>,
+    seen: &Seen,
+    image: Option<&EtcdImage>,
+) -> Result<()> {
+    let cluster = &seen.joining.cluster;
+    let another = leaving(seen, cluster).filter(|departed| departed.whose == Whose::Another);
+    let (Some(departed), Some(etcd)) = (another, &cluster.etcd) else {
+        return Ok(());
+    };
+    let healthy = cluster.healthy.metadata.name.clone();
+    let removal = RemoveMember::new(departed.clone(), etcd.clone(), healthy, image.cloned());
+    let refusals = removal.refusals_from_here(world)?;
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    Err(refused(run.console, Untouched::Cluster, &refusals))
 }
 
 /// Refuses a join through an API server that stands still; of others that do, it only tells.

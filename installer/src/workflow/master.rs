@@ -11,13 +11,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::decide::{all_fresh, decide, holder, recheck};
+use super::decide::{all_fresh, decide, holder, recheck, silent_from_here};
 use super::seen::{Seen, is_etcd, look, quorum_is_lost, tell_of_lost_quorum};
 use super::session::{Session, lock_state};
 use super::{Run, down, not_eligible, root_only, warn};
 use crate::control_plane::Cluster;
 use crate::control_plane::freshness;
 use crate::control_plane::lease::{self, Lock};
+use crate::control_plane::objects::Node;
 use crate::engine::{self, Plan, Steps};
 use crate::facts::docker::CgroupDriver;
 use crate::host::Host;
@@ -99,11 +100,13 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: &Arc<dyn Runner>) -
         .cgroup_driver
         .parse()
         .map_err(anyhow::Error::msg)?;
-    let on_cluster = cluster_steps(options, &seen, &images);
+    let etcd_image = etcd_image(&seen, &images);
+    let on_cluster = cluster_steps(options, &seen, etcd_image.as_ref());
     let work = Work {
         environment: plans::environment(&run.pot, driver, &options.insecure_registries, images)?,
         before: plans::before_join(&seen.endpoint),
         on_cluster,
+        etcd_image,
         after: after_join(&seen.endpoint),
     };
     carry_out(run, options, &seen, &work, Stop::listen)
@@ -117,6 +120,8 @@ pub(super) struct Work {
     pub(super) before: Steps,
     /// Under the cluster's lock.
     pub(super) on_cluster: Steps,
+    /// etcd's image, by the cluster's name for it.
+    pub(super) etcd_image: Option<EtcdImage>,
     /// On this machine, after the join.
     pub(super) after: Steps,
 }
@@ -168,7 +173,7 @@ pub(super) fn carry_out(
         offered = offer(seen)?;
         if !cluster_is_done {
             kept = keep_offered(&host, seen, &offered)?;
-            on_cluster(run, &session, world, &work.on_cluster, seen)?;
+            on_cluster(run, &session, world, work, seen)?;
         }
         engine::run(&work.after, world, &session.journal, run.console)
     })();
@@ -180,6 +185,10 @@ pub(super) fn carry_out(
     }
     if outcome.is_err() && seen.departed.is_some() {
         run.console.say("what was begun is finished by running the same command again here; if this machine is lost, another one takes its place, and the old one's: change-master --down NAME");
+    }
+    if outcome.is_err() && seen.past == Past::Worker && cordoned(seen) != Some(false) {
+        let node = &joining.node;
+        run.console.say(&format!("the worker {node} may be cordoned, as a node is that is drained: no new pod comes to it. Where it is to stay a worker, on a master: kubectl uncordon {node}"));
     }
     if outcome.is_err()
         && let Some(kept) = kept
@@ -230,8 +239,14 @@ fn end_killed(seen: &Seen) -> Result<()> {
     Ok(())
 }
 
+/// Whether this machine's node is cordoned, as a drained one is; nothing where the cluster does not tell.
+fn cordoned(seen: &Seen) -> Option<bool> {
+    let node: Option<Node> = seen.view.find(&["node", &seen.joining.node]).ok()?;
+    Some(node.is_some_and(|node| node.spec.unschedulable))
+}
+
 /// etcd's image, by the cluster's name for it.
-fn etcd_image(seen: &Seen, images: &[ImageWanted]) -> Option<EtcdImage> {
+pub(super) fn etcd_image(seen: &Seen, images: &[ImageWanted]) -> Option<EtcdImage> {
     let mut names = images.iter().flat_map(|image| &image.names);
     let name = names.find(|name| is_etcd(name))?;
     Some(EtcdImage {
@@ -283,14 +298,18 @@ fn keep_offered(host: &Host<'_>, seen: &Seen, offered: &[String]) -> Result<Opti
 }
 
 /// What is done under the cluster's lock.
-pub(super) fn cluster_steps(options: &Master, seen: &Seen, images: &[ImageWanted]) -> Steps {
+pub(super) fn cluster_steps(
+    options: &Master,
+    seen: &Seen,
+    etcd_image: Option<&EtcdImage>,
+) -> Steps {
     let mut steps = match seen.past {
         Past::Joined => Steps::new(),
         Past::Stranger | Past::Interrupted | Past::Returning | Past::Worker => {
             plans::raise_bridge(&seen.joining)
         }
     };
-    steps.extend(bridged(options, seen, etcd_image(seen, images)));
+    steps.extend(bridged(options, seen, etcd_image.cloned()));
     steps
 }
 
@@ -342,7 +361,7 @@ fn on_cluster(
     run: &Run<'_>,
     session: &Session,
     world: World<'_>,
-    steps: &Steps,
+    work: &Work,
     seen: &Seen,
 ) -> Result<()> {
     let joining = &seen.joining;
@@ -353,8 +372,9 @@ fn on_cluster(
     let holder = holder(seen);
     let lock = Lock::take(cluster, &holder, world.host.stop()).map_err(not_eligible)?;
     let mut servers = joining.cluster.api_servers();
-    let refused =
-        recheck(run, seen).and_then(|()| all_fresh(run, cluster.view(), joining, &servers));
+    let refused = recheck(run, seen)
+        .and_then(|()| all_fresh(run, cluster.view(), joining, &servers))
+        .and_then(|()| silent_from_here(run, world, seen, work.etcd_image.as_ref()));
     if let Err(refused) = refused {
         lock.release()?;
         return Err(refused);
@@ -374,7 +394,7 @@ fn on_cluster(
     {
         down::note_taken(world.host, departed, &joining.cluster.members)?;
     }
-    let outcome = engine::run(steps, world, &session.journal, run.console);
+    let outcome = engine::run(&work.on_cluster, world, &session.journal, run.console);
     if outcome.is_err() {
         let revoke = RevokeCredentials::new(joining.clone());
         if let Err(cause) = revoke.apply(world) {

@@ -30,7 +30,8 @@ use crate::joining::refusals::Refusal;
 use crate::joining::{self, MANIFESTS, endpoint};
 use crate::journal::{Change, Journal, STATE_DIR};
 use crate::plans;
-use crate::replacing::{Departed, remove_member};
+use crate::preflight::{Verdict, disk};
+use crate::replacing::{Departed, clear, remove_member};
 use crate::rollback::owed::{Member, Owed};
 use crate::rollback::{self, MemberWord, Rollback};
 use crate::runtime::Runtime;
@@ -99,6 +100,22 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
         clock_skew: cluster.clock_skew,
     };
     let mut refused = refusals(view, &cluster, &departed, &holder)?;
+    let snapshot = remove_member::snapshot_size(view, &cluster, &departed)?;
+    // What a join of ours brought is rolled back where it is.
+    let old_data = if owed.joined {
+        0
+    } else {
+        clear::copied(&options.host, &facts.disks, &cluster)?
+    };
+    let kept = snapshot + old_data;
+    if kept > 0
+        && let Verdict::Refuse { reason, remedy } = disk::keeps(&facts.disks, kept)
+    {
+        refused.push(Refusal {
+            cause: reason,
+            remedy,
+        });
+    }
     refused.extend(identity::other_cluster(&options.host, &cluster)?);
     let own = addresses(&facts);
     let resolved_here = endpoint::resolve_here(&options.host, &cluster.endpoint)?;
@@ -279,6 +296,9 @@ fn refusals(
     let mut all = Vec::new();
     if departed.member(&cluster.members).is_some() {
         all.extend(remove_member::foreseen(cluster, departed, None));
+    }
+    if departed.is_listed(cluster) {
+        all.extend(cluster.alarms.iter().map(Refusal::from));
     }
     all.extend(locked(view, holder)?);
     Ok(all)

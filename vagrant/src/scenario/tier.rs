@@ -47,6 +47,8 @@ const TIERS: &[(&str, Tier)] = &[
     ("rebirth/wiped-follower",    Tier::Main),
     ("protected",                 Tier::Whole),
     ("protected/two-down",        Tier::Soak),
+    ("protected/learner-alive",   Tier::Soak),
+    ("protected/still-answers-here", Tier::Soak),
     ("rollback",                  Tier::Whole),
     ("rollback/failed-join",      Tier::Soak),
     ("change",                    Tier::Soak),

@@ -54,6 +54,40 @@ fn a_healthy_cluster_refuses_nothing() {
 }
 
 #[test]
+fn an_alarm_refuses_a_join_and_is_told_to_who_has_joined() {
+    let alarm = |cluster: &mut ClusterFacts| {
+        cluster.alarms = vec![Alarm {
+            kind: "NOSPACE".to_owned(),
+            whose: "m1".to_owned(),
+        }];
+    };
+    for past in [
+        Past::Stranger,
+        Past::Interrupted,
+        Past::Returning,
+        Past::Worker,
+    ] {
+        let reasons = refused(|cluster, here| {
+            alarm(cluster);
+            here.past = past;
+        });
+        once(&reasons, &["NOSPACE", "m1", "defrag", "alarm disarm"]);
+    }
+    let (manifest, mut cluster) = (fixtures::whole_manifest(), fixtures::cluster());
+    alarm(&mut cluster);
+    let here = Here {
+        past: Past::Joined,
+        ..stranger(&manifest)
+    };
+    let (judged, warnings) = judge(&cluster, &here);
+    assert!(judged.is_ok(), "nothing is left to write");
+    assert!(
+        warnings.iter().any(|warning| warning.contains("NOSPACE")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn containerd_beside_docker_masters_is_refused_where_the_kubelet_would_get_another_cgroup_driver() {
     use RuntimeName::{Containerd, Docker};
     let reasons = |runtime, dockers: &str, config_map: &str, minor, past| {

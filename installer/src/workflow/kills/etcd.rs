@@ -42,6 +42,12 @@ pub(super) struct Etcd {
     /// The IDs of the members that were removed, in order.
     pub(super) removed: Vec<u64>,
     pub(super) wrong: Vec<String>,
+    /// Bytes of its database, as its status tells.
+    pub(super) database: u64,
+    /// The addresses of members that answer this machine, and no other.
+    pub(super) hidden: BTreeSet<String>,
+    /// What `etcdctl alarm list` prints.
+    pub(super) alarms: String,
     /// The address of the machine that this program runs on.
     pub(super) here: String,
     /// The addresses of members that no removal may cost.
@@ -74,6 +80,18 @@ impl Etcd {
     pub(super) fn answers(&self, address: &str) -> bool {
         let at = self.at(address);
         self.has_quorum() && at.is_some_and(|member| self.is_up(member) && !member.learner)
+    }
+
+    /// What the member at this address answers to `etcdctl get`: a learner serves reads of its own data alone.
+    pub(super) fn read(&self, address: &str, consistency: &str) -> Output {
+        let up = self.at(address).filter(|member| self.is_up(member));
+        match up {
+            Some(_) if consistency == "--consistency=s" || self.answers(address) => good(""),
+            Some(member) if member.learner => {
+                bad("Error: etcdserver: rpc not supported for learner")
+            }
+            _ => bad("Error: context deadline exceeded"),
+        }
     }
 
     /// kubeadm adds a member that has not started; a learner has no vote until it is promoted.
@@ -120,12 +138,14 @@ impl Etcd {
         };
         Some(match words {
             ["member", "list"] => good(self.list()),
-            ["endpoint", "health"] if self.answers(endpoint) => good("is healthy"),
-            ["endpoint", "health"] => bad("context deadline exceeded"),
+            ["get", _, "health"] if self.hidden.contains(endpoint) => bad("Error: context deadline exceeded"),
+            ["get", consistency, "health"] => self.read(endpoint, consistency),
+            ["alarm", "list"] if self.has_quorum() => good(self.alarms.clone()),
+            ["alarm", "list"] => bad("Error: context deadline exceeded"),
             ["endpoint", "status"] => good(
                 json!([{
                     "Endpoint": endpoint,
-                    "Status": { "header": { "revision": 4700 }, "version": self.version, "dbSize": 512, "leader": 1 },
+                    "Status": { "header": { "revision": 4700 }, "version": self.version, "dbSize": self.database, "leader": 1 },
                 }])
                 .to_string(),
             ),

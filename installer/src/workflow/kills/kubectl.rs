@@ -88,8 +88,11 @@ impl Objects {
         good("deleted")
     }
 
-    /// Takes the pods of a node away, but for those of DaemonSets.
+    /// Cordons a node, and takes its pods away, but for those of DaemonSets.
     fn drain(&mut self, node: &str) -> Output {
+        if let Some(node) = self.get_mut("node", "", node) {
+            node["spec"]["unschedulable"] = json!(true);
+        }
         self.objects.retain(|(kind, _, _), pod| {
             let stays = pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet";
             kind != "pod" || pod["spec"]["nodeName"] != node || stays

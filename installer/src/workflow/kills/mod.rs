@@ -24,6 +24,7 @@ use self::runner::{Trouble, locked};
 use self::world::{Case, GONE, SECOND, Scenario, World};
 use crate::host::HostView;
 use crate::host::command::Local;
+use crate::preflight;
 use crate::workflow::{Master, Way};
 
 const CASES: [Case; 5] = [
@@ -323,6 +324,131 @@ fn a_refusal_under_the_lock_is_in_the_one_document() {
         "{document:#}"
     );
     assert!(document["error"].is_string() && document["steps"].is_array());
+}
+
+#[test]
+fn an_alarm_is_refused_by_its_name_and_costs_nobody_a_quorum() {
+    for (kind, remedy) in [("NOSPACE", "compact REVISION"), ("CORRUPT", "hashkv")] {
+        for case in [Case::Dead, Case::Wiped] {
+            let world = World::new(scenario(case, 34));
+            let id = locked(&world.played).etcd.members[0].id;
+            locked(&world.played).etcd.alarms = format!("memberID:{id} alarm:{kind} \n");
+            let (ran, told) = world.run_in_words(None);
+            assert!(
+                matches!(&ran.end, End::Refused(why) if why.contains(&format!("alarm {kind} for m1"))
+                    && why.contains("alarm disarm") && why.contains(remedy) && !why.contains("quorum")),
+                "{ran:#?}"
+            );
+            assert!(!told.contains("quorum"), "{told}");
+            assert_eq!(ran.changes, Vec::<String>::new());
+            locked(&world.played).etcd.alarms.clear();
+            finish(&world, "the alarm is disarmed");
+        }
+    }
+}
+
+#[test]
+fn a_learner_that_lives_is_not_taken_for_dead() {
+    for minor in [20, 34] {
+        let world = World::new(scenario(Case::Dead, minor));
+        {
+            let etcd = &mut locked(&world.played).etcd;
+            etcd.members[2].learner = true;
+            etcd.alive.insert(GONE.1.to_owned());
+        }
+        let ran = world.run(None);
+        assert!(
+            matches!(&ran.end, End::Refused(why) if why.contains("m3") && why.contains("it is alive") && why.contains("kpot-install reset")),
+            "{ran:#?}"
+        );
+        assert_eq!(ran.changes, Vec::<String>::new());
+        locked(&world.played).etcd.alive.remove(GONE.1);
+        finish(&world, "a learner that is dead goes");
+    }
+}
+
+#[test]
+fn a_member_that_answers_this_machine_alone_is_heard_before_anything_is_changed() {
+    for (case, minor) in [(Case::Worker, 20), (Case::Dead, 34)] {
+        let world = World::new(scenario(case, minor));
+        {
+            let etcd = &mut locked(&world.played).etcd;
+            etcd.alive.insert(GONE.1.to_owned());
+            etcd.hidden.insert(GONE.1.to_owned());
+        }
+        let (ran, told) = world.run_in_words(None);
+        assert!(
+            matches!(&ran.end, End::Refused(why) if why.contains("nothing was changed on the cluster")
+                && why.contains("it answers this machine") && why.contains("kpot-install reset")),
+            "{ran:#?}"
+        );
+        let changed = |part: &str| ran.changes.iter().any(|cmd| cmd.contains(part));
+        assert!(changed("get --consistency=l health"), "it was asked");
+        for part in ["drain", "snapshot save", "member remove"] {
+            assert!(!changed(part), "{part} in {:#?}", ran.changes);
+        }
+        let record = format!("kpot-{}", GONE.0);
+        let played = locked(&world.played);
+        assert!(!played.objects.names("configmap").contains(&record));
+        drop(played);
+        assert!(!told.contains("uncordon"), "{told}");
+        assert_eq!(world.wrong(), Vec::<String>::new());
+        locked(&world.played).etcd.alive.remove(GONE.1);
+        finish(&world, "and now it is dead");
+    }
+}
+
+#[test]
+fn who_was_drained_for_nothing_is_told_how_to_stay_a_worker() {
+    let scenario = scenario(Case::Worker, 20);
+    let commands = whole(scenario);
+    let saved = commands
+        .iter()
+        .position(|cmd| cmd.contains("snapshot save"));
+    let at = saved.expect("a snapshot is taken") + 1;
+    for trouble in [Trouble::MasterLost(1), Trouble::MasterLost(at)] {
+        let world = World::new(scenario);
+        let (ran, told) = world.run_in_words(Some(trouble));
+        assert!(!matches!(ran.end, End::Done), "{ran:#?}");
+        let drained = ran.changes.iter().any(|cmd| cmd.contains(" drain "));
+        assert_eq!(drained, trouble == Trouble::MasterLost(at));
+        if drained {
+            assert!(told.contains("kubectl uncordon w1"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn room_for_what_is_kept_is_asked_before_a_member_goes() {
+    const GB: u64 = 1 << 30;
+    let refused = |case: Case, old: u64, database: u64, own_disk: bool| {
+        let mut world = World::new(scenario(case, 20));
+        let mut disks = preflight::tests::good().disks;
+        disks.state.device = 20;
+        disks.state.available = 2 * GB;
+        disks.etcd.device = if own_disk { 21 } else { 20 };
+        disks.etcd.available = 2 * GB;
+        world.disks = Some(disks);
+        locked(&world.played).etcd.database = database;
+        locked(&world.played)
+            .here
+            .grow("/var/lib/etcd/member/snap/db", old);
+        let ran = world.run(None);
+        match ran.end {
+            End::Refused(why) => {
+                assert!(why.contains("/var/lib/kpot"), "{why}");
+                assert_eq!(ran.changes, Vec::<String>::new());
+                true
+            }
+            End::Done => false,
+            End::Failed(_) | End::Killed => panic!("{ran:#?}"),
+        }
+    };
+    assert!(refused(Case::Corrupt, 4 * GB, 512, true));
+    assert!(!refused(Case::Corrupt, 4 * GB, 512, false), "it is renamed");
+    assert!(refused(Case::Corrupt, GB, GB, true), "both together");
+    assert!(refused(Case::Wiped, 0, 3 * GB, true), "the snapshot alone");
+    assert!(!refused(Case::Wiped, 0, GB, true));
 }
 
 #[test]

@@ -94,6 +94,16 @@ impl Here {
         fs::write(place, content).expect("a file can be written");
     }
 
+    /// Makes a file that many bytes long, which take no room.
+    pub(super) fn grow(&self, path: &str, size: u64) {
+        if size > 0 {
+            self.put(path, "");
+            let file = fs::File::options().write(true).open(self.place(path));
+            file.and_then(|file| file.set_len(size))
+                .expect("a file can be grown");
+        }
+    }
+
     pub(super) fn remove(&self, path: &str) {
         let place = self.place(path);
         // What is not there is fine.
@@ -203,7 +213,7 @@ impl Played {
         let words: Vec<&str> = words
             .iter()
             .copied()
-            .filter(|word| !word.starts_with("--"))
+            .filter(|word| !word.starts_with("--") || word.starts_with("--consistency="))
             .collect();
         let files = self.minor > 33 && words.starts_with(&["snapshot", "status"]);
         if *tool != if files { "etcdutl" } else { "etcdctl" } {
@@ -280,7 +290,7 @@ impl Played {
                 self.here.remove(&format!("/sys/class/net/{name}"));
                 good("")
             }
-            ("docker", ["run", "--rm", .., "endpoint", "health"])
+            ("docker", ["run", "--rm", .., "get", consistency, "health"])
             | (
                 "ctr",
                 [
@@ -291,7 +301,8 @@ impl Played {
                     "run",
                     "--rm",
                     ..,
-                    "endpoint",
+                    "get",
+                    consistency,
                     "health",
                 ],
             ) => {
@@ -305,11 +316,7 @@ impl Played {
                 let endpoint = args
                     .iter()
                     .find_map(|arg| arg.strip_prefix("--endpoints="))?;
-                if self.etcd.answers(host_of(endpoint)) {
-                    good("is healthy")
-                } else {
-                    bad("context deadline exceeded")
-                }
+                self.etcd.read(host_of(endpoint), consistency)
             }
             ("kubectl", [.., "get", "--raw", "/healthz"]) => {
                 if self.starting > 0 {

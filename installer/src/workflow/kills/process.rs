@@ -24,7 +24,7 @@ use crate::preflight;
 use crate::signals::Stop;
 use crate::steps::testing::Pot;
 use crate::workflow::decide::decide;
-use crate::workflow::master::{Work, carry_out, cluster_steps};
+use crate::workflow::master::{Work, carry_out, cluster_steps, etcd_image};
 use crate::workflow::seen::look;
 use crate::workflow::{Master, Run, Way};
 
@@ -69,6 +69,15 @@ impl World {
     pub(super) fn run_another(&self, options: &Master, trouble: Option<Trouble>) -> Ran {
         let console = Console::on(Format::Text, io::sink(), io::sink());
         self.run_on(&console, options, trouble)
+    }
+
+    /// Runs the scenario's command once, and hears what people are told.
+    pub(super) fn run_in_words(&self, trouble: Option<Trouble>) -> (Ran, String) {
+        let told = Printed::default();
+        let console = Console::on(Format::Text, io::sink(), told.clone());
+        let ran = self.run_on(&console, &options(self.scenario), trouble);
+        let text = locked(&told.0).clone();
+        (ran, String::from_utf8(text).expect("words are text"))
     }
 
     /// Runs the scenario's command once with `--json`, and reads what it printed.
@@ -129,11 +138,16 @@ impl World {
             }],
             ..preflight::tests::good()
         };
+        if let Some(disks) = self.disks {
+            seen.facts.disks = disks;
+        }
         let images = decide(&run, &seen, &knock)?;
+        let etcd_image = etcd_image(&seen, &images);
         let work = Work {
             environment: Vec::new(),
             before: Vec::new(),
-            on_cluster: cluster_steps(options, &seen, &images),
+            on_cluster: cluster_steps(options, &seen, etcd_image.as_ref()),
+            etcd_image,
             after: Vec::new(),
         };
         carry_out(&run, options, &seen, &work, || Ok(Stop::default()))

@@ -13,6 +13,7 @@ use super::etcd::{DATA, Etcd, Member, Snapshot};
 use super::files::Files;
 use super::kubectl::Objects;
 use super::played::{Down, Here, Played, certificate};
+use crate::facts::Disks;
 use crate::joining::MANIFESTS;
 use crate::kubernetes::Traits;
 use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES};
@@ -86,6 +87,8 @@ pub(super) struct World {
     pub(super) scenario: Scenario,
     pub(super) root: TempDir,
     pub(super) played: Arc<Mutex<Played>>,
+    /// This machine's file systems, where they matter.
+    pub(super) disks: Option<Disks>,
 }
 
 impl World {
@@ -128,6 +131,7 @@ impl World {
             scenario,
             root,
             played: Arc::new(Mutex::new(played)),
+            disks: None,
         }
     }
 }
@@ -185,6 +189,9 @@ fn etcd(scenario: Scenario) -> Etcd {
         },
         removed: Vec::new(),
         wrong: Vec::new(),
+        database: 512,
+        hidden: BTreeSet::new(),
+        alarms: String::new(),
         here: address.to_owned(),
         departed: GONE.1.to_owned(),
     }

@@ -63,6 +63,7 @@ pub fn joins() -> Vec<Refusal> {
         status,
         says,
         undo,
+        late: false,
         whole: None,
         asked: false,
         outcome: None,

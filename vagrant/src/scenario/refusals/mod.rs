@@ -1,8 +1,8 @@
 //! What must be refused, and how: one clear error with cause and next command, the documented exit status, nothing changed
 //! on the machine outside the product's own folder, nothing changed in the cluster, no secret left.
 //!
-//! One row of the tables beside this is one scenario. They share the cluster and the backup machine, which none of them
-//! changes.
+//! One row of the tables beside this is one scenario. They share the cluster, which none of them changes, and the backup
+//! machine, which only those change that come late.
 
 mod joins;
 mod protected;
@@ -51,6 +51,8 @@ pub struct Refusal {
     says: &'static [&'static str],
     /// Makes it right again.
     undo: Act,
+    /// Whether it comes under the product's lock, when the backup machine was made ready.
+    late: bool,
     /// The cluster before it was made wrong.
     whole: Option<Snapshot>,
     /// Whether the cluster could be asked while it was wrong.
@@ -108,7 +110,12 @@ impl Scenario for Refusal {
             .ok();
         self.asked = state.is_some();
         self.outcome = Some(self.attempt(bench)?);
-        files.ensure_same(&Snapshot::of_files(&b1, Files::Machine)?, "files on b1")?;
+        if self.late {
+            bench.backup_used();
+            protected::unlock(bench)?;
+        } else {
+            files.ensure_same(&Snapshot::of_files(&b1, Files::Machine)?, "files on b1")?;
+        }
         if let Some(state) = state {
             state.ensure_same(&Snapshot::of_cluster(bench.cluster()?)?, "the cluster")?;
         }

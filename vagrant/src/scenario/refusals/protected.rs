@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{Act, Refusal, nothing};
 use crate::checks;
+use crate::node::Node;
 use crate::scenario::{Bench, damage};
 use crate::wait;
 
@@ -24,23 +25,27 @@ const LEARNERS: u16 = 17;
 /// etcd wants five seconds of health before it changes its membership, and may refuse until then.
 const MEMBER_LIMIT: Duration = Duration::from_mins(1);
 
+/// A kubelet looks for changed manifests at least every 20 s; then etcd starts, and takes the leader's snapshot.
+const LEARNER_LIMIT: Duration = Duration::from_mins(2);
+
 const CHANGE: &str = "./kpot-install change-master --down m3 --healthy M1 --yes";
 
 /// All of them, as a table: name, what it is, words of the error, what is typed, how it is made and unmade.
 #[rustfmt::skip]
 pub fn protected() -> Vec<Refusal> {
-    let row = |name, about, says, command, prepare: Act, undo: Act| Refusal {
+    let row = |name: &'static str, about, says, command, prepare: Act, undo: Act| Refusal {
         group: "protected",
         name,
         about,
         masters: 3,
-        oldest_minor: if name == "learner-pending" { LEARNERS } else { 0 },
+        oldest_minor: if name.starts_with("learner-") { LEARNERS } else { 0 },
         own_kernels: false,
         prepare,
         command,
         status: 3,
         says,
         undo,
+        late: name == "still-answers-here",
         whole: None,
         asked: false,
         outcome: None,
@@ -63,7 +68,14 @@ pub fn protected() -> Vec<Refusal> {
         row("still-answers", "the etcd of the master that is said to be down answers", &["m3", "kpot-install reset"], CHANGE,
             nothing, nothing),
         row("still-answers-there", "the etcd of the master that is said to be down answers the other masters, and not this machine", &["m3", "kpot-install reset"], CHANGE,
-            |bench| hide_etcd(bench, "-I"), |bench| hide_etcd(bench, "-D")),
+            |bench| hide_etcd(bench, "-I", &bench.b1()), |bench| hide_etcd(bench, "-D", &bench.b1())),
+        row("still-answers-here", "the etcd of the master that is said to be down answers this machine, and not the healthy master", &["m3", "answers this machine", "nothing was changed on the cluster", "kpot-install reset"], CHANGE,
+            |bench| {
+                // The lock of an earlier run would be a difference.
+                unlock(bench)?;
+                hide_etcd(bench, "-I", bench.cluster()?.m1())
+            },
+            |bench| hide_etcd(bench, "-D", bench.cluster()?.m1())),
         row("learner-pending", "a learner waits for its vote", &["learner"], CHANGE,
             |bench| {
                 // First: etcd takes no new member while one is silent.
@@ -74,6 +86,8 @@ pub fn protected() -> Vec<Refusal> {
                 start_m3(bench)?;
                 remove_learner(bench)
             }),
+        row("learner-alive", "the member of the master that is said to be down has no vote, and is well", &["m3", "kpot-install reset"], CHANGE,
+            make_learner, make_voter),
         row("locked", "somebody else changes the masters right now", &["somebody", "kube-system/kpot"], CHANGE,
             |bench| {
                 stop_m3(bench)?;
@@ -110,12 +124,11 @@ fn start_m3(bench: &Bench) -> Result<()> {
     damage::start_etcd(bench.cluster()?, &bench.m3())
 }
 
-/// m3 drops what b1 asks its etcd, from `-I` until `-D`.
-fn hide_etcd(bench: &Bench, verb: &str) -> Result<()> {
-    let b1 = bench.b1();
+/// m3 drops what another machine asks its etcd, from `-I` until `-D`.
+fn hide_etcd(bench: &Bench, verb: &str, from: &Node) -> Result<()> {
     bench.m3().run(&format!(
         "iptables -w {verb} INPUT -s {} -p tcp --dport 2379 -j DROP",
-        b1.address()
+        from.address()
     ))
 }
 
@@ -129,11 +142,49 @@ fn move_m3(bench: &Bench, address: &str) -> Result<()> {
         .map(drop)
 }
 
-fn add_learner(bench: &Bench) -> Result<()> {
+/// m3's etcd begins anew as a learner: it answers, and what it may answer is not what a voter is asked.
+fn make_learner(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
     let cluster = bench.cluster()?;
-    let peer = format!("--peer-urls={LEARNER}");
+    if checks::leader(cluster)?.name == m3.name() {
+        checks::make_leader(cluster, cluster.m1())?;
+    }
+    stop_m3(bench)?;
+    bench.remove_member(&m3)?;
+    m3.run("rm -rf /var/lib/etcd/member")?;
+    let peer = format!("https://{}:2380", m3.address());
+    add_member(bench, m3.name(), &peer)?;
+    // What kubeadm wrote for a join says who else is a member, and that the cluster exists.
+    m3.run("mv /root/etcd.yaml /etc/kubernetes/manifests/etcd.yaml")?;
+    let there = format!("--endpoints=https://{}:2379", m3.address());
+    wait::until("the learner answers", LEARNER_LIMIT, || {
+        let asked = cluster.etcdctl(&["get", "--consistency=s", "health", &there]);
+        Ok(asked.err().map(|error| format!("{error:#}")))
+    })
+}
+
+fn make_voter(bench: &mut Bench) -> Result<()> {
+    let (cluster, m3) = (bench.cluster()?, bench.m3());
+    let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+    // etcd promotes only who has caught up.
+    wait::until("the learner has its vote", LEARNER_LIMIT, || {
+        let promoted = cluster.etcdctl(&["member", "promote", &member.id]);
+        Ok(promoted.err().map(|error| format!("{error:#}")))
+    })?;
+    // Its kubelet may have given up an etcd that was no voter, and waits before it tries again.
+    m3.run("systemctl restart kubelet")?;
+    damage::healthy_again(cluster, &m3)
+}
+
+fn add_learner(bench: &Bench) -> Result<()> {
+    add_member(bench, "lab-learner", LEARNER)
+}
+
+fn add_member(bench: &Bench, name: &str, peer: &str) -> Result<()> {
+    let cluster = bench.cluster()?;
+    let peer = format!("--peer-urls={peer}");
     wait::until("etcd takes a learner", MEMBER_LIMIT, || {
-        let added = cluster.etcdctl(&["member", "add", "lab-learner", "--learner", &peer]);
+        let added = cluster.etcdctl(&["member", "add", name, "--learner", &peer]);
         Ok(added.err().map(|error| format!("{error:#}")))
     })
 }
@@ -174,7 +225,7 @@ fn lock(bench: &Bench) -> Result<()> {
     cluster.apply(&lease.to_string())
 }
 
-fn unlock(bench: &Bench) -> Result<()> {
+pub(super) fn unlock(bench: &Bench) -> Result<()> {
     let lease = ["-n", "kube-system", "delete", "--ignore-not-found"];
     bench
         .cluster()?
