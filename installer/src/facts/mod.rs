@@ -70,6 +70,9 @@ const NETWORKS: &str = "/etc/cni/net.d";
 /// Where kubeadm puts etcd's data, unless the cluster says otherwise.
 pub const ETCD_DATA: &str = "/var/lib/etcd";
 
+/// Where the pot's CNI plugins go: where pod networks put theirs, and where upstream's runtimes look.
+pub const PLUGINS: &str = "/opt/cni/bin";
+
 /// Where Docker keeps its data, unless it says otherwise.
 const DOCKER_ROOT: &str = "/var/lib/docker";
 
@@ -157,7 +160,7 @@ pub struct Disks {
     pub programs: Space,
     /// `/usr/local`.
     pub local_programs: Space,
-    /// `/opt/cni/bin`.
+    /// [`PLUGINS`].
     pub plugins: Space,
     /// The runtime's images.
     pub images: Space,
@@ -196,7 +199,7 @@ pub fn gather(
     let disks = Disks {
         programs: host.space("/usr/bin")?,
         local_programs: host.space("/usr/local")?,
-        plugins: host.space("/opt/cni/bin")?,
+        plugins: host.space(PLUGINS)?,
         images: host.space(images.as_deref().unwrap_or(usual))?,
         kubelet: host.space("/var/lib/kubelet")?,
         etcd: host.space(etcd)?,

@@ -14,16 +14,13 @@ use super::config_file::ConfigFile;
 use super::pot_files::{self, Found, PotFile};
 use crate::facts::containerd::{self, Containerd};
 use crate::facts::docker::{self, CgroupDriver, Docker};
-use crate::facts::{MARK, packages, programs};
-use crate::host::probe::CONTAINERD;
+use crate::facts::{MARK, PLUGINS, packages, programs};
+use crate::host::probe::{CONTAINERD, Probe};
 use crate::host::{Host, HostView};
 use crate::step::{State, Step, View, World};
 
 /// Where programs go.
 const BIN: &str = "/usr/bin";
-
-/// Where the kubelet looks for CNI plugins by default.
-const CNI_BIN: &str = "/opt/cni/bin";
 
 /// Docker's own programs are in place, or a Docker that fits is here already.
 pub struct DockerBinaries {
@@ -205,7 +202,7 @@ impl CniPlugins {
     /// # Errors
     /// Where the pot holds none.
     pub fn new(pot: Arc<VerifiedPot>) -> Result<Self> {
-        let files = pot_files::of(&pot, "cni-plugins", CNI_BIN)?;
+        let files = pot_files::of(&pot, "cni-plugins", PLUGINS)?;
         Ok(Self { pot, files })
     }
 }
