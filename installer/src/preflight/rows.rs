@@ -9,7 +9,7 @@ use super::{Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
 use crate::facts::containerd::release;
 use crate::facts::modules;
 use crate::facts::{CgroupVersion, Facts, Init, User};
-use crate::kubernetes::{KernelReleases, OnCgroupV1, Tool, Traits};
+use crate::kubernetes::{ContainerdRelease, KernelReleases, Tool, Traits};
 use crate::runtime::Runtime;
 
 /// kubeadm's `ControlPlaneNumCPU`.
@@ -227,11 +227,19 @@ fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
             "boot with cgroup v1: add systemd.unified_cgroup_hierarchy=0 to the kernel's command line",
         );
     }
-    let refused = needs.fail_cgroup_v1.unwrap_or(true);
-    if !unified && traits.on_cgroup_v1 == OnCgroupV1::RunsIfAllowed && refused {
+    let (runtime, version) = (Runtime::from(needs.runtime.name), &needs.runtime.version);
+    if unified && facts.running.is_none() && release(version) < first_on_cgroup_v2(runtime) {
+        let newer = match runtime {
+            Runtime::Docker => "--docker-version 20.10.23",
+            Runtime::Containerd => "--runtime containerd --containerd-version 1.7.30",
+        };
         return Verdict::refuse(
             format!(
-                "the kubelet {} refuses cgroup v1, unless its configuration says failCgroupV1: false",
+                "{} {version}, which is in the pot, runs no containers on cgroup v2",
+                runtime.title()
+            ),
+            format!(
+                "build another pot on the connected side: kpot build --k8s {} {newer}; or {BOOT_WITH_V1}",
                 needs.kubernetes
             ),
             "boot with cgroup v2: add systemd.unified_cgroup_hierarchy=1 to the kernel's command line; or allow v1 in the whole cluster: kubectl --namespace kube-system edit configmap kubelet-config (failCgroupV1: false, below kubelet)",
@@ -274,6 +282,15 @@ fn package(tool: &str) -> &'static str {
         "iptables" => "iptables",
         "mount" => "mount, or util-linux",
         "nsenter" => "util-linux",
+        );
+    }
+    if !unified && traits.on_cgroup_v1.fails(needs.fail_cgroup_v1) {
+        let why = match needs.fail_cgroup_v1 {
+            Some(_) => "the cluster's configuration says failCgroupV1: true",
+            None => "unless its configuration says failCgroupV1: false",
+        };
+        return Verdict::refuse(
+            format!("the kubelet {} refuses cgroup v1, {why}", needs.kubernetes),
         "socat" => "socat",
         "systemctl" => "systemd",
         _ => "coreutils",

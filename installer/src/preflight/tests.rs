@@ -388,6 +388,21 @@ fn cgroups_must_fit_the_kubelet() {
 fn the_pot_s_runtime_must_be_one_that_the_kubelet_speaks_with() {
     let refusal = |minor: u16, name: RuntimeName, version: &str| {
         let mut needs = needs();
+    // From 1.31 on the kubelet knows the field, and obeys it.
+    for (minor, said, refused) in [
+        (30, Some(true), false),
+        (31, Some(true), true),
+        (34, Some(true), true),
+        (34, Some(false), false),
+        (34, None, false),
+    ] {
+        let found = with(|_, needs| {
+            needs.kubernetes = KubeVersion::new(1, minor, 0);
+            needs.fail_cgroup_v1 = said;
+        });
+        let expected: &[&str] = if refused { &["cgroups"] } else { &[] };
+        assert_eq!(found, expected, "1.{minor}, {said:?}");
+    }
         needs.kubernetes = KubeVersion::new(1, minor, 0);
         needs.runtime = runtime(name, version);
         let report = run(&good(), &needs);
