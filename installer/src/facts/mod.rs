@@ -243,7 +243,7 @@ pub fn gather(
 }
 
 /// The names of the images that the runtime has; none where it does not answer.
-fn image_names(host: &HostView, runtime: Runtime) -> Result<Vec<String>> {
+pub fn image_names(host: &HostView, runtime: Runtime) -> Result<Vec<String>> {
     Ok(match runtime {
         Runtime::Docker => docker::images(host)?
             .unwrap_or_default()

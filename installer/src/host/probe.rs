@@ -198,6 +198,16 @@ impl Probe {
         )
     }
 
+    /// The images that kubeadm would make a master of, one a line. With a configuration that names a version it asks nobody.
+    pub fn kubeadm_images(config: &str) -> Self {
+        let args = ["config", "images", "list", "--config", "/dev/stdin"];
+        Self(
+            Cmd::new("kubeadm", args)
+                .stdin(config)
+                .timeout(Duration::from_secs(30)),
+        )
+    }
+
     /// This node's apiserver's health, asked with the administrator's own credentials on this machine. `server` is `https://ADDRESS:PORT`.
     pub fn apiserver_health(server: &str) -> Self {
         Self::health(&["--server", server])

@@ -524,7 +524,8 @@ fn named_by_digest(missing: &[MissingImage], refuse: &mut impl FnMut(String, Str
     }
 }
 
-fn missing_images(
+/// Refuses images that are nowhere, all at once, with the pot that would hold them.
+pub(super) fn missing_images(
     missing: &[MissingImage],
     cluster: &ClusterFacts,
     refuse: &mut impl FnMut(String, String),

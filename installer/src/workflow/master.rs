@@ -27,6 +27,7 @@ use crate::joining::bridge;
 use crate::joining::clear::ClearInterruptedJoin;
 use crate::joining::endpoint::{self, EndpointName};
 use crate::joining::extra_files::ExtraFiles;
+use crate::joining::kubeadm_images::KubeadmImages;
 use crate::joining::refusals::Past;
 use crate::joining::revoke::RevokeCredentials;
 use crate::joining::{self};
@@ -100,9 +101,11 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: &Arc<dyn Runner>) -
         .parse()
         .map_err(anyhow::Error::msg)?;
     let on_cluster = cluster_steps(options, &seen, &images);
+    let asked =
+        (seen.past != Past::Joined).then(|| KubeadmImages::new(seen.joining.clone(), &images));
     let work = Work {
         environment: plans::environment(&run.pot, driver, &options.insecure_registries, images)?,
-        before: plans::before_join(&seen.endpoint),
+        before: plans::before_join(&seen.endpoint, asked),
         on_cluster,
         after: after_join(&seen.endpoint),
     };
