@@ -84,6 +84,11 @@ impl Probe {
         Self(crictl(CONTAINERD, cri::QUESTION, question))
     }
 
+    /// The version of the crictl that is found first: `crictl version v1.24.2`, without asking a runtime.
+    pub fn crictl_version() -> Self {
+        Self(Cmd::new("crictl", ["--version"]).timeout(cri::QUESTION))
+    }
+
     /// The IDs and names of Docker's images: lines of `sha256:… repository:tag`.
     pub fn docker_images() -> Self {
         Self(Cmd::new(
