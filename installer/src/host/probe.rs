@@ -137,6 +137,21 @@ impl Probe {
         Self(Cmd::new(program, ["--counters"]))
     }
 
+    /// The TCP and UDP ports that firewalld's default zone lets in by their numbers; an error where it does not run.
+    pub fn firewalld_ports() -> Self {
+        Self(Cmd::new("firewall-cmd", ["--list-ports"]))
+    }
+
+    /// ufw's rules, after a line that says whether it is active.
+    pub fn ufw_rules() -> Self {
+        Self(Cmd::new("ufw", ["status"]))
+    }
+
+    /// The version of the C library that this machine's own programs use, such as `glibc 2.31`.
+    pub fn c_library() -> Self {
+        Self(Cmd::new("getconf", ["GNU_LIBC_VERSION"]))
+    }
+
     /// The addresses of a name, as this machine's own resolver (files, then DNS) gives them.
     pub fn addresses(name: &str) -> Self {
         Self(Cmd::new("getent", ["ahosts", name]).timeout(Duration::from_secs(15)))
@@ -183,6 +198,16 @@ impl Probe {
         Self(Cmd::new(path, args.iter().copied()))
     }
 
+    /// The images that kubeadm would make a master of, one a line. With a configuration that names a version it asks nobody.
+    pub fn kubeadm_images(config: &str) -> Self {
+        let args = ["config", "images", "list", "--config", "/dev/stdin"];
+        Self(
+            Cmd::new("kubeadm", args)
+                .stdin(config)
+                .timeout(Duration::from_secs(30)),
+        )
+    }
+
     /// The running kernel's configuration, where it carries one in itself.
     pub fn kernel_config() -> Self {
         Self(Cmd::new(
@@ -200,16 +225,6 @@ impl Probe {
                 ["--unit=kubelet", "--no-pager", "--output=cat", &since],
             )
             .timeout(Duration::from_secs(20)),
-        )
-    }
-
-    /// The images that kubeadm would make a master of, one a line. With a configuration that names a version it asks nobody.
-    pub fn kubeadm_images(config: &str) -> Self {
-        let args = ["config", "images", "list", "--config", "/dev/stdin"];
-        Self(
-            Cmd::new("kubeadm", args)
-                .stdin(config)
-                .timeout(Duration::from_secs(30)),
         )
     }
 
