@@ -142,7 +142,7 @@ struct MasterOptions {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The pot, or the folder that it was unpacked to [default: beside this program]
+    /// The pot, or the folder that holds it, packed or unpacked [default: beside this program]
     #[arg(long, value_name = "FILE|DIR")]
     pot: Option<PathBuf>,
     /// Whose pots to trust, in OpenSSH's allowed_signers format [default: /etc/kpot/trusted_signers]
