@@ -97,7 +97,7 @@ fn a_docker_that_does_not_fit_is_a_conflict_with_its_package() {
     let state = machine.check(&docker(), owner().on("docker info", 0, info));
     assert_eq!(
         reason(state),
-        "another Docker is installed and its cgroup driver is cgroupfs, the cluster's is systemd: /usr/bin/dockerd of package docker-ce"
+        "another Docker is installed and its cgroup driver is cgroupfs, and systemd is wanted: /usr/bin/dockerd of package docker-ce"
     );
     let state = machine.check(&docker(), owner().on("docker info", 1, "Cannot connect"));
     assert!(reason(state).contains("does not answer"));

@@ -208,7 +208,7 @@ pub fn joins() -> Vec<Refusal> {
                 Ok(())
             }),
         row(OTHER_DOCKER, "a Docker that is here already and makes its cgroups in another way", 3,
-            &["docker-binaries, docker-config, docker-service: another Docker is installed", "the cluster's is", "native.cgroupdriver="], JOIN,
+            &["docker-binaries, docker-config, docker-service: another Docker is installed", "systemd is wanted", "native.cgroupdriver="], JOIN,
             |bench| own_docker(bench),
             |bench| {
                 bench.backup_used();
