@@ -82,9 +82,9 @@ enum Command {
         common: Common,
         #[command(flatten)]
         changing: Changing,
-        /// Who makes the cgroups of containers; must be what the cluster uses (a join reads it off the cluster)
-        #[arg(long, value_name = "DRIVER", default_value_t = CgroupDriver::Cgroupfs)]
-        cgroup_driver: CgroupDriver,
+        /// Who makes the cgroups of containers: cgroupfs or systemd; must be what the cluster uses (a join reads it off the cluster) [default: systemd from Kubernetes 1.22 on, as kubeadm has it]
+        #[arg(long, value_name = "DRIVER")]
+        cgroup_driver: Option<CgroupDriver>,
         /// A registry that Docker or containerd may speak to without TLS; may be given again
         #[arg(long, value_name = "HOST:PORT")]
         insecure_registry: Vec<String>,
@@ -142,7 +142,7 @@ struct MasterOptions {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The pot, or the folder that it was unpacked to [default: beside this program]
+    /// The pot, or the folder that holds it, packed or unpacked [default: beside this program]
     #[arg(long, value_name = "FILE|DIR")]
     pot: Option<PathBuf>,
     /// Whose pots to trust, in OpenSSH's allowed_signers format [default: /etc/kpot/trusted_signers]

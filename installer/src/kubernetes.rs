@@ -36,6 +36,8 @@ pub enum SocketForm {
 pub enum OnCgroupV1 {
     /// It runs.
     Runs,
+    /// It runs, unless its configuration says `failCgroupV1: true`.
+    RunsUnlessForbidden,
     /// It runs only where its configuration says `failCgroupV1: false`.
     RunsIfAllowed,
 }
@@ -325,6 +327,8 @@ impl Traits {
             on_cgroup_v2: since(19),
             on_cgroup_v1: if since(35) {
                 OnCgroupV1::RunsIfAllowed
+            } else if since(31) {
+                OnCgroupV1::RunsUnlessForbidden
             } else {
                 OnCgroupV1::Runs
             },
@@ -384,6 +388,17 @@ impl Traits {
     }
 }
 
+impl OnCgroupV1 {
+    /// Whether it refuses to run there, by what its configuration says of `failCgroupV1`.
+    pub fn fails(self, said: Option<bool>) -> bool {
+        match self {
+            Self::Runs => false,
+            Self::RunsUnlessForbidden => said == Some(true),
+            Self::RunsIfAllowed => said != Some(false),
+        }
+    }
+}
+
 impl Learners {
     /// Whether a new member is a learner first, by what the cluster's configuration says of `EtcdLearnerMode`.
     pub fn used(self, gate: Option<bool>) -> bool {
@@ -408,7 +423,9 @@ mod tests {
     fn traits_change_with_the_minor_that_brought_them() {
         assert!(!traits(18).on_cgroup_v2 && traits(19).on_cgroup_v2);
         assert!(traits(23).dockershim && !traits(24).dockershim);
-        assert_eq!(traits(34).on_cgroup_v1, OnCgroupV1::Runs);
+        assert_eq!(traits(30).on_cgroup_v1, OnCgroupV1::Runs);
+        assert_eq!(traits(31).on_cgroup_v1, OnCgroupV1::RunsUnlessForbidden);
+        assert_eq!(traits(34).on_cgroup_v1, OnCgroupV1::RunsUnlessForbidden);
         assert_eq!(traits(35).on_cgroup_v1, OnCgroupV1::RunsIfAllowed);
         assert!(traits(23).gone_flags.is_empty());
         assert!(!traits(26).gone_flags.contains(&"--container-runtime"));

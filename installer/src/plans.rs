@@ -15,6 +15,7 @@ use crate::joining::clear::ClearInterruptedJoin;
 use crate::joining::endpoint::EndpointName;
 use crate::joining::extra_files::ExtraFiles;
 use crate::joining::join::KubeadmJoin;
+use crate::joining::kubeadm_images::KubeadmImages;
 use crate::joining::revoke::RevokeCredentials;
 use crate::joining::static_pods::StaticPods;
 use crate::joining::voting::Voting;
@@ -89,9 +90,10 @@ fn runtime(pot: &Arc<VerifiedPot>, driver: CgroupDriver, insecure: &[String]) ->
     Ok(steps)
 }
 
-/// What has to be right on this machine before the join, and is known only from the cluster.
-pub fn before_join(endpoint: &EndpointName) -> Steps {
+/// What has to be right on this machine before the join, and is known only from the cluster; `images` where the join is still to come.
+pub fn before_join(endpoint: &EndpointName, images: Option<KubeadmImages>) -> Steps {
     let mut steps: Steps = Vec::new();
+    steps.extend(images.map(|step| Box::new(step) as Box<dyn Step>));
     if let EndpointName::Name {
         name,
         bridge,

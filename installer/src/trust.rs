@@ -16,6 +16,7 @@ use bundle_spec::signature::Trust;
 
 use crate::console::Console;
 use crate::exit::Usage;
+use crate::host::ssh::quote;
 
 /// Where an operator says whom to trust, for every run.
 pub const TRUSTED_SIGNERS: &str = "/etc/kpot/trusted_signers";
@@ -32,7 +33,7 @@ pub struct TrustOptions {
 /// The pot that the operator named, or the one beside this program.
 ///
 /// # Errors
-/// [`Usage`] where there is none, or more than one.
+/// [`Usage`] where there is none, or more than one. The same holds for a folder that was named and is no unpacked pot.
 pub fn find_pot(given: Option<PathBuf>) -> Result<PathBuf> {
     if let Some(path) = given {
         // A path that may not be looked at is told so when it is opened.
@@ -41,6 +42,9 @@ pub fn find_pot(given: Option<PathBuf>) -> Result<PathBuf> {
                 "there is no pot {}: is the path right?",
                 path.display()
             )));
+        }
+        if path.is_dir() && !path.join("manifest.json").exists() {
+            return beside(&path);
         }
         return Ok(path);
     }
@@ -90,7 +94,7 @@ fn beside(folder: &Path) -> Result<PathBuf> {
 pub fn open_verified(path: &Path, trust: &TrustOptions, console: &Console) -> Result<VerifiedPot> {
     let pot = match UnverifiedPot::open(path) {
         Ok(pot) => pot,
-        Err(refusal) if refusal.is_untrusted() => return Err(refused(path, refusal)),
+        Err(refusal) if refusal.is_untrusted() => return Err(refused(path, trust, refusal)),
         Err(cause) => {
             return Err(cause).with_context(|| format!("cannot use the pot {}", path.display()));
         }
@@ -136,17 +140,27 @@ pub fn open_verified(path: &Path, trust: &TrustOptions, console: &Console) -> Re
         }
     };
     pot.verify(&trusted, &progress)
-        .map_err(|refusal| refused(path, refusal))
+        .map_err(|refusal| refused(path, trust, refusal))
 }
 
 /// The refusal of a pot, with what can be done about it.
-fn refused(path: &Path, refusal: bundle_spec::Error) -> anyhow::Error {
+fn refused(path: &Path, trust: &TrustOptions, refusal: bundle_spec::Error) -> anyhow::Error {
+    let (folder, list) = match &trust.signers {
+        Some(file) => (String::new(), quote(&file.to_string_lossy())),
+        None => (
+            "install -d -m 755 /etc/kpot && ".to_owned(),
+            TRUSTED_SIGNERS.to_owned(),
+        ),
+    };
     let advice = match &refusal {
         bundle_spec::Error::UntrustedSigner {
             fingerprint,
             public_key,
         } => format!(
-            "Compare that fingerprint with the one that the pot's builder gave you on another way. If it is the same, trust it:\n  install -d -m 755 /etc/kpot && echo 'kpot namespaces=\"kpot\" {public_key}' >> {TRUSTED_SIGNERS}\nor for this run only: --signer {fingerprint}"
+            "Compare that fingerprint with the one that the pot's builder gave you on another way. If it is the same, trust it:\n  {folder}echo 'kpot namespaces=\"kpot\" {public_key}' >> {list}\nor for this run only: --signer {fingerprint}"
+        ),
+        bundle_spec::Error::SignerRefused { fingerprint, .. } => format!(
+            "{list} has that key on a condition. See whether this machine's clock is right (date --utc). If it is, ask the pot's builder whether the key still holds: if it does, put the line that you are given in the place of the old one in {list}, or for this run only: --signer {fingerprint}; if not, have the pot signed with a new key (kpot sign)"
         ),
         bundle_spec::Error::Unsigned => {
             "Build it again with a key (kpot keygen, then kpot build)".to_owned()
@@ -193,9 +207,64 @@ mod tests {
                 .unwrap_err()
                 .is::<Usage>()
         );
-        assert_eq!(
-            find_pot(Some(folder.path().to_owned())).unwrap(),
-            folder.path()
+    }
+
+    #[test]
+    fn a_folder_that_was_named_is_an_unpacked_pot_or_holds_one_pot() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = || find_pot(Some(folder.path().to_owned()));
+        let usage = || {
+            let error = found().unwrap_err();
+            assert!(error.is::<Usage>(), "{error:#}");
+            error.to_string()
+        };
+        fs::write(folder.path().join("notes"), "").unwrap();
+        assert!(usage().starts_with("there is no pot in "));
+        fs::write(folder.path().join("a.pot"), "").unwrap();
+        assert_eq!(found().unwrap(), folder.path().join("a.pot"));
+        fs::write(folder.path().join("b.pot"), "").unwrap();
+        let several = usage();
+        assert!(
+            several.contains("/a.pot, ") && several.ends_with("/b.pot"),
+            "{several}"
+        );
+        // What says that it is an unpacked pot is taken for one, and refused as one.
+        fs::write(folder.path().join("manifest.json"), "").unwrap();
+        assert_eq!(found().unwrap(), folder.path());
+    }
+
+    #[test]
+    fn a_signer_who_is_not_trusted_is_told_with_the_list_that_was_asked() {
+        let told = |signers: Option<&str>, refusal| {
+            let trust = TrustOptions {
+                signers: signers.map(PathBuf::from),
+                signer: None,
+            };
+            format!("{:#}", refused(Path::new("a.pot"), &trust, refusal))
+        };
+        let stranger = || bundle_spec::Error::UntrustedSigner {
+            fingerprint: "SHA256:x".to_owned(),
+            public_key: "ssh-ed25519 AAAA".to_owned(),
+        };
+        let usual = told(None, stranger());
+        assert!(usual.contains("  install -d -m 755 /etc/kpot && echo 'kpot namespaces=\"kpot\" ssh-ed25519 AAAA' >> /etc/kpot/trusted_signers\n"), "{usual}");
+        let given = told(Some("/root/our signers"), stranger());
+        assert!(
+            given.contains("\n  echo 'kpot") && given.contains(" >> '/root/our signers'\n"),
+            "{given}"
+        );
+        let expired = told(
+            Some("/root/signers"),
+            bundle_spec::Error::SignerRefused {
+                fingerprint: "SHA256:x".to_owned(),
+                reason: "was trusted until 2020".to_owned(),
+            },
+        );
+        assert!(
+            expired.contains("date --utc")
+                && expired.contains("the old one in /root/signers")
+                && !expired.contains("fetch it again"),
+            "{expired}"
         );
     }
 

@@ -126,7 +126,9 @@ impl ClusterFacts {
         let clock_skew = clock_skew(view)?;
         // Where the API server or its etcd hang, these two wait for it, and not all of the others as well.
         let version = server_version(view)?;
-        let nodes: List<Node> = view.get(&["nodes"])?;
+        let nodes: List<Node> = view
+            .get(&["nodes"])
+            .map_err(|cause| without_rights(version, cause))?;
         let view = &view.ahead(&first_questions(view));
         let healthy = asked_node(view, &nodes.items)?;
         ensure!(
@@ -306,6 +308,16 @@ fn second_questions(
     }
     questions.extend(RemoteView::file_questions(&ca_path(config)));
     questions
+}
+
+/// What it means that the administrator may look at nothing: from 1.29 on admin.conf has no rights but those of one binding, which `kubeadm init` makes.
+fn without_rights(version: KubeVersion, cause: anyhow::Error) -> anyhow::Error {
+    if version.minor < 29 || !format!("{cause:#}").contains("(Forbidden)") {
+        return cause;
+    }
+    cause.context(format!(
+        "{ADMIN_CONF} has no rights: the ClusterRoleBinding kubeadm:cluster-admins is missing or changed. Make it anew on the master that has super-admin.conf, by default the first one: kubectl --kubeconfig /etc/kubernetes/super-admin.conf create clusterrolebinding kubeadm:cluster-admins --clusterrole=cluster-admin --group=kubeadm:cluster-admins"
+    ))
 }
 
 /// The node of the machine that is asked.
@@ -610,6 +622,23 @@ mod tests {
                 .contains("kubelet-config or kubelet-config-1.24"),
             "{missing}"
         );
+    }
+
+    #[test]
+    fn an_administrator_without_rights_is_told_which_binding_is_missing() {
+        let told = |minor, words: &str| {
+            let cause = without_rights(KubeVersion::new(1, minor, 0), anyhow::anyhow!("{words}"));
+            format!("{cause:#}")
+        };
+        let forbidden = "Error from server (Forbidden): nodes is forbidden: User \"kubernetes-admin\" cannot list resource \"nodes\"";
+        let said = told(29, forbidden);
+        assert!(
+            said.contains("super-admin.conf create clusterrolebinding kubeadm:cluster-admins")
+                && said.ends_with(forbidden),
+            "{said}"
+        );
+        assert_eq!(told(28, forbidden), forbidden);
+        assert_eq!(told(34, "connection refused"), "connection refused");
     }
 
     #[test]

@@ -189,6 +189,8 @@ pub struct PodNetwork {
     pub images: Vec<MissingImage>,
     /// The images of other DaemonSets that will run here, which a join can do without.
     pub others: Vec<MissingImage>,
+    /// Those of all of these that are pulled at every start, though they be here.
+    pub always_pulled: Vec<MissingImage>,
 }
 
 impl PodNetwork {
@@ -225,11 +227,16 @@ impl PodNetwork {
             } else {
                 &mut network.others
             };
-            let containers = pod.init_containers.iter().chain(&pod.containers);
-            list.extend(containers.map(|container| MissingImage {
-                name: container.image.clone(),
-                needed_by: format!("DaemonSet {name}"),
-            }));
+            for container in pod.init_containers.iter().chain(&pod.containers) {
+                let image = MissingImage {
+                    name: container.image.clone(),
+                    needed_by: format!("DaemonSet {name}"),
+                };
+                if container.image_pull_policy == "Always" {
+                    network.always_pulled.push(image.clone());
+                }
+                list.push(image);
+            }
         }
         network
     }
@@ -490,7 +497,7 @@ mod tests {
                 r#"{"metadata":{"name":"workers-only","namespace":"x"},"spec":{"template":{"spec":{"containers":[{"image":"worker:1"}]}}}}"#,
             ),
             daemon_set(
-                r#"{"metadata":{"name":"logs","namespace":"x"},"spec":{"template":{"spec":{"tolerations":[{"key":"node-role.kubernetes.io/master","effect":"NoSchedule"}],"containers":[{"image":"logs:1"}]}}}}"#,
+                r#"{"metadata":{"name":"logs","namespace":"x"},"spec":{"template":{"spec":{"tolerations":[{"key":"node-role.kubernetes.io/master","effect":"NoSchedule"}],"containers":[{"image":"logs:1","imagePullPolicy":"Always"}]}}}}"#,
             ),
         ];
         let of_minor = |minor| network_of(&sets, minor);
@@ -503,6 +510,7 @@ mod tests {
         };
         assert_eq!(images(&network.images), ["cni:1", "flannel:1"]);
         assert_eq!(images(&network.others), ["logs:1"]);
+        assert_eq!(images(&network.always_pulled), ["logs:1"]);
         assert!(
             of_minor(24).others.is_empty() && of_minor(34).others.is_empty(),
             "a taint that it does not bear"

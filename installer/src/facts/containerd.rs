@@ -8,8 +8,8 @@ use bundle_spec::{KubeVersion, Manifest};
 use serde::Deserialize;
 
 use super::docker::{CgroupDriver, numbers};
-use super::packages;
 use super::whose::{Daemon, Foreign};
+use super::{PLUGINS, packages};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 use crate::kubernetes::{ContainerdRelease, Traits};
@@ -59,6 +59,8 @@ pub struct Info {
     pub cgroup_driver: Option<CgroupDriver>,
     /// The image of its pods' sandboxes; empty where it says nothing.
     pub sandbox_image: String,
+    /// Where it looks for CNI plugins; [`PLUGINS`] also by another name.
+    pub cni_folders: Vec<String>,
     /// Where it keeps images and containers.
     pub root: String,
 }
@@ -116,11 +118,19 @@ pub fn running(host: &HostView) -> Result<Option<Info>> {
     } else {
         String::new()
     };
+    let ours = host.resolved(PLUGINS)?;
+    let mut cni_folders = Vec::new();
+    for folder in plugin_folders(&config) {
+        // Some link one of the two usual places to the other.
+        let same = ours.is_some() && host.resolved(folder)? == ours;
+        cni_folders.push(if same { PLUGINS } else { folder }.to_owned());
+    }
     Ok(Some(Info {
         version: version.to_owned(),
         serves_cri: plugins.ok() && serves_cri(&plugins.text()),
         cgroup_driver: cgroup_driver(&config),
         sandbox_image: sandbox_image(&config).unwrap_or_default().to_owned(),
+        cni_folders,
         root: value(&config, "", "root").unwrap_or(ROOT).to_owned(),
     }))
 }
@@ -225,10 +235,26 @@ fn misfit(info: &Info, driver: CgroupDriver, kubernetes: KubeVersion) -> Option<
             .cgroup_driver
             .map_or("not told".to_owned(), |own| own.to_string());
         return Some((
-            format!("its cgroup driver is {own}, the cluster's is {driver}"),
+            format!("its cgroup driver is {own}, and {driver} is wanted"),
             format!(
                 "set SystemdCgroup = {} in {CONFIG}, among the options of its default runtime, and restart it: systemctl restart containerd",
                 driver == CgroupDriver::Systemd
+            ),
+        ));
+    }
+    // Debian's own configuration has it so: every pod would wait for a network whose plugin is not found.
+    if !info.cni_folders.iter().any(|folder| folder == PLUGINS) {
+        let told = match info.cni_folders.as_slice() {
+            [] => "at no place that it tells".to_owned(),
+            folders => format!("in {}", folders.join(", ")),
+        };
+        return Some((
+            format!(
+                "it looks for CNI plugins {told}, while those of pod networks and of the pot go to {PLUGINS}"
+            ),
+            // 2.x reads files of both versions.
+            format!(
+                "set bin_dir = \"{PLUGINS}\" in {CONFIG}, in the table [plugins.\"io.containerd.grpc.v1.cri\".cni] (in a file of version 3: [plugins.\"io.containerd.cri.v1.runtime\".cni], and from 2.1 on bin_dirs = [\"{PLUGINS}\"]), and restart it: systemctl restart containerd"
             ),
         ));
     }
@@ -272,6 +298,17 @@ fn cgroup_driver(config: &str) -> Option<CgroupDriver> {
 
 fn sandbox_image(config: &str) -> Option<&str> {
     value(config, CRI_V3.1, "sandbox").or_else(|| value(config, CRI_V2, "sandbox_image"))
+}
+
+/// The folders of CNI plugins: one up to 2.0, a list from 2.1 on, which prints an empty one as well.
+fn plugin_folders(config: &str) -> impl Iterator<Item = &str> {
+    [CRI_V3.0, CRI_V2]
+        .into_iter()
+        .flat_map(|cri| ["bin_dir", "bin_dirs"].map(|key| (format!("{cri}.cni"), key)))
+        .filter_map(|(table, key)| value(config, &table, key))
+        .flat_map(|folders| folders.split(['[', ']', ',', '"', '\'', ' ']))
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| folder.trim_end_matches('/'))
 }
 
 /// The value of a key in a table of TOML as containerd prints it: a table begins with its header, and a key has a line of its own. Quotes are left out.

@@ -202,7 +202,7 @@ fn misfit(info: &Info, driver: CgroupDriver) -> Option<(String, String)> {
     if info.cgroup_driver != driver.to_string() {
         return Some((
             format!(
-                "its cgroup driver is {}, the cluster's is {driver}",
+                "its cgroup driver is {}, and {driver} is wanted",
                 info.cgroup_driver
             ),
             format!(

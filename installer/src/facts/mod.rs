@@ -4,6 +4,7 @@
 
 pub mod containerd;
 pub mod docker;
+pub mod firewall;
 mod kernel;
 pub(crate) mod kubelet;
 pub mod modules;
@@ -18,9 +19,11 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 
+use self::firewall::Firewall;
 pub use self::kernel::{Functions, Kernel};
 use self::modules::Standing;
 pub use self::network::Interface;
+use crate::host::probe::Probe;
 use crate::host::{HostView, Space};
 use crate::runtime::Runtime;
 
@@ -67,6 +70,9 @@ const FOLDERS: [&str; 5] = [
 /// Where CNI plugins are configured.
 const NETWORKS: &str = "/etc/cni/net.d";
 
+/// Where the pot's CNI plugins go: where pod networks put theirs, and where upstream's runtimes look.
+pub const PLUGINS: &str = "/opt/cni/bin";
+
 /// Where kubeadm puts etcd's data, unless the cluster says otherwise.
 pub const ETCD_DATA: &str = "/var/lib/etcd";
 
@@ -108,6 +114,12 @@ pub struct Facts {
     pub leftovers: Vec<String>,
     /// The kernel modules of a node.
     pub modules: BTreeMap<&'static str, Standing>,
+    /// The version of the runtime that runs, whoever brought it.
+    pub running: Option<String>,
+    /// The first two numbers of the version of glibc; nothing where this machine has another C library, or does not tell.
+    pub glibc: Option<(u32, u32)>,
+    /// The firewall that is active.
+    pub firewall: Option<Firewall>,
     /// The names of the images that the runtime has.
     pub image_names: Vec<String>,
     /// The space where things go.
@@ -157,7 +169,7 @@ pub struct Disks {
     pub programs: Space,
     /// `/usr/local`.
     pub local_programs: Space,
-    /// `/opt/cni/bin`.
+    /// [`PLUGINS`].
     pub plugins: Space,
     /// The runtime's images.
     pub images: Space,
@@ -185,18 +197,22 @@ pub fn gather(
     let line = |path: &str| -> Result<String> {
         Ok(host.text(path)?.unwrap_or_default().trim().to_owned())
     };
-    let (root, usual) = match runtime {
-        Runtime::Docker => (docker::running(host)?.map(|info| info.root), DOCKER_ROOT),
-        Runtime::Containerd => (
-            containerd::running(host)?.map(|info| info.root),
-            containerd::ROOT,
-        ),
+    let (running, usual) = match runtime {
+        Runtime::Docker => {
+            let info = docker::running(host)?;
+            (info.map(|info| (info.version, info.root)), DOCKER_ROOT)
+        }
+        Runtime::Containerd => {
+            let info = containerd::running(host)?;
+            (info.map(|info| (info.version, info.root)), containerd::ROOT)
+        }
     };
+    let (running, root) = running.unzip();
     let images = root.filter(|root| root.starts_with('/'));
     let disks = Disks {
         programs: host.space("/usr/bin")?,
         local_programs: host.space("/usr/local")?,
-        plugins: host.space("/opt/cni/bin")?,
+        plugins: host.space(PLUGINS)?,
         images: host.space(images.as_deref().unwrap_or(usual))?,
         kubelet: host.space("/var/lib/kubelet")?,
         etcd: host.space(etcd)?,
@@ -234,13 +250,16 @@ pub fn gather(
             .collect(),
         leftovers: leftovers(host, etcd)?,
         modules: standings,
+        running,
+        glibc: glibc(host)?,
+        firewall: firewall::look(host)?,
         image_names: image_names(host, runtime)?,
         disks,
     })
 }
 
 /// The names of the images that the runtime has; none where it does not answer.
-fn image_names(host: &HostView, runtime: Runtime) -> Result<Vec<String>> {
+pub fn image_names(host: &HostView, runtime: Runtime) -> Result<Vec<String>> {
     Ok(match runtime {
         Runtime::Docker => docker::images(host)?
             .unwrap_or_default()
@@ -276,6 +295,16 @@ fn cgroups(host: &HostView) -> Result<Cgroups> {
         version: CgroupVersion::V1,
         controllers: list.lines().filter_map(enabled).collect(),
     })
+}
+
+fn glibc(host: &HostView) -> Result<Option<(u32, u32)>> {
+    if host.program("getconf").is_none() {
+        return Ok(None);
+    }
+    let answer = host.probe(&Probe::c_library())?;
+    let text = answer.text();
+    let version = text.strip_prefix("glibc ").filter(|_| answer.ok());
+    Ok(version.map(containerd::release))
 }
 
 /// Processors in the affinity mask, as Go's `runtime.NumCPU` counts them.
@@ -381,6 +410,8 @@ mod tests {
             facts.leftovers.is_empty() && facts.ports.is_empty() && facts.image_names.is_empty()
         );
         assert_eq!(facts.source_address, None);
+        assert_eq!((&facts.running, facts.glibc), (&None, None));
+        assert_eq!(facts.firewall, None);
         assert!(facts.disks.images.total > 0);
     }
 
@@ -396,8 +427,10 @@ mod tests {
                 "/proc/net/tcp6",
                 "  sl  local_address\n   0: 00000000000000000000000000000000:192B 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1 1\n",
             )
-            .program("docker");
+            .program("docker")
+            .program("getconf");
         let script = Scripted::new()
+            .on("getconf GNU_LIBC_VERSION", 0, "glibc 2.31\n")
             .on(
                 "docker info",
                 0,
@@ -422,6 +455,8 @@ mod tests {
         assert_eq!(facts.cgroups.version, CgroupVersion::V2);
         assert_eq!(facts.ports, BTreeSet::from([6443]));
         assert_eq!(facts.image_names, ["busybox:1"]);
+        assert_eq!(facts.running.as_deref(), Some("18.09.9"));
+        assert_eq!(facts.glibc, Some((2, 31)));
         assert_eq!(facts.source_address, Some("127.0.0.1".parse().unwrap()));
     }
 

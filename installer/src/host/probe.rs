@@ -84,6 +84,11 @@ impl Probe {
         Self(crictl(CONTAINERD, cri::QUESTION, question))
     }
 
+    /// The version of the crictl that is found first: `crictl version v1.24.2`, without asking a runtime.
+    pub fn crictl_version() -> Self {
+        Self(Cmd::new("crictl", ["--version"]).timeout(cri::QUESTION))
+    }
+
     /// The IDs and names of Docker's images: lines of `sha256:… repository:tag`.
     pub fn docker_images() -> Self {
         Self(Cmd::new(
@@ -132,6 +137,21 @@ impl Probe {
         Self(Cmd::new(program, ["--counters"]))
     }
 
+    /// The TCP and UDP ports that firewalld's default zone lets in by their numbers; an error where it does not run.
+    pub fn firewalld_ports() -> Self {
+        Self(Cmd::new("firewall-cmd", ["--list-ports"]))
+    }
+
+    /// ufw's rules, after a line that says whether it is active.
+    pub fn ufw_rules() -> Self {
+        Self(Cmd::new("ufw", ["status"]))
+    }
+
+    /// The version of the C library that this machine's own programs use, such as `glibc 2.31`.
+    pub fn c_library() -> Self {
+        Self(Cmd::new("getconf", ["GNU_LIBC_VERSION"]))
+    }
+
     /// The addresses of a name, as this machine's own resolver (files, then DNS) gives them.
     pub fn addresses(name: &str) -> Self {
         Self(Cmd::new("getent", ["ahosts", name]).timeout(Duration::from_secs(15)))
@@ -176,6 +196,16 @@ impl Probe {
             _ => &["--version"],
         };
         Self(Cmd::new(path, args.iter().copied()))
+    }
+
+    /// The images that kubeadm would make a master of, one a line. With a configuration that names a version it asks nobody.
+    pub fn kubeadm_images(config: &str) -> Self {
+        let args = ["config", "images", "list", "--config", "/dev/stdin"];
+        Self(
+            Cmd::new("kubeadm", args)
+                .stdin(config)
+                .timeout(Duration::from_secs(30)),
+        )
     }
 
     /// The running kernel's configuration, where it carries one in itself.

@@ -191,20 +191,17 @@ impl Ssh {
 
     /// Writes a known_hosts file that holds the one key of this host whose fingerprint the operator gave.
     fn pinned_known_hosts(&self, fingerprint: &str) -> Result<PathBuf> {
-        let patience = self.target.role.patience();
-        let mut args = vec!["-T".to_owned(), patience.to_string()];
-        if let Some(port) = self.target.port {
-            args.extend(["-p".to_owned(), port.to_string()]);
-        }
-        args.push(self.target.host.clone());
+        let patience = self.target.role.patience().to_string();
+        let (host, port) = self.place()?;
+        let args = ["-T", &patience, "-p", &port, &host];
         let scan = self.local.run(&Cmd::new("ssh-keyscan", args))?;
         let mut seen = Vec::new();
         for line in scan.text().lines().filter(|line| !line.starts_with('#')) {
-            let Some(key) = line
-                .split_whitespace()
-                .nth(2)
-                .and_then(|text| Base64::decode_vec(text).ok())
-            else {
+            let Some((_, kind_and_key)) = line.split_once(' ') else {
+                continue;
+            };
+            let text = kind_and_key.split_whitespace().nth(1);
+            let Some(key) = text.and_then(|text| Base64::decode_vec(text).ok()) else {
                 continue;
             };
             let found = format!(
@@ -213,7 +210,8 @@ impl Ssh {
             );
             if found == *fingerprint {
                 let path = self.folder.join("known_hosts");
-                fs::write(&path, format!("{line}\n"))
+                // This file is for one host, by whatever name ssh looks it up.
+                fs::write(&path, format!("* {kind_and_key}\n"))
                     .with_context(|| format!("cannot write {}", path.display()))?;
                 return Ok(path);
             }
@@ -221,15 +219,38 @@ impl Ssh {
         }
         ensure!(
             !seen.is_empty(),
-            "{} answers no ssh on port {}: is it up, and is the address right?",
-            self.target.host,
-            self.target.port.unwrap_or(22)
+            "{host} answers no ssh on port {port}: is it up, and is the address right? Where it is reached by way of another host (ProxyJump), its key cannot be asked for: put the key into known_hosts, and leave {} out",
+            self.target.role.host_key_option()
         );
         bail!(
             "the host key of {} is not {fingerprint}, but one of {}.\nEither the fingerprint was read wrongly, or something else answers at that address. On the machine itself, compare: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
             self.target.host,
             seen.join(", ")
         )
+    }
+
+    /// The address and port that ssh's own configuration makes of what was given.
+    fn place(&self) -> Result<(String, String)> {
+        let mut args = vec!["-G".to_owned()];
+        if let Some(port) = self.target.port {
+            args.extend(["-p".to_owned(), port.to_string()]);
+        }
+        args.push(self.destination());
+        let told = self.local.run(&Cmd::new("ssh", args))?;
+        ensure!(
+            told.ok(),
+            "ssh cannot use its configuration: {}",
+            told.evidence()
+        );
+        let text = told.text();
+        let of = |key: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+            lines.find_map(|(name, value)| (name == key).then(|| value.to_owned()))
+        };
+        Ok((
+            of("hostname").unwrap_or_else(|| self.target.host.clone()),
+            of("port").unwrap_or_else(|| "22".to_owned()),
+        ))
     }
 
     fn destination(&self) -> String {

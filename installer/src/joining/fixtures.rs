@@ -82,6 +82,7 @@ pub fn network() -> PodNetwork {
             needed_by: "DaemonSet kube-system/flannel".to_owned(),
         }],
         others: vec![],
+        always_pulled: vec![],
     }
 }
 

@@ -175,6 +175,10 @@ pub fn judge(
         let told = |alarm: &Alarm| format!("{alarm}. {}", alarm.remedy());
         warnings.extend(cluster.alarms.iter().map(told));
     }
+    warnings.extend(here.network.always_pulled.iter().map(|image| {
+        let edit = edit_command(&image.needed_by).unwrap_or_default();
+        format!("{} is pulled whenever its pod starts ({}), though it be here: without its registry the pod does not start. Set imagePullPolicy: IfNotPresent ({edit})", image.name, image.needed_by)
+    }));
     if is_a_patch_apart(cluster, here) {
         warnings.push(format!("the cluster runs Kubernetes {}, this pot holds {}: the control plane here will run the cluster's version, whose images are all here; the kubelet, kubeadm and kubectl are the pot's. A pot of the cluster's version is made by: {}", cluster.version, here.manifest.kubernetes, build_command(cluster)));
     }
@@ -519,17 +523,21 @@ fn network<'h>(
     here.network.others.iter().filter(absent).collect()
 }
 
+/// The command that edits a DaemonSet; nothing of what is none.
+fn edit_command(needed_by: &str) -> Option<String> {
+    let set = needed_by.strip_prefix("DaemonSet ")?;
+    let (namespace, name) = set.split_once('/').unwrap_or(("default", set));
+    Some(format!(
+        "kubectl --namespace {namespace} edit daemonset {name}"
+    ))
+}
+
 /// `docker load` brings no digest of a registry along, so a pot with the same image would not help.
 fn named_by_digest(missing: &[MissingImage], refuse: &mut impl FnMut(String, String)) {
     for image in missing {
-        let named = match image.needed_by.strip_prefix("DaemonSet ") {
+        let named = match edit_command(&image.needed_by) {
             None => "Name it by its tag alone there".to_owned(),
-            Some(set) => {
-                let (namespace, name) = set.split_once('/').unwrap_or(("default", set));
-                format!(
-                    "Name it by its tag alone (kubectl --namespace {namespace} edit daemonset {name})"
-                )
-            }
+            Some(edit) => format!("Name it by its tag alone ({edit})"),
         };
         refuse(
             format!(
@@ -541,7 +549,8 @@ fn named_by_digest(missing: &[MissingImage], refuse: &mut impl FnMut(String, Str
     }
 }
 
-fn missing_images(
+/// Refuses images that are nowhere, all at once, with the pot that would hold them.
+pub(super) fn missing_images(
     missing: &[MissingImage],
     cluster: &ClusterFacts,
     refuse: &mut impl FnMut(String, String),

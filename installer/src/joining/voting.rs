@@ -38,6 +38,9 @@ impl Voting {
         let joining = &self.joining;
         let cluster = view.cluster.context("this workflow has no cluster")?;
         let mut missing = Vec::new();
+        let server = joining.own_server();
+        let health = view.host.probe(&Probe::apiserver_health(&server));
+        let well = health.is_ok_and(|output| output.text() == "ok");
         if let Some(etcd) = &joining.cluster.etcd {
             match etcd
                 .members(cluster)?
@@ -48,15 +51,18 @@ impl Voting {
                 Some(member) if member.is_learner => {
                     missing.push(format!("etcd member {member} has no vote yet"));
                 }
+                // The apiserver is well only if the etcd beside it is.
+                Some(member) if !member.votes() && well => missing.push(format!(
+                    "etcd member {member} is well here and does not answer {}: does a firewall keep the TCP ports 2379 and 2380 shut? See here: firewall-cmd --list-all; ufw status; iptables -S",
+                    cluster.address()
+                )),
                 Some(member) if !member.votes() => {
                     missing.push(format!("etcd member {member} does not answer yet"));
                 }
                 Some(_) => {}
             }
         }
-        let server = joining.own_server();
-        let health = view.host.probe(&Probe::apiserver_health(&server));
-        if !health.is_ok_and(|output| output.text() == "ok") {
+        if !well {
             missing.push(format!("the apiserver at {server} does not answer yet"));
         }
         match cluster.find::<Node>(&["node", &joining.node])? {
@@ -171,5 +177,73 @@ impl Step for Voting {
             }
             clock.pause(PAUSE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::control_plane::ClusterView;
+    use crate::control_plane::etcd::Etcd;
+    use crate::host::command::Output;
+    use crate::host::scripted::Scripted;
+    use crate::joining::fixtures;
+    use crate::steps::testing::Machine;
+
+    /// What is missing of b1, whose etcd does not answer m1 and whose apiserver answers here so.
+    fn missing(here: &str) -> String {
+        const PODS: &str = r#"{"items":[{"metadata":{"name":"etcd-m1"},"spec":{"nodeName":"m1","containers":[{"command":["etcd","--trusted-ca-file=ca","--cert-file=c","--key-file=k"]}]}}]}"#;
+        const MEMBERS: &str = r#"{"members":[{"ID":1,"name":"m1","peerURLs":["https://10.0.0.11:2380"],"clientURLs":["https://10.0.0.11:2379"]},{"ID":3,"name":"b1","peerURLs":["https://10.0.0.21:2380"],"clientURLs":["https://10.0.0.21:2379"]}]}"#;
+        let runner = Scripted::new().with(|cmd, _| {
+            let text = cmd.to_string();
+            let has = |part: &str| text.contains(part);
+            let (status, answer) = if has("member list") {
+                (0, MEMBERS)
+            } else if has("endpoint health") {
+                (i32::from(has("10.0.0.21")), "")
+            } else if has("get pods") {
+                (0, PODS)
+            } else if has("docker ps") {
+                (0, "c0ffee")
+            } else {
+                (0, "")
+            };
+            Some(Output {
+                status,
+                stdout: answer.as_bytes().to_vec(),
+                ..Output::default()
+            })
+        });
+        let cluster = ClusterView::new(Arc::new(runner), "10.0.0.11");
+        let mut facts = fixtures::cluster();
+        let healthy = facts.healthy.clone();
+        facts.etcd = Some(Etcd::find(&cluster, &healthy, "/var/run/dockershim.sock").unwrap());
+        let voting = Voting::new(fixtures::joining(Rc::new(facts)));
+        let host = Machine::new().view(Scripted::new().on("kubectl", 0, here));
+        let view = View {
+            host: &host,
+            cluster: Some(&cluster),
+        };
+        voting.missing(view).unwrap().join("\n")
+    }
+
+    #[test]
+    fn a_member_that_is_well_here_and_silent_there_is_told_with_the_firewall() {
+        let told = missing("ok");
+        assert!(
+            told.contains("b1 3 https://10.0.0.21:2380 is well here and does not answer 10.0.0.11: does a firewall keep the TCP ports 2379 and 2380 shut?")
+                && told.contains("firewall-cmd --list-all"),
+            "{told}"
+        );
+        let told = missing("");
+        assert!(
+            told.contains(
+                "does not answer yet\nthe apiserver at https://10.0.0.21:6443 does not answer yet"
+            ) && !told.contains("firewall"),
+            "{told}"
+        );
     }
 }

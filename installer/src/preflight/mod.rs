@@ -30,7 +30,7 @@ pub struct Needs {
     pub kubernetes: KubeVersion,
     /// The pot's container runtime.
     pub runtime: Runtime,
-    /// Whether the cluster's kubelets refuse to run on cgroup v1 (`failCgroupV1`); nothing where no cluster says so.
+    /// What the cluster's kubelet configuration says of `failCgroupV1`; nothing where it says nothing, or there is no cluster, which leaves the kubelet's own default.
     pub fail_cgroup_v1: Option<bool>,
     /// The pot's architecture.
     pub arch: Arch,

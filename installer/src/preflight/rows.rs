@@ -7,9 +7,10 @@ use bundle_spec::KubeVersion;
 
 use super::{Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
 use crate::facts::containerd::release;
+use crate::facts::firewall::Kind;
 use crate::facts::modules;
 use crate::facts::{CgroupVersion, Facts, Init, User};
-use crate::kubernetes::{KernelReleases, OnCgroupV1, Tool, Traits};
+use crate::kubernetes::{ContainerdRelease, KernelReleases, Tool, Traits};
 use crate::runtime::Runtime;
 
 /// kubeadm's `ControlPlaneNumCPU`.
@@ -19,7 +20,7 @@ const CPUS: usize = 2;
 const MEMORY: u64 = 1700;
 
 /// Every check, in the order in which an operator reads them.
-pub(super) const ROWS: [Row; 17] = [
+pub(super) const ROWS: [Row; 18] = [
     Row {
         name: "root",
         what: "this program runs as root",
@@ -96,6 +97,11 @@ pub(super) const ROWS: [Row; 17] = [
         judge: ports,
     },
     Row {
+        name: "firewall",
+        what: "the other masters reach the ports of this one",
+        judge: firewall,
+    },
+    Row {
         name: "disk-space",
         what: "everything fits on the disks",
         judge: disk::fits,
@@ -132,7 +138,14 @@ fn architecture(facts: &Facts, needs: &Needs) -> Verdict {
     )
 }
 
-fn runtime(_: &Facts, needs: &Needs) -> Verdict {
+/// The first containerd whose programs are built on Ubuntu 22.04 (pull request 11685; the notes in releases/v2.1.0.toml, while those of 2.0 still name 20.04).
+const BUILT_ANEW: ContainerdRelease = (2, 1);
+
+/// The least glibc with which those start. Their notes say 2.35, that of Ubuntu 22.04; but what an older one lacks ends with `GLIBC_2.34` (as Rocky Linux 8 says of 2.3.4 in
+/// kubekey's issue 3244, and Ubuntu 20.04 of 1.6.7, built alike, in issue 7255), and that is what Red Hat's family has in its ninth release.
+const GLIBC: (u32, u32) = (2, 34);
+
+fn runtime(facts: &Facts, needs: &Needs) -> Verdict {
     let (version, runtime) = (needs.kubernetes, &needs.runtime);
     let traits = Traits::of(version);
     let fitting = traits.containerd;
@@ -154,6 +167,21 @@ fn runtime(_: &Facts, needs: &Needs) -> Verdict {
                 fitting.start.0, fitting.start.1, fitting.end.0, fitting.end.1
             ),
         ),
+        // What runs is adopted, or is in the way of a step that says so.
+        Runtime::Containerd
+            if facts.running.is_none() && release(&runtime.version) >= BUILT_ANEW =>
+        {
+            match facts.glibc {
+                Some(glibc) if glibc < GLIBC => Verdict::refuse(
+                    format!(
+                        "containerd {}, which is in the pot, does not start with a glibc before {}.{}, and this machine has {}.{}",
+                        runtime.version, GLIBC.0, GLIBC.1, glibc.0, glibc.1
+                    ),
+                    format!("{rebuild} --runtime containerd --containerd-version, with a 1.7"),
+                ),
+                _ => Verdict::Good,
+            }
+        }
         Runtime::Docker | Runtime::Containerd => Verdict::Good,
     }
 }
@@ -215,6 +243,18 @@ fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
     Verdict::Good
 }
 
+/// How a machine comes to have the cgroups of old.
+const BOOT_WITH_V1: &str =
+    "boot with cgroup v1: add systemd.unified_cgroup_hierarchy=0 to the kernel's command line";
+
+/// The first release of each runtime that runs containers on cgroup v2 (their release notes: Docker 20.10, containerd 1.4).
+fn first_on_cgroup_v2(runtime: Runtime) -> ContainerdRelease {
+    match runtime {
+        Runtime::Docker => (20, 10),
+        Runtime::Containerd => (1, 4),
+    }
+}
+
 fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
     let traits = Traits::of(needs.kubernetes);
     let unified = facts.cgroups.version == CgroupVersion::V2;
@@ -224,16 +264,33 @@ fn cgroups(facts: &Facts, needs: &Needs) -> Verdict {
                 "the kubelet {} does not start on cgroup v2",
                 needs.kubernetes
             ),
-            "boot with cgroup v1: add systemd.unified_cgroup_hierarchy=0 to the kernel's command line",
+            BOOT_WITH_V1,
         );
     }
-    let refused = needs.fail_cgroup_v1.unwrap_or(true);
-    if !unified && traits.on_cgroup_v1 == OnCgroupV1::RunsIfAllowed && refused {
+    let (runtime, version) = (Runtime::from(needs.runtime.name), &needs.runtime.version);
+    if unified && facts.running.is_none() && release(version) < first_on_cgroup_v2(runtime) {
+        let newer = match runtime {
+            Runtime::Docker => "--docker-version 20.10.23",
+            Runtime::Containerd => "--runtime containerd --containerd-version 1.7.30",
+        };
         return Verdict::refuse(
             format!(
-                "the kubelet {} refuses cgroup v1, unless its configuration says failCgroupV1: false",
+                "{} {version}, which is in the pot, runs no containers on cgroup v2",
+                runtime.title()
+            ),
+            format!(
+                "build another pot on the connected side: kpot build --k8s {} {newer}; or {BOOT_WITH_V1}",
                 needs.kubernetes
             ),
+        );
+    }
+    if !unified && traits.on_cgroup_v1.fails(needs.fail_cgroup_v1) {
+        let why = match needs.fail_cgroup_v1 {
+            Some(_) => "the cluster's configuration says failCgroupV1: true",
+            None => "unless its configuration says failCgroupV1: false",
+        };
+        return Verdict::refuse(
+            format!("the kubelet {} refuses cgroup v1, {why}", needs.kubernetes),
             "boot with cgroup v2: add systemd.unified_cgroup_hierarchy=1 to the kernel's command line; or allow v1 in the whole cluster: kubectl --namespace kube-system edit configmap kubelet-config (failCgroupV1: false, below kubelet)",
         );
     }
@@ -370,6 +427,12 @@ fn node_name(_: &Facts, needs: &Needs) -> Verdict {
             && bytes.first() != Some(&b'-')
             && bytes.last() != Some(&b'-')
     };
+    if name == "localhost" || name.starts_with("localhost.") {
+        return Verdict::refuse(
+            format!("{name} is what every machine calls itself, and no name for a node"),
+            "give it another one with --node-name, or name this machine: hostnamectl set-hostname NAME",
+        );
+    }
     if name.len() <= 253 && name.split('.').all(label) {
         return Verdict::Good;
     }
@@ -438,5 +501,47 @@ fn ports(facts: &Facts, needs: &Needs) -> Verdict {
     Verdict::refuse(
         format!("something listens on {}", taken.join(", ")),
         "see what it is, and stop it: ss -ltnp",
+    )
+}
+
+/// Only a warning: a zone, a service or a rule for the masters' network may let in what no rule names by its number.
+fn firewall(facts: &Facts, needs: &Needs) -> Verdict {
+    let Some(firewall) = &facts.firewall else {
+        return Verdict::Good;
+    };
+    let wanted = [needs.api_port, 2379, 2380, 10250];
+    let shut: Vec<String> = wanted
+        .into_iter()
+        .filter(|port| !firewall.lets_in(*port))
+        .map(|port| port.to_string())
+        .collect();
+    if shut.is_empty() || needs.purpose == Purpose::Environment {
+        return Verdict::Good;
+    }
+    let (name, open) = match firewall.kind {
+        Kind::Firewalld => {
+            let ports: Vec<String> = shut
+                .iter()
+                .map(|port| format!(" --add-port={port}/tcp"))
+                .collect();
+            let ports = ports.concat();
+            (
+                "firewalld",
+                format!("firewall-cmd --permanent{ports} && firewall-cmd --reload"),
+            )
+        }
+        Kind::Ufw => (
+            "ufw",
+            format!("ufw allow proto tcp to any port {}", shut.join(",")),
+        ),
+    };
+    Verdict::warn(
+        format!(
+            "{name} is active, and none of its rules names the TCP ports {}: where the other masters cannot reach them, the new member of etcd counts and does not answer",
+            shut.join(", ")
+        ),
+        format!(
+            "Unless another rule lets the masters in: {open}. The pod network has ports of its own (flannel: 8472/udp)"
+        ),
     )
 }

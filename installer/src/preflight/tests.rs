@@ -86,6 +86,9 @@ pub(crate) fn good() -> Facts {
         tools: TOOLS.into_iter().collect(),
         leftovers: Vec::new(),
         modules: [("br_netfilter", Module::Loadable)].into(),
+        running: None,
+        glibc: Some((2, 36)),
+        firewall: None,
         image_names: Vec::new(),
         disks: Disks {
             programs: disk,
@@ -176,6 +179,12 @@ fn each_thing_that_is_wrong_is_refused_by_its_row_alone() {
         with(|_, needs| needs.node_name = String::new()),
         ["node-name"]
     );
+    for name in ["localhost", "localhost.localdomain"] {
+        assert_eq!(
+            with(|_, needs| needs.node_name = name.to_owned()),
+            ["node-name"]
+        );
+    }
     assert_eq!(
         with(|facts, _| facts.leftovers = vec!["/etc/kubernetes/admin.conf".to_owned()]),
         ["leftovers"]
@@ -365,6 +374,7 @@ fn cgroups_must_fit_the_kubelet() {
             facts.cgroups.version = CgroupVersion::V2;
             facts.cgroups.controllers = owned(&["cpu", "cpuset", "io", "memory", "pids"]);
             needs.kubernetes = KubeVersion::new(1, minor, 0);
+            needs.runtime = runtime(RuntimeName::Docker, "20.10.23");
         })
     };
     assert_eq!(unified(18), ["cgroups"]);
@@ -378,6 +388,21 @@ fn cgroups_must_fit_the_kubelet() {
         needs.fail_cgroup_v1 = Some(false);
     });
     assert!(allowed.is_empty());
+    // From 1.31 on the kubelet knows the field, and obeys it.
+    for (minor, said, refused) in [
+        (30, Some(true), false),
+        (31, Some(true), true),
+        (34, Some(true), true),
+        (34, Some(false), false),
+        (34, None, false),
+    ] {
+        let found = with(|_, needs| {
+            needs.kubernetes = KubeVersion::new(1, minor, 0);
+            needs.fail_cgroup_v1 = said;
+        });
+        let expected: &[&str] = if refused { &["cgroups"] } else { &[] };
+        assert_eq!(found, expected, "1.{minor}, {said:?}");
+    }
     let missing = with(|facts, _| {
         facts.cgroups.controllers.remove("memory");
     });
@@ -408,6 +433,86 @@ fn the_pot_s_runtime_must_be_one_that_the_kubelet_speaks_with() {
             .unwrap()
             .ends_with("--containerd-version, with one from 1.3 on and before 2.0")
     );
+}
+
+#[test]
+fn a_runtime_of_the_pot_that_would_not_start_here_is_refused() {
+    let refusal = |change: &dyn Fn(&mut Facts, &mut Needs)| {
+        let (mut facts, mut needs) = (good(), needs());
+        change(&mut facts, &mut needs);
+        let report = run(&facts, &needs);
+        let told = report.refusals().next();
+        told.map(|finding| format!("{}: {}. {}", finding.check, finding.reason, finding.remedy))
+    };
+    let unified = |minor: u16, name: RuntimeName, version: &str, running: Option<&str>| {
+        refusal(&|facts, needs| {
+            facts.cgroups.version = CgroupVersion::V2;
+            facts.running = running.map(str::to_owned);
+            needs.kubernetes = KubeVersion::new(1, minor, 0);
+            needs.runtime = runtime(name, version);
+        })
+    };
+    let (docker, containerd) = (RuntimeName::Docker, RuntimeName::Containerd);
+    let told = unified(19, docker, "19.03.15", None).unwrap();
+    assert!(
+        told.starts_with("cgroups: Docker 19.03.15, which is in the pot, runs no containers")
+            && told.contains("kpot build --k8s v1.19.0 --docker-version 20.10.23; or boot with"),
+        "{told}"
+    );
+    assert_eq!(unified(19, docker, "20.10.23", None), None);
+    assert_eq!(
+        unified(19, docker, "19.03.15", Some("20.10.24+dfsg1")),
+        None
+    );
+    assert!(unified(19, containerd, "1.3.10", None).is_some());
+    assert_eq!(unified(19, containerd, "1.4.0", None), None);
+    let linked = |version: &str, glibc, running: Option<&str>| {
+        refusal(&|facts, needs| {
+            facts.glibc = glibc;
+            facts.running = running.map(str::to_owned);
+            needs.kubernetes = KubeVersion::new(1, 34, 4);
+            needs.runtime = runtime(containerd, version);
+        })
+    };
+    let told = linked("2.1.6", Some((2, 31)), None).unwrap();
+    assert!(
+        told.starts_with("runtime: containerd 2.1.6, which is in the pot, does not start with a glibc before 2.34, and this machine has 2.31.")
+            && told.ends_with("kpot build --k8s v1.34.4 --runtime containerd --containerd-version, with a 1.7"),
+        "{told}"
+    );
+    assert_eq!(linked("2.1.6", Some((2, 34)), None), None);
+    assert_eq!(linked("2.1.6", None, None), None, "nobody knows");
+    assert_eq!(linked("1.7.30", Some((2, 17)), None), None);
+    assert_eq!(linked("2.1.6", Some((2, 31)), Some("1.6.20~ds1")), None);
+}
+
+#[test]
+fn a_firewall_that_may_keep_the_masters_apart_is_told_of_with_what_opens_it() {
+    use crate::facts::firewall::{Firewall, Kind};
+    let told = |kind, open: &[u16], purpose| {
+        let (mut facts, mut needs) = (good(), needs());
+        let open = open.iter().map(|port| *port..=*port).collect();
+        facts.firewall = Some(Firewall { kind, open });
+        needs.purpose = purpose;
+        let report = run(&facts, &needs);
+        assert!(report.is_good());
+        let warning = report.warnings().next();
+        warning.map(|finding| format!("{} {}", finding.reason, finding.remedy))
+    };
+    let said = told(Kind::Firewalld, &[10250], Purpose::Master).unwrap();
+    assert!(
+        said.contains("names the TCP ports 6443, 2379, 2380:")
+            && said.contains("firewall-cmd --permanent --add-port=6443/tcp --add-port=2379/tcp --add-port=2380/tcp && firewall-cmd --reload"),
+        "{said}"
+    );
+    let said = told(Kind::Ufw, &[], Purpose::Master).unwrap();
+    assert!(
+        said.contains("ufw allow proto tcp to any port 6443,2379,2380,10250."),
+        "{said}"
+    );
+    let all = [6443, 2379, 2380, 10250];
+    assert_eq!(told(Kind::Ufw, &all, Purpose::Master), None);
+    assert_eq!(told(Kind::Ufw, &[], Purpose::Environment), None);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Swap is off, now and after a reboot.
 //!
 //! What brings swap back is /etc/fstab, systemd's own swap units (written by hand, found on the disk by a generator, or made for zram), and the services of zram and
-//! swap-file packages. Lines of fstab are commented out with a mark, units and services are masked. Nothing is deleted: swap files and partitions stay.
+//! swap-file packages. Lines of fstab are commented out with a mark, units and services are masked. A unit that was written by hand lies where its mask would, so it is disabled, or,
+//! where it cannot be, moved into the backup. Nothing else is deleted: swap files and partitions stay.
 
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::step::{State, Step, View, World};
 const MARK: &str = "# kpot-install took this out: ";
 
 const FSTAB: &str = "/etc/fstab";
+
+/// Where people's own units lie, and masks.
+const UNITS: &str = "/etc/systemd/system";
 
 /// Reading a few gigabytes back from a slow disk.
 const SWAPOFF_LIMIT: Duration = Duration::from_mins(20);
@@ -80,7 +84,7 @@ impl Step for SwapOff {
             if unit::look(host.view(), &name)?.active == "active" {
                 unit::change(host, "stop", &name)?;
             }
-            unit::change(host, "mask", &name)?;
+            settle(host, &name)?;
         }
         // A unit that systemd had started may have come back between the first look and its mask.
         for area in areas(host.view())? {
@@ -89,6 +93,22 @@ impl Step for SwapOff {
         }
         Ok(())
     }
+}
+
+/// Keeps a unit from being started at boot.
+fn settle(host: &Host<'_>, name: &str) -> Result<()> {
+    let path = format!("{UNITS}/{name}");
+    if !host.view().exists(&path)? {
+        return unit::change(host, "mask", name);
+    }
+    // systemctl makes no mask in the place of a file, nor of a link to one elsewhere.
+    unit::change(host, "disable", name)?;
+    if units(host.view())?.iter().any(|left| left == name) {
+        // It has no [Install] section, and is started by what it belongs to.
+        host.remove_file(&path)?;
+        unit::reload(host)?;
+    }
+    Ok(())
 }
 
 /// The swap areas in use: devices and files.
@@ -180,10 +200,11 @@ fn units(host: &HostView) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Machine, systemd, units};
+    use super::super::testing::{Machine, on_disk, systemd, units};
     use super::*;
     use crate::host::command::Output;
     use crate::host::scripted::Scripted;
+    use crate::journal::Before;
 
     const HEADER: &str = "Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n";
 
@@ -225,7 +246,7 @@ mod tests {
             ("dphys-swapfile.service", "inactive", "disabled"),
             ("old.swap", "inactive", "masked"),
         ]);
-        let script = swapoff(&machine, systemd(Scripted::new(), &known));
+        let script = swapoff(&machine, on_disk(&machine, Scripted::new(), &known));
         let (before, after) = machine.ensure(&SwapOff, script).unwrap();
         assert_eq!(
             before,
@@ -255,6 +276,46 @@ mod tests {
             area: area.to_owned(),
         };
         assert_eq!(areas, [area("/dev/sda2"), area("/my swap")]);
+    }
+
+    #[test]
+    fn a_unit_that_somebody_wrote_is_disabled_or_moved_away() {
+        let machine = Machine::new();
+        let (enabled, fixed) = ("mnt-swapfile.swap", "srv-swap.swap");
+        let path = |name: &str| format!("/etc/systemd/system/{name}");
+        machine
+            .file("/proc/swaps", HEADER)
+            .file(
+                &path(enabled),
+                "[Swap]\nWhat=/mnt/swapfile\n[Install]\nWantedBy=swap.target\n",
+            )
+            .file(&path(fixed), "[Swap]\nWhat=/srv/swap\n");
+        let known = units(&[
+            (enabled, "active", "enabled"),
+            (fixed, "inactive", "static"),
+        ]);
+        let (before, after) = machine
+            .ensure(&SwapOff, on_disk(&machine, Scripted::new(), &known))
+            .unwrap();
+        assert_eq!(
+            before,
+            State::Pending(format!("systemd would bring it back: {enabled}, {fixed}"))
+        );
+        assert_eq!(after, State::Satisfied);
+        let left = known.lock().unwrap().clone();
+        assert_eq!(
+            left[enabled],
+            ("inactive".to_owned(), "disabled".to_owned())
+        );
+        assert!(!left.contains_key(fixed) && machine.text(&path(fixed)).is_none());
+        assert!(
+            machine.text(&path(enabled)).is_some(),
+            "a file stays that does no harm"
+        );
+        assert!(
+            machine.journal().iter().any(|change| matches!(change, Change::File { path: file, before: Before::File { .. } } if *file == path(fixed))),
+            "a rollback puts it back"
+        );
     }
 
     #[test]

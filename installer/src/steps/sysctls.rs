@@ -2,8 +2,9 @@
 //!
 //! Every value is read back and compared field by field. Keys that this kernel or this container's network namespace does not have, or holds read-only, are named and
 //! passed over, except the two that kubeadm refuses to go on without. The file holds every value: systemd-sysctl passes over keys that do not exist, and a key may
-//! appear later, with its module.
+//! appear later, with its module. What other files say of the same keys after ours is told: it holds after the next reboot, or after the next `sysctl --system` or `sysctl -p`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
@@ -16,7 +17,20 @@ use crate::host::{Host, HostView};
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 
-const PATH: &str = "/etc/sysctl.d/99-kpot.conf";
+/// Behind `99-sysctl.conf`, by which Debian and Red Hat read /etc/sysctl.conf at boot.
+const NAME: &str = "99-zz-kpot.conf";
+
+/// Where systemd and `sysctl --system` look for files like ours, the first one first: of two with one name the first counts.
+const FOLDERS: [&str; 5] = [
+    "/etc/sysctl.d",
+    "/run/sysctl.d",
+    "/usr/local/lib/sysctl.d",
+    "/usr/lib/sysctl.d",
+    "/lib/sysctl.d",
+];
+
+/// What `sysctl --system` reads last of all, and `sysctl -p` alone.
+const LAST: &str = "/etc/sysctl.conf";
 
 /// What depends on a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +131,7 @@ impl Step for Sysctls {
         if !pending.is_empty() {
             states.push(State::Pending(pending.join(", ")));
         }
+        states.extend(set_otherwise(view.host)?);
         for (keys, why) in [
             (absent, "does not exist here"),
             (fixed, "is read-only here"),
@@ -175,6 +190,54 @@ fn look(host: &HostView, key: &str, value: &str) -> Result<Standing> {
     })
 }
 
+/// What files that are read after ours set to other values.
+fn set_otherwise(host: &HostView) -> Result<Vec<State>> {
+    let mut later = BTreeMap::new();
+    for folder in FOLDERS {
+        for name in host.list(folder)? {
+            let kind = name.rsplit_once('.').map(|(_, kind)| kind);
+            if kind == Some("conf") && name.as_str() > NAME {
+                let path = format!("{folder}/{name}");
+                later.entry(name).or_insert(path);
+            }
+        }
+    }
+    let mut states = Vec::new();
+    for path in later.into_values().chain([LAST.to_owned()]) {
+        let text = host.text(&path)?.unwrap_or_default();
+        let set: BTreeMap<String, String> = text.lines().filter_map(assignment).collect();
+        for (key, value, weight) in VALUES {
+            let Some(other) = set.get(key).filter(|other| *other != value) else {
+                continue;
+            };
+            let told = format!("{path}, which is read after ours, sets {key} to {other}");
+            match weight {
+                Weight::Needed => states.push(State::Conflict {
+                    reason: format!("{told}, and no pod has a network without {value}"),
+                    remedy: format!("set it to {value} there, or take the line out of {path}"),
+                }),
+                Weight::Wanted => states.push(State::Unsettable(format!(
+                    "{told} (wanted {value}) when it is read next: take the line out of it"
+                ))),
+                Weight::UntilKubeProxy => {}
+            }
+        }
+    }
+    Ok(states)
+}
+
+/// Key and value of a line such as `net.ipv4.ip_forward = 1`, `-net/ipv4/ip_forward=1`, with single spaces.
+fn assignment(line: &str) -> Option<(String, String)> {
+    let line = line.trim();
+    if line.starts_with(['#', ';']) {
+        return None;
+    }
+    let (key, value) = line.split_once('=')?;
+    let key = key.trim().trim_start_matches('-').replace('/', ".");
+    let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
+    Some((key, value))
+}
+
 fn needed(key: &str, why: &str) -> State {
     State::Conflict {
         reason: format!("the sysctl {key} {why}, and kubeadm goes no further without it"),
@@ -191,7 +254,7 @@ fn file() -> ConfigFile {
         let _ = writeln!(content, "{key} = {value}");
     }
     ConfigFile {
-        path: PATH.to_owned(),
+        path: format!("{}/{NAME}", FOLDERS[0]),
         content,
     }
 }
@@ -201,6 +264,8 @@ mod tests {
     use super::super::testing::Machine;
     use super::*;
     use crate::host::scripted::Scripted;
+
+    const PATH: &str = "/etc/sysctl.d/99-zz-kpot.conf";
 
     fn path(key: &str) -> String {
         format!("/proc/sys/{}", key.replace('.', "/"))
@@ -312,6 +377,39 @@ mod tests {
             "{error:#}"
         );
         assert_eq!(machine.text(PATH), None);
+    }
+
+    #[test]
+    fn what_is_read_after_ours_and_says_otherwise_is_told() {
+        let machine = kernel();
+        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        let state = || machine.check(&Sysctls, Scripted::new());
+        // Read before ours, or of another mind in nothing.
+        machine
+            .file("/etc/sysctl.d/99-sysctl.conf", "net.ipv4.ip_forward=0\n")
+            .file(
+                "/usr/lib/sysctl.d/zz-same.conf",
+                "# vm.swappiness=1\nvm.swappiness = 0\nkernel.sem=250\t32000 32 1024\n",
+            )
+            .file(
+                "/usr/lib/sysctl.d/zz-masked.conf",
+                "net.ipv4.ip_forward=0\n",
+            )
+            .file("/etc/sysctl.d/zz-masked.conf", "")
+            .file(
+                "/etc/sysctl.conf",
+                "net.netfilter.nf_conntrack_max = 65536\n",
+            );
+        assert_eq!(state(), State::Satisfied);
+        machine.file("/etc/sysctl.conf", "vm.swappiness=10\nvm.swappiness = 60\n");
+        assert_eq!(
+            state(),
+            State::Unsettable("/etc/sysctl.conf, which is read after ours, sets vm.swappiness to 60 (wanted 0) when it is read next: take the line out of it".to_owned())
+        );
+        machine.file("/run/sysctl.d/zz-router.conf", "-net/ipv4/ip_forward = 0\n");
+        assert!(
+            matches!(&state(), State::Conflict { reason, remedy } if reason.starts_with("/run/sysctl.d/zz-router.conf, which is read after ours, sets net.ipv4.ip_forward to 0") && remedy.contains("set it to 1 there"))
+        );
     }
 
     #[test]

@@ -152,6 +152,44 @@ pub(crate) fn units(list: &[(&str, &str, &str)]) -> Units {
     Arc::new(Mutex::new(list.iter().map(unit).collect()))
 }
 
+/// The same as [`systemd`], of a machine whose units may lie in /etc/systemd/system: such a file can be neither masked nor, without an [Install] section, disabled, and a unit is gone
+/// with its file when systemd reads its units again.
+pub(crate) fn on_disk(machine: &Machine, script: Scripted, units: &Units) -> Scripted {
+    let folder = machine.place("/etc/systemd/system");
+    let mine: Vec<String> = fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.expect("a folder can be listed").file_name())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    let known = Arc::clone(units);
+    let script = script.with(move |cmd, _| {
+        if cmd.program != "systemctl" {
+            return None;
+        }
+        let mut units = known
+            .lock()
+            .expect("no test panics while it holds this lock");
+        let args: Vec<&str> = cmd.args.iter().map(String::as_str).collect();
+        match args.as_slice() {
+            ["mask", name] if folder.join(name).is_file() => Some(Output {
+                status: 1,
+                stderr: format!("Failed to mask unit: File {name} already exists.").into_bytes(),
+                ..Output::default()
+            }),
+            ["disable", name] if units.get(*name).is_some_and(|unit| unit.1 == "static") => {
+                Some(Output::default())
+            }
+            ["daemon-reload"] => {
+                units.retain(|name, _| !mine.contains(name) || folder.join(name).is_file());
+                Some(Output::default())
+            }
+            _ => None,
+        }
+    });
+    systemd(script, units)
+}
+
 /// Answers `systemctl` from `units`; a unit is there when somebody enables or restarts it.
 pub(crate) fn systemd(script: Scripted, units: &Units) -> Scripted {
     let units = Arc::clone(units);

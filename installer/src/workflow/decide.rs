@@ -52,8 +52,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         _ => preflight::Network::Pods,
     };
     needs.api_port = cluster.apiserver_port;
-    // Its absence is the kubelet's own default.
-    needs.fail_cgroup_v1 = Some(cluster.kubelet.fail_cgroup_v1.unwrap_or(true));
+    needs.fail_cgroup_v1 = cluster.kubelet.fail_cgroup_v1;
     needs.thresholds = KubeletThresholds::new(
         cluster.kubelet.image_gc_high_threshold_percent,
         &cluster.kubelet.eviction_hard,

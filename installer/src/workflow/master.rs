@@ -28,6 +28,7 @@ use crate::joining::bridge;
 use crate::joining::clear::ClearInterruptedJoin;
 use crate::joining::endpoint::{self, EndpointName};
 use crate::joining::extra_files::ExtraFiles;
+use crate::joining::kubeadm_images::KubeadmImages;
 use crate::joining::refusals::Past;
 use crate::joining::revoke::RevokeCredentials;
 use crate::joining::{self};
@@ -102,9 +103,11 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: &Arc<dyn Runner>) -
         .map_err(anyhow::Error::msg)?;
     let etcd_image = etcd_image(&seen, &images);
     let on_cluster = cluster_steps(options, &seen, etcd_image.as_ref());
+    let asked =
+        (seen.past != Past::Joined).then(|| KubeadmImages::new(seen.joining.clone(), &images));
     let work = Work {
         environment: plans::environment(&run.pot, driver, &options.insecure_registries, images)?,
-        before: plans::before_join(&seen.endpoint),
+        before: plans::before_join(&seen.endpoint, asked),
         on_cluster,
         etcd_image,
         after: after_join(&seen.endpoint),

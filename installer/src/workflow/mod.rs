@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bundle_spec::VerifiedPot;
+use bundle_spec::{KubeVersion, VerifiedPot};
 use serde_json::{Value, json};
 
 pub use self::master::{Master, Way, become_master};
@@ -32,6 +32,7 @@ use crate::host::{Host, HostView};
 use crate::joining::kubeadm_log;
 use crate::joining::refusals::Refusal;
 use crate::journal::STATE_DIR;
+use crate::kubernetes::{CgroupDriverRule, Traits};
 use crate::plans;
 use crate::preflight::{self, Finding, KubeletThresholds, Needs, Purpose, Report};
 use crate::runtime::Runtime;
@@ -89,8 +90,8 @@ impl<'a> Run<'a> {
 
 /// What `init-env` is told.
 pub struct InitEnv {
-    /// Who makes the cgroups of containers.
-    pub cgroup_driver: CgroupDriver,
+    /// Who makes the cgroups of containers, where it was given.
+    pub cgroup_driver: Option<CgroupDriver>,
     /// Registries that the runtime may speak to without TLS.
     pub insecure_registries: Vec<String>,
 }
@@ -154,7 +155,9 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
         .collect();
     let steps = plans::environment(
         &run.pot,
-        options.cgroup_driver,
+        options
+            .cgroup_driver
+            .unwrap_or_else(|| usual_driver(manifest.kubernetes)),
         &options.insecure_registries,
         images,
     )?;
@@ -179,6 +182,14 @@ pub fn init_env(run: &Run<'_>, options: &InitEnv) -> Result<()> {
     session.end(&run.terms(), outcome, &json!({}))?;
     run.console
         .result("This machine is ready to join: ./kpot-install join-master --healthy ADDRESS")
+}
+
+/// What a cluster of this version has, unless somebody set it otherwise: kubeadm's own default, or before there was one, Docker's.
+fn usual_driver(kubernetes: KubeVersion) -> CgroupDriver {
+    match Traits::of(kubernetes).cgroup_driver {
+        CgroupDriverRule::Systemd => CgroupDriver::Systemd,
+        CgroupDriverRule::Dockers => CgroupDriver::Cgroupfs,
+    }
 }
 
 /// This machine, where no cluster says more. A prepared one cannot be looked at by everybody.
@@ -314,6 +325,13 @@ fn refused(console: &Console, untouched: Untouched, refusals: &[Refusal]) -> any
 mod tests {
     use super::*;
     use crate::exit;
+
+    #[test]
+    fn without_a_cluster_the_cgroups_are_made_as_kubeadm_of_the_version_has_it() {
+        let usual = |minor| usual_driver(KubeVersion::new(1, minor, 0));
+        assert_eq!(usual(21), CgroupDriver::Cgroupfs);
+        assert_eq!(usual(22), CgroupDriver::Systemd);
+    }
 
     #[test]
     fn a_connection_that_broke_is_a_failure_and_no_refusal() {

@@ -15,6 +15,10 @@ version = 2
     sandbox_image = "registry.k8s.io/pause:3.6"
     systemd_cgroup = false
 
+    [plugins."io.containerd.grpc.v1.cri".cni]
+      bin_dir = "/opt/cni/bin"
+      conf_dir = "/etc/cni/net.d"
+
     [plugins."io.containerd.grpc.v1.cri".containerd]
       default_runtime_name = "runc"
       snapshotter = "overlayfs"
@@ -56,6 +60,11 @@ state = '/run/containerd'
 
           [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
             SystemdCgroup = true
+
+    [plugins.'io.containerd.cri.v1.runtime'.cni]
+      bin_dir = ''
+      bin_dirs = ['/opt/cni/bin', '/usr/lib/cni/']
+      conf_dir = '/etc/cni/net.d'
 ";
 
 const PLUGINS: &str =
@@ -148,6 +157,39 @@ fn version_service_and_cgroup_driver_decide() {
 }
 
 #[test]
+fn a_containerd_that_would_not_find_the_pot_s_plugins_is_no_good() {
+    let machine = Machine::new();
+    machine.program("containerd").program("ctr");
+    // As the config.toml of Debian's 1.6.20 has it.
+    let debian = || {
+        let dump = DUMP_V2.replace("SYSTEMD", "true");
+        let dump = dump.replace("/opt/cni/bin", "/usr/lib/cni");
+        let first = Scripted::new().on("containerd config dump", 0, &dump);
+        answering(first, "1.6.20~ds1", "true")
+    };
+    let Containerd::Unfit { reason, remedy } = look(&machine, 34, debian()) else {
+        panic!("no pod would get a network");
+    };
+    assert!(
+        reason.contains("looks for CNI plugins in /usr/lib/cni"),
+        "{reason}"
+    );
+    assert!(
+        remedy.contains("set bin_dir = \"/opt/cni/bin\" in /etc/containerd/config.toml")
+            && remedy.contains("[plugins.\"io.containerd.grpc.v1.cri\".cni]")
+            && remedy.contains("systemctl restart containerd"),
+        "{remedy}"
+    );
+    // Where somebody linked the one folder to the other, both are found.
+    machine
+        .file("/usr/lib/cni/bridge", "")
+        .file("/opt/cni/x", "");
+    std::os::unix::fs::symlink(machine.place("/usr/lib/cni"), machine.place("/opt/cni/bin"))
+        .unwrap();
+    assert_eq!(look(&machine, 34, debian()), Containerd::Adopted);
+}
+
+#[test]
 fn docker_is_in_the_way_of_a_containerd_of_ours_alone() {
     let machine = Machine::new();
     machine.program("dockerd");
@@ -177,6 +219,10 @@ fn both_forms_of_the_configuration_are_read() {
     assert_eq!(sandbox_image(DUMP_V3), Some("registry.k8s.io/pause:3.10"));
     assert_eq!(value(DUMP_V3, "", "root"), Some("/data/containerd"));
     assert_eq!((cgroup_driver(""), sandbox_image("")), (None, None));
+    let folders = |config| plugin_folders(config).collect::<Vec<_>>();
+    assert_eq!(folders(&older), ["/opt/cni/bin"]);
+    assert_eq!(folders(DUMP_V3), ["/opt/cni/bin", "/usr/lib/cni"]);
+    assert_eq!(folders(""), Vec::<&str>::new());
 }
 
 #[test]
@@ -192,6 +238,7 @@ fn only_a_containerd_that_reads_zstd_is_given_it() {
             serves_cri: true,
             cgroup_driver: None,
             sandbox_image: String::new(),
+            cni_folders: Vec::new(),
             root: ROOT.to_owned(),
         };
         assert_eq!(info.reads_zstd(), reads, "{version}");

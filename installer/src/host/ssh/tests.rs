@@ -208,3 +208,33 @@ fn a_machine_that_is_down_costs_little_patience_and_has_an_option_of_its_own() {
     let told = ssh.explain(&unknown).to_string();
     assert!(told.contains("--down-host-key SHA256:"), "{told}");
 }
+
+#[test]
+fn a_pinned_key_is_asked_for_where_ssh_s_own_configuration_leads() {
+    let key = Base64::encode_string(b"a key");
+    let pinned = format!(
+        "SHA256:{}",
+        Base64Unpadded::encode_string(Sha256::of(b"a key").as_bytes())
+    );
+    let local = Scripted::new()
+        .on(
+            "ssh -G ops@m1",
+            0,
+            "user ops\nhostname 10.0.0.11\nport 2222\n",
+        )
+        .on(
+            "ssh-keyscan -T 10 -p 2222 10.0.0.11",
+            0,
+            &format!("# 10.0.0.11:2222 SSH-2.0\n[10.0.0.11]:2222 ssh-ed25519 {key}\n"),
+        );
+    let folder = tempfile::tempdir().unwrap();
+    let mut ssh = connected(local, Elevation::Root);
+    ssh.folder = folder.path().to_owned();
+    let known = fs::read_to_string(ssh.pinned_known_hosts(&pinned).unwrap()).unwrap();
+    assert_eq!(known, format!("* ssh-ed25519 {key}\n"));
+    let other = ssh
+        .pinned_known_hosts("SHA256:other")
+        .unwrap_err()
+        .to_string();
+    assert!(other.contains(&format!("but one of {pinned}")), "{other}");
+}

@@ -468,6 +468,22 @@ fn images_of_static_pods_that_are_copied() {
 }
 
 #[test]
+fn an_image_that_is_pulled_whenever_its_daemon_set_starts_is_told() {
+    let manifest = fixtures::whole_manifest();
+    let mut here = stranger(&manifest);
+    here.network.always_pulled = here.network.images.clone();
+    let (judged, warnings) = judge(&fixtures::cluster(), &here);
+    assert!(judged.is_ok());
+    assert!(
+        warnings
+            .iter()
+            .any(|told| told.contains("flannel:1 is pulled whenever")
+                && told.contains("kubectl --namespace kube-system edit daemonset flannel")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn a_network_that_was_made_by_hand() {
     once(
         &refused(|_, here| here.network = PodNetwork::default()),

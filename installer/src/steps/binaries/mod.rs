@@ -14,16 +14,14 @@ use super::config_file::ConfigFile;
 use super::pot_files::{self, Found, PotFile};
 use crate::facts::containerd::{self, Containerd};
 use crate::facts::docker::{self, CgroupDriver, Docker};
-use crate::facts::{MARK, packages, programs};
-use crate::host::probe::CONTAINERD;
+use crate::facts::{MARK, PLUGINS, packages, programs};
+use crate::host::probe::{CONTAINERD, Probe};
 use crate::host::{Host, HostView};
+use crate::kubernetes::ContainerdRelease;
 use crate::step::{State, Step, View, World};
 
 /// Where programs go.
 const BIN: &str = "/usr/bin";
-
-/// Where the kubelet looks for CNI plugins by default.
-const CNI_BIN: &str = "/opt/cni/bin";
 
 /// Docker's own programs are in place, or a Docker that fits is here already.
 pub struct DockerBinaries {
@@ -205,7 +203,7 @@ impl CniPlugins {
     /// # Errors
     /// Where the pot holds none.
     pub fn new(pot: Arc<VerifiedPot>) -> Result<Self> {
-        let files = pot_files::of(&pot, "cni-plugins", CNI_BIN)?;
+        let files = pot_files::of(&pot, "cni-plugins", PLUGINS)?;
         Ok(Self { pot, files })
     }
 }
@@ -228,7 +226,13 @@ impl Step for CniPlugins {
     }
 }
 
-/// crictl is in place, where kubeadm or this program needs it, and knows where containerd listens.
+/// The first crictl that speaks CRI v1; 1.23 and older ones speak v1alpha2 alone (cri-tools issues 883 and 1069).
+const SPEAKS_V1: ContainerdRelease = (1, 24);
+
+/// The first containerd that speaks nothing but CRI v1.
+const V1_ALONE: ContainerdRelease = (2, 0);
+
+/// crictl is in place, where kubeadm or this program needs it, speaks to containerd, and knows where that listens.
 pub struct Crictl {
     pot: Arc<VerifiedPot>,
     files: Vec<PotFile>,
@@ -257,6 +261,42 @@ impl Crictl {
         Ok(Some(Self { pot, files, config }))
     }
 
+    /// Whether the crictl that this program and kubeadm find first speaks to the containerd that is here, or comes. Docker is not asked through it.
+    fn speaks(&self, host: &HostView) -> Result<State> {
+        let runtime = &self.pot.manifest().runtime;
+        let path = match host.program("crictl") {
+            Some(path) if runtime.name == RuntimeName::Containerd => path,
+            _ => return Ok(State::Satisfied),
+        };
+        let digest = host.digest(&path)?;
+        if self.files.iter().any(|file| Some(file.digest) == digest) {
+            return Ok(State::Satisfied);
+        }
+        let running = containerd::running(host)?.map(|info| info.version);
+        let containerd = running.as_ref().unwrap_or(&runtime.version);
+        if containerd::release(containerd) < V1_ALONE {
+            return Ok(State::Satisfied);
+        }
+        let answer = host.probe(&Probe::crictl_version())?;
+        let text = answer.text();
+        let told = text.split_whitespace().next_back().unwrap_or_default();
+        if answer.ok() && containerd::release(told) >= SPEAKS_V1 {
+            return Ok(State::Satisfied);
+        }
+        conflict(
+            host,
+            &path,
+            &format!(
+                "is {}, which does not speak to containerd {containerd} as every crictl from 1.24 on does, and is found before any other",
+                if told.is_empty() {
+                    "of no version that it tells"
+                } else {
+                    told
+                }
+            ),
+        )
+    }
+
     /// Its configuration, where that is ours to write: people who have one of their own get what they ask for.
     fn own_config(&self, host: &HostView) -> Result<Option<(&ConfigFile, State)>> {
         let Some(config) = &self.config else {
@@ -279,10 +319,10 @@ impl Step for Crictl {
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
-        // kubeadm and people only ask whether it is there: crictl of any version speaks to the runtime.
         let program = state_of(view.host, &self.files, |_| Ok(State::Satisfied))?;
         let config = self.own_config(view.host)?.map(|(_, state)| state);
-        Ok(combine([program].into_iter().chain(config)))
+        let parts = [program, self.speaks(view.host)?];
+        Ok(combine(parts.into_iter().chain(config)))
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {

@@ -97,7 +97,7 @@ fn a_docker_that_does_not_fit_is_a_conflict_with_its_package() {
     let state = machine.check(&docker(), owner().on("docker info", 0, info));
     assert_eq!(
         reason(state),
-        "another Docker is installed and its cgroup driver is cgroupfs, the cluster's is systemd: /usr/bin/dockerd of package docker-ce"
+        "another Docker is installed and its cgroup driver is cgroupfs, and systemd is wanted: /usr/bin/dockerd of package docker-ce"
     );
     let state = machine.check(&docker(), owner().on("docker info", 1, "Cannot connect"));
     assert!(reason(state).contains("does not answer"));
@@ -230,6 +230,42 @@ fn containerd_goes_where_upstream_has_it_and_crictl_knows_where_it_listens() {
         State::Satisfied,
         "people's own"
     );
+}
+
+#[test]
+fn a_crictl_that_speaks_to_no_containerd_of_2_is_a_conflict_wherever_it_comes_first() {
+    let step = |containerd: &str| {
+        let pot = Pot::of(bundle_spec::KubeVersion::new(1, 34, 4)).containerd(containerd);
+        Crictl::new(pot.verified()).unwrap().unwrap()
+    };
+    let script = |version: &str| Scripted::new().on("crictl --version", 0, version);
+    let machine = Machine::new();
+    machine.ensure(&step("2.1.4"), Scripted::new()).unwrap();
+    assert_eq!(
+        machine.check(&step("2.1.4"), Scripted::new()),
+        State::Satisfied,
+        "the pot's own"
+    );
+    machine.file_with_mode("/usr/local/bin/crictl", "another", 0o755);
+    let state = machine.check(&step("2.1.4"), script("crictl version v1.19.0\n"));
+    assert_eq!(
+        reason(state),
+        "/usr/local/bin/crictl is already here and is v1.19.0, which does not speak to containerd 2.1.4 as every crictl from 1.24 on does, and is found before any other (no package owns it)"
+    );
+    let untold = machine.check(&step("2.1.4"), script(""));
+    assert!(reason(untold).contains("is of no version that it tells"));
+    for version in ["crictl version v1.24.2", "crictl version 1.34.0"] {
+        let state = machine.check(&step("2.1.4"), script(version));
+        assert_eq!(state, State::Satisfied, "{version}");
+    }
+    // 1.x speaks as they do; one that is adopted counts more than the pot's.
+    assert_eq!(
+        machine.check(&step("1.7.30"), Scripted::new()),
+        State::Satisfied
+    );
+    machine.program("containerd").program("ctr");
+    let adopted = containerd::tests::answering(script("crictl version v1.19.0"), "2.1.4", "true");
+    assert!(reason(machine.check(&step("1.7.30"), adopted)).contains("containerd 2.1.4"));
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub fn joins() -> Vec<Refusal> {
             |bench| bench.b1().run("rm -r /root/two")),
         row("missing-pot", "a pot that is not where it is said to be", 2, &["no pot /root/none.pot"], "./kpot-install join-master --pot /root/none.pot --healthy M1 --yes",
             nothing, nothing),
-        row("directory", "a folder that is no unpacked pot", 4, &["/root/folder is refused", "fetch it again"], "./kpot-install join-master --pot /root/folder --healthy M1 --yes",
+        row("directory", "a folder that is no unpacked pot and holds none", 2, &["no pot in /root/folder", "--pot"], "./kpot-install join-master --pot /root/folder --healthy M1 --yes",
             |bench| bench.b1().run("mkdir /root/folder; echo x >/root/folder/notes"),
             |bench| bench.b1().run("rm -r /root/folder")),
         row("other-format", "a pot of a format of tomorrow", 4, &["has format 2", "README.txt", "kpot-install"], JOIN,
@@ -209,7 +209,7 @@ pub fn joins() -> Vec<Refusal> {
                 Ok(())
             }),
         row(OTHER_DOCKER, "a Docker that is here already and makes its cgroups in another way", 3,
-            &["docker-binaries, docker-config, docker-service: another Docker is installed", "the cluster's is", "native.cgroupdriver="], JOIN,
+            &["docker-binaries, docker-config, docker-service: another Docker is installed", "systemd is wanted", "native.cgroupdriver="], JOIN,
             |bench| own_docker(bench),
             |bench| {
                 bench.backup_used();
