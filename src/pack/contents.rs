@@ -63,7 +63,7 @@ impl Contents {
         &self,
         name: ArtifactName,
         spool: &Spool,
-    ) -> anyhow::Result<Option<Box<dyn Read + Send>>> {
+    ) -> anyhow::Result<Option<Box<dyn Read>>> {
         let mut downloads = self.downloads.iter();
         let Some(download) = downloads.find(|download| download.name == name) else {
             return Ok(None);
