@@ -288,7 +288,7 @@ impl Target {
     /// The difference.
     pub fn of_image(&self, image: &RemoteImage) -> Result<(), Difference> {
         let said = |digest, id, size| format!("{} with the ID {id}", pinned(digest, size));
-        let seen = said(image.digest(), image.id, image.size());
+        let seen = said(image.digest, image.id, image.size());
         let expected = self.image(&image.name).map_or_else(
             || NOTHING.to_owned(),
             |it: &Image| said(it.digest, it.id, it.size),

@@ -350,7 +350,7 @@ impl Image {
     pub fn of(name: &ImageName, image: &RemoteImage) -> Self {
         Self {
             name: name.whole(),
-            digest: image.digest(),
+            digest: image.digest,
             id: image.id,
             size: image.size(),
         }

@@ -33,8 +33,7 @@ use crate::cache::place::Key;
 use crate::cache::{Cache, Fetcher, Obtained, Origin, Wanted};
 use crate::extra::Place;
 use crate::fetch::http::{Ask, Client, FetchError, Size};
-use crate::fetch::registry::{Compression, Registries, RemoteImage, RemoteLayer};
-use crate::fetch::{Stop, checksum};
+use crate::fetch::registry::{Compression, Paper, Registries, RemoteImage, RemoteLayer};
 use crate::image_name::ImageName;
 use crate::lock::Target;
 use crate::plan::{Check, Download, Layout, Plan};
@@ -458,7 +457,12 @@ impl Run<'_> {
         let task = self.shop.progress.task(&name.familiar(), None);
         let image = self
             .registries
-            .resolve(name, self.shop.plan.arch, &task)
+            .resolve(
+                name,
+                self.shop.plan.arch,
+                &|paper| self.keep_paper(paper),
+                &task,
+            )
             .with_context(|| format!("cannot pull the image {name}"))?;
         if let Some(lock) = self.shop.lock {
             lock.of_image(&image)?;
@@ -473,15 +477,6 @@ impl Run<'_> {
             self.lock().images.push(image);
             return Ok(Vec::new());
         }
-        // Small, and looked at by people: stored as they are.
-        let mut papers = vec![&image.config];
-        if self.shop.layers == Layers::Verbatim {
-            papers.push(&image.manifest);
-        }
-        for paper in papers {
-            self.store(paper)?;
-        }
-
         let mut gathered = self.lock();
         let layers: Vec<&RemoteLayer> = image
             .layers
@@ -545,6 +540,15 @@ impl Run<'_> {
             Layers::Repacked => {
                 let piece = (weight, label, source);
                 let piece = self.lock().common.behind(piece);
+    /// Keeps what belongs into a pot of an image's papers, as they are: they are small, and looked at by people.
+    fn keep_paper(&self, paper: Paper<'_>) -> anyhow::Result<()> {
+        match (self.shop.depth, paper, self.shop.layers) {
+            (Depth::Digests, ..) | (Depth::Pot, Paper::Manifest(_), Layers::Repacked) => Ok(()),
+            (Depth::Pot, Paper::Manifest(content), Layers::Verbatim)
+            | (Depth::Pot, Paper::Config(content), _) => self.store(content),
+        }
+    }
+
                 piece.map(ready).into_iter().collect()
             }
         })
