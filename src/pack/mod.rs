@@ -43,6 +43,7 @@ use crate::releases::Algorithm;
 use blobs::{Blobs, Packed, Packing, Way};
 pub use contents::{Contents, FetchedDownload};
 use effort::Effort;
+use compress::Turn;
 pub use extras::FetchedExtra;
 use lanes::{Next, Outcome, Threads};
 use promised::Promised;
@@ -164,6 +165,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         registries: Registries::new(shop.client).with_cache(shop.cache),
         gathered: Mutex::new(Gathered {
             downloads: BTreeMap::new(),
+    turn: Turn,
             files: BTreeMap::new(),
             images: Vec::new(),
             origins: BTreeMap::new(),
@@ -182,6 +184,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         fetch: shop.client.connections(),
         pack: shop.jobs,
     };
+        turn: Turn::default(),
     lanes::run(
         start,
         threads,
@@ -582,8 +585,8 @@ impl Run<'_> {
     fn keep(&self, label: &str, source: compress::Source, stored: Sha256) -> Outcome<Fetch, Pack> {
         let task = self.shop.progress.task(&format!("checking {label}"), None);
         let windows = self.shop.effort.windows();
-        let (packed, file) = compress::keep(source, stored, windows, &task)
-            .with_context(|| format!("cannot keep {label} as its registry has it; without --verbatim it is compressed anew"))?;
+        let (packed, file) = compress::keep(source, stored, windows, &self.turn, &task)
+            .with_context(|| format!("cannot keep {label} as its registry has it"))?;
         self.shop.spool.keep(packed.digest, file);
         self.lock().blobs.keep(packed);
         Ok(Vec::new())
@@ -597,9 +600,9 @@ impl Run<'_> {
         };
         let task = self.shop.progress.task(&format!("packing {label}"), total);
         let to = self.shop.spool.file().context(BESIDE)?;
-        let (packed, file) =
-            compress::compress(source, (self.shop.effort, self.shop.layers), to, &task)
-                .with_context(|| format!("cannot pack {label}"))?;
+        let style = (self.shop.effort, self.shop.layers);
+        let (packed, file) = compress::compress(source, style, to, &self.turn, &task)
+            .with_context(|| format!("cannot pack {label}"))?;
         self.shop.spool.keep(packed.digest, file);
         self.lock().blobs.add(packed);
         Ok(Vec::new())
