@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use bundle_spec::manifest::{Encoding, Windows};
 use bundle_spec::{Sha256, Trust, UnverifiedPot, VerifiedPot};
+use kpot::pack::tuning::REVISION;
 use serde_json::json;
 use support::pots::desk_with_pot;
 use support::upstream::{FakeImage, Upstream, content, gzip};

@@ -234,7 +234,10 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
     });
     refused(
         &desk,
-        &["kubeadm is not as locked: expected nothing, seen v1.20.2 from https://dl.k8s.io"],
+        &[
+            "kubeadm, from https://dl.k8s.io",
+            " is not as locked: expected nothing, seen v1.20.2 from https://dl.k8s.io",
+        ],
     );
     edited(&|lock| {
         lock["targets"][0]["images"]
@@ -242,13 +245,15 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
             .unwrap()
             .remove(2);
     });
-    refused(&desk, &["the image ", "expected nothing, seen "]);
+    refused(&desk, &["the image ", ", from ", "expected nothing, seen "]);
     edited(&|lock| lock["targets"] = Value::Array(Vec::new()));
     refused(&desk, &["everything for amd64", "expected nothing"]);
     edited(&|lock| lock["kpot"] = "0.0.1".into());
     refused(&desk, &["kpot itself", "expected 0.0.1, seen "]);
     edited(&|lock| lock["compression"]["level"] = 1.into());
     refused(&desk, &["the compression", "expected balanced (level 1,"]);
+    edited(&|lock| lock["compression"]["tuning"]["zstd"] = "1.0.0".into());
+    refused(&desk, &["the tuning of the compression", "zstd 1.0.0, "]);
     edited(&|lock| lock["targets"][0]["installer"]["size"] = 1.into());
     refused(&desk, &["the installer for amd64", "(1 bytes)"]);
     edited(&|lock| lock["kubernetes"]["wanted"] = "stable-1.19".into());
@@ -280,16 +285,20 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
     let told = stderr(&built);
     assert_eq!(code(&built), 1, "{told}");
     assert!(
-        told.contains("the image busybox:1.36 is not as locked: expected nothing"),
+        told.contains("the image busybox:1.36, from docker.io, is not as locked: expected nothing"),
         "{told}"
     );
     assert!(
-        told.contains("cni-plugins is not as locked: expected v1.7.1 from "),
+        told.contains("cni-plugins, from https://github.com/")
+            && told.contains(" is not as locked: expected v1.7.1 from "),
         "{told}"
     );
     let less = recipe(&upstream, "").replace("files:\n  - path: notes.txt\n", "");
     std::fs::write(desk.out().join("kpot.yaml"), less).unwrap();
-    refused(&desk, &["file.notes.txt", "seen nothing"]);
+    refused(
+        &desk,
+        &["file.notes.txt, from file:notes.txt,", "seen nothing"],
+    );
     assert_eq!(upstream.server.seen("").len(), before);
 
     // A file that is no lock, with the place.

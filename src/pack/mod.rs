@@ -17,6 +17,7 @@ mod promised;
 pub mod relatives;
 pub mod space;
 pub mod spool;
+pub mod tuning;
 
 use std::collections::BTreeMap;
 use std::fmt;
