@@ -29,7 +29,7 @@ use crate::lock::{Lock, Target};
 use crate::order::{Order, Style};
 use crate::pack::output;
 use crate::pack::spool::Spool;
-use crate::pack::{Depth, Workshop, gather, memory};
+use crate::pack::{Depth, Voucher, Workshop, gather, memory};
 use crate::plan::{ArtifactName, Check, Plan};
 use crate::progress::Progress;
 use crate::releases::Algorithm;
@@ -121,6 +121,11 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
         let making = Making {
             plan,
             lock: target.as_ref(),
+            voucher: if command.follow.locked {
+                Voucher::Publisher
+            } else {
+                Voucher::Lock
+            },
             cache: cache.as_ref(),
             output: &output,
             jobs,
@@ -158,6 +163,7 @@ fn threads(desk: &Desk, style: Style, asked: Option<NonZeroUsize>) -> anyhow::Re
 struct Making<'a> {
     plan: &'a Plan,
     lock: Option<&'a Target>,
+    voucher: Voucher,
     cache: Option<&'a Cache>,
     output: &'a Path,
     jobs: usize,
@@ -179,6 +185,7 @@ impl Making<'_> {
             plan,
             depth: Depth::Pot,
             lock: self.lock,
+            voucher: self.voucher,
             client: &desk.client,
             cache: self.cache,
             stop: &desk.stop,

@@ -21,7 +21,7 @@ use crate::lock::{Artifact, Image, Installer, Kubernetes, Lock, Target, Unpinned
 use crate::order::Order;
 use crate::pack::output::{self, Existing};
 use crate::pack::spool::Spool;
-use crate::pack::{Depth, Workshop, gather};
+use crate::pack::{Depth, Voucher, Workshop, gather};
 use crate::plan::Plan;
 
 /// The name in `--update` for the version that is meant, and all that belongs to it.
@@ -190,6 +190,7 @@ fn pin(pinning: &Pinning<'_>, plan: &Plan, target: &mut Target) -> anyhow::Resul
         plan,
         depth: Depth::Digests,
         lock: None,
+        voucher: Voucher::Publisher,
         client: &desk.client,
         cache: pinning.cache,
         stop: &desk.stop,

@@ -34,20 +34,19 @@ use crate::cache::place::Key;
 use crate::cache::{Cache, Fetcher, Obtained, Origin, Wanted};
 use crate::extra::Place;
 use crate::fetch::http::{Ask, Client, FetchError, Size};
+use crate::fetch::Stop;
 use crate::fetch::registry::{Compression, Paper, Registries, RemoteImage, RemoteLayer};
 use crate::image_name::ImageName;
 use crate::lock::Target;
-use crate::plan::{Check, Download, Layout, Plan};
+use crate::plan::{Layout, Plan};
 use crate::progress::{Expected, Progress, Task, bytes};
 use crate::released;
-use crate::releases::Algorithm;
 use blobs::{Blobs, Packed, Packing, Way};
 pub use contents::{Contents, FetchedDownload};
 use effort::Effort;
 use compress::Turn;
 pub use extras::FetchedExtra;
 use lanes::{Next, Outcome, Threads};
-use promised::Promised;
 use relatives::{Common, Reference, Waiting};
 use spool::Spool;
 
@@ -63,6 +62,8 @@ pub struct Workshop<'a> {
     /// What each part must be besides.
     pub lock: Option<&'a Target>,
     /// Where to get it.
+    /// Whose word counts for a download that the lock pins.
+    pub voucher: Voucher,
     pub client: &'a Client,
     /// Where to look for it first, and to keep it for the next build.
     pub cache: Option<&'a Cache>,
@@ -81,6 +82,15 @@ pub struct Workshop<'a> {
 }
 
 /// What becomes of the layers of images.
+/// Who says what a download must be that a lock pins and its publisher has a checksum of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// The lock: it was compared with the publisher's word when it was pinned.
+    Lock,
+    /// The publisher, who is asked again; where nothing is to be had there, the lock.
+    Publisher,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layers {
@@ -246,20 +256,13 @@ impl Run<'_> {
         let label = download.label();
         let url = Url::parse(&download.url).with_context(|| format!("{:?}", download.url))?;
         let task = self.shop.progress.transfer(&label, Expected::Unknown);
-        // The checksum first: without one nothing is downloaded.
-        let promised = match &download.check {
-            Check::Published { algorithm, url } => {
-                let digits = self.published(download, *algorithm, url, &task)?;
-                Promised::Published(*algorithm, digits)
-            }
-            Check::Shipped(digest) => Promised::Shipped(*digest),
-            Check::Given(digest) => Promised::Given(*digest),
-        };
+        // What it must be first: without that nothing is downloaded.
+        let promised = self.promised(download, &task)?;
         let from = self.shop.client.route(&url);
         let key = promised.key();
         let wanted = Wanted {
             key: &key,
-            size: None,
+            size: promised.size(),
             label: &label,
         };
         let obtained = self.obtain(wanted, &task, &|new_file| {
@@ -402,29 +405,6 @@ impl Run<'_> {
             task.skip(obtained.size);
         }
         Ok(obtained)
-    }
-
-    fn published(
-        &self,
-        download: &Download,
-        algorithm: Algorithm,
-        url: &str,
-        task: &Task,
-    ) -> anyhow::Result<String> {
-        let url = Url::parse(url).with_context(|| format!("{url:?}"))?;
-        let reply = self
-            .shop
-            .client
-            .get(Ask::plain(&url), checksum::LIMIT, task)
-            .with_context(|| {
-                let name = download.name;
-                format!(
-                    "there is no checksum for {name}, so it is not downloaded; if you know its digest, give it with --pin {name}=sha256:HEX"
-                )
-            })?;
-        let file = download.url.rsplit('/').next().unwrap_or_default();
-        checksum::parse(&reply.body, file, algorithm)
-            .map_err(|problem| anyhow!("the checksum file {} {problem}", reply.from))
     }
 
     fn unpack(&self, index: usize, file: File, digest: Sha256) -> Outcome<Fetch, Pack> {
