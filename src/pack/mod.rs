@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::place::Key;
 use crate::cache::{Cache, Fetcher, Obtained, Origin, Wanted};
+use crate::descriptors;
 use crate::extra::Place;
 use crate::fetch::http::{Ask, Client, FetchError, Size};
 use crate::fetch::Stop;
@@ -472,6 +473,9 @@ impl Run<'_> {
                 };
                 gathered.blobs.take(layer.diff_id, way)
             })
+        // Now, before any of them is fetched; and each image has papers.
+        let parts = gathered.blobs.count() + 2 * (gathered.images.len() + 1);
+        descriptors::suffice(parts, self.shop.client.connections() + self.shop.jobs)?;
             .collect();
         let sizes = layers.iter().map(|layer| layer.size);
         self.shop
