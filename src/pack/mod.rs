@@ -34,8 +34,8 @@ use crate::cache::place::Key;
 use crate::cache::{Cache, Fetcher, Obtained, Origin, Wanted};
 use crate::descriptors;
 use crate::extra::Place;
-use crate::fetch::http::{Ask, Client, FetchError, Size};
 use crate::fetch::Stop;
+use crate::fetch::http::{Ask, Client, FetchError, Size};
 use crate::fetch::registry::{Compression, Paper, Registries, RemoteImage, RemoteLayer};
 use crate::image_name::ImageName;
 use crate::lock::Target;
@@ -43,9 +43,9 @@ use crate::plan::{Layout, Plan};
 use crate::progress::{Expected, Progress, Task, bytes};
 use crate::released;
 use blobs::{Blobs, Packed, Packing, Way};
+use compress::Turn;
 pub use contents::{Contents, FetchedDownload};
 use effort::Effort;
-use compress::Turn;
 pub use extras::FetchedExtra;
 use lanes::{Next, Outcome, Threads};
 use relatives::{Common, Reference, Waiting};
@@ -62,9 +62,9 @@ pub struct Workshop<'a> {
     pub depth: Depth,
     /// What each part must be besides.
     pub lock: Option<&'a Target>,
-    /// Where to get it.
     /// Whose word counts for a download that the lock pins.
     pub voucher: Voucher,
+    /// Where to get it.
     pub client: &'a Client,
     /// Where to look for it first, and to keep it for the next build.
     pub cache: Option<&'a Cache>,
@@ -82,7 +82,6 @@ pub struct Workshop<'a> {
     pub layers: Layers,
 }
 
-/// What becomes of the layers of images.
 /// Who says what a download must be that a lock pins and its publisher has a checksum of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Voucher {
@@ -92,6 +91,7 @@ pub enum Voucher {
     Publisher,
 }
 
+/// What becomes of the layers of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layers {
@@ -165,6 +165,7 @@ struct Run<'a> {
     shop: &'a Workshop<'a>,
     registries: Registries<'a>,
     gathered: Mutex<Gathered>,
+    turn: Turn,
 }
 
 /// Fetches, checks and packs everything in the plan.
@@ -177,16 +178,15 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         registries: Registries::new(shop.client).with_cache(shop.cache),
         gathered: Mutex::new(Gathered {
             downloads: BTreeMap::new(),
-    turn: Turn,
             files: BTreeMap::new(),
             images: Vec::new(),
             origins: BTreeMap::new(),
             blobs: Blobs::default(),
             common: Common::at(shop.effort),
         }),
+        turn: Turn::default(),
     };
-    let parts = shop.plan.images.len() + shop.plan.downloads.len();
-    shop.progress.foresee_unknown(parts as u64);
+    shop.progress.foresee_unknown(shop.plan.transfers() as u64);
     let images = shop.plan.images.iter().cloned().map(Fetch::Image);
     let start = images
         .chain((0..shop.plan.downloads.len()).map(Fetch::Download))
@@ -196,7 +196,6 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
         fetch: shop.client.connections(),
         pack: shop.jobs,
     };
-        turn: Turn::default(),
     lanes::run(
         start,
         threads,
@@ -473,10 +472,10 @@ impl Run<'_> {
                 };
                 gathered.blobs.take(layer.diff_id, way)
             })
+            .collect();
         // Now, before any of them is fetched; and each image has papers.
         let parts = gathered.blobs.count() + 2 * (gathered.images.len() + 1);
         descriptors::suffice(parts, self.shop.client.connections() + self.shop.jobs)?;
-            .collect();
         let sizes = layers.iter().map(|layer| layer.size);
         self.shop
             .progress
@@ -528,15 +527,6 @@ impl Run<'_> {
             Layers::Repacked => {
                 let piece = (weight, label, source);
                 let piece = self.lock().common.behind(piece);
-    /// Keeps what belongs into a pot of an image's papers, as they are: they are small, and looked at by people.
-    fn keep_paper(&self, paper: Paper<'_>) -> anyhow::Result<()> {
-        match (self.shop.depth, paper, self.shop.layers) {
-            (Depth::Digests, ..) | (Depth::Pot, Paper::Manifest(_), Layers::Repacked) => Ok(()),
-            (Depth::Pot, Paper::Manifest(content), Layers::Verbatim)
-            | (Depth::Pot, Paper::Config(content), _) => self.store(content),
-        }
-    }
-
                 piece.map(ready).into_iter().collect()
             }
         })
@@ -547,6 +537,15 @@ impl Run<'_> {
         match self.shop.effort {
             Effort::Fast | Effort::Balanced => Way::Alone,
             Effort::Max => Way::Common,
+        }
+    }
+
+    /// Keeps what belongs into a pot of an image's papers, as they are: they are small, and looked at by people.
+    fn keep_paper(&self, paper: Paper<'_>) -> anyhow::Result<()> {
+        match (self.shop.depth, paper, self.shop.layers) {
+            (Depth::Digests, ..) | (Depth::Pot, Paper::Manifest(_), Layers::Repacked) => Ok(()),
+            (Depth::Pot, Paper::Manifest(content), Layers::Verbatim)
+            | (Depth::Pot, Paper::Config(content), _) => self.store(content),
         }
     }
 
