@@ -1,6 +1,7 @@
 //! The downloaded kubeadm is asked which images it wants, and its answer is compared with what kpot's version data say.
 //!
-//! It is asked in a sandbox (`sandbox`). A difference does not end a build: it is told, with what to type.
+//! It is asked in a sandbox (`sandbox`). A pot that lacks an image which its own kubeadm wants is not made: the machine that needs it has no registry to ask. What the pot
+//! holds besides is told.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -95,19 +96,55 @@ impl Asked {
             Self::None { why } => vec![format!(
                 "{kubeadm} could not be asked which images it wants: {why}. The images are those of kpot's version data"
             )],
-            Self::Differs { missing, unwanted } => {
-                let missing = missing.iter().map(|name| {
-                    format!("warning: {kubeadm} wants {name}, which the pot does not hold; add it: --image {name}")
-                });
+            Self::Differs { unwanted, .. } => {
                 let unwanted = unwanted.iter().map(|name| {
                     format!(
                         "warning: {kubeadm} does not want {name}, which kpot's version data name"
                     )
                 });
-                missing.chain(unwanted).collect()
+                unwanted.collect()
             }
         }
     }
+
+    /// Why there is no pot, where it would lack what its kubeadm wants.
+    pub fn refusal(&self, kubernetes: KubeVersion, arch: Arch, held: Held) -> Option<String> {
+        let Self::Differs { missing, unwanted } = self else {
+            return None;
+        };
+        if missing.is_empty() {
+            return None;
+        }
+        let repository = |name: &str| name.rsplit_once(':').map(|(it, _)| it.to_owned());
+        let wants: Vec<String> = missing
+            .iter()
+            .map(|name| {
+                let same = |other: &&String| repository(other) == repository(name);
+                let said = unwanted.iter().find(same).map_or("no such image", |it| it);
+                format!("{name}, where kpot's version data say {said}")
+            })
+            .collect();
+        let flags: Vec<String> = missing.iter().map(|it| format!("--image {it}")).collect();
+        let flags = flags.join(" ");
+        let pin = match held {
+            Held::ByLock => format!(", after: kpot lock {flags}"),
+            Held::ByNothing => String::new(),
+        };
+        Some(format!(
+            "kubeadm {kubernetes} for {arch} wants {}. A machine without a registry could not join with such a pot, so none is written. \
+             Add what it wants: kpot build {flags} (or images in a recipe){pin}; or take a newer kpot, whose version data may know better",
+            wants.join("; and ")
+        ))
+    }
+}
+
+/// What holds a build to its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// A lock, which pins every image.
+    ByLock,
+    /// Nothing: what is asked for is taken.
+    ByNothing,
 }
 
 #[cfg(test)]
@@ -144,7 +181,6 @@ mod tests {
         };
         assert_eq!(compare(&plan, &extra, &other), differs);
         let lines = differs.lines(plan.kubernetes, plan.arch).join("\n");
-        assert!(lines.contains("--image k8s.gcr.io/pause:9"), "{lines}");
         assert!(
             lines.contains("does not want k8s.gcr.io/pause:3.2"),
             "{lines}"
@@ -153,6 +189,46 @@ mod tests {
         let extra = ["k8s.gcr.io/pause:9".parse().unwrap()];
         other.insert("k8s.gcr.io/pause:3.2".to_owned());
         assert_eq!(compare(&planned(&extra), &extra, &other), Asked::Agrees);
+    }
+
+    #[test]
+    fn what_is_missing_is_refused_with_both_words_and_what_is_too_much_is_not() {
+        let version = KubeVersion::new(1, 20, 2);
+        let differs = |missing: &[&str], unwanted: &[&str]| Asked::Differs {
+            missing: missing.iter().map(|&it| it.to_owned()).collect(),
+            unwanted: unwanted.iter().map(|&it| it.to_owned()).collect(),
+        };
+        let refusal = |asked: Asked, held| asked.refusal(version, Arch::Amd64, held);
+        let lacking = || {
+            differs(
+                &["k8s.gcr.io/etcd:2", "k8s.gcr.io/x:1"],
+                &["k8s.gcr.io/etcd:1", "k8s.gcr.io/pause:1"],
+            )
+        };
+        let told = refusal(lacking(), Held::ByNothing).unwrap();
+        for word in [
+            "kubeadm v1.20.2 for amd64 wants k8s.gcr.io/etcd:2, where kpot's version data say k8s.gcr.io/etcd:1",
+            "k8s.gcr.io/x:1, where kpot's version data say no such image",
+            "kpot build --image k8s.gcr.io/etcd:2 --image k8s.gcr.io/x:1",
+            "a newer kpot",
+        ] {
+            assert!(told.contains(word), "{word:?} is not in: {told}");
+        }
+        assert!(!told.contains("kpot lock"), "{told}");
+        let told = refusal(lacking(), Held::ByLock).unwrap();
+        assert!(
+            told.contains("kpot lock --image k8s.gcr.io/etcd:2"),
+            "{told}"
+        );
+        for fine in [
+            Asked::Agrees,
+            Asked::None {
+                why: "x".to_owned(),
+            },
+            differs(&[], &["k8s.gcr.io/pause:1"]),
+        ] {
+            assert_eq!(refusal(fine, Held::ByNothing), None);
+        }
     }
 
     #[test]

@@ -249,7 +249,8 @@ fn images<'m>(older: &'m Manifest, newer: &'m Manifest) -> Vec<Change<'m>> {
                 to: to.map(|(tag, image)| side(tag, image)),
                 files: None,
                 new_bytes: to.map_or(0, |(_, image)| {
-                    let parts = image.layers.iter().chain([&image.config]);
+                    let papers = [&image.config].into_iter().chain(&image.manifest);
+                    let parts = image.layers.iter().chain(papers);
                     new_bytes(older, newer, parts.copied())
                 }),
             });

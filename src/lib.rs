@@ -10,6 +10,7 @@ pub mod cache;
 pub mod cli;
 pub mod commands;
 pub mod countersign;
+pub mod descriptors;
 pub mod diff;
 pub mod docker_archive;
 pub mod exit;

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use kpot::cli::Cli;
-use kpot::{commands, exit, sandbox};
+use kpot::{commands, descriptors, exit, sandbox};
 
 fn main() -> ExitCode {
     if let Some(arguments) = sandbox::inside(std::env::args_os()) {
         return sandbox::enter(&arguments).into();
     }
     let cli = Cli::parse();
+    descriptors::raise();
     match commands::run(cli) {
         Ok(()) => exit::Status::Done.into(),
         Err(error) => {

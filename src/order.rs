@@ -141,7 +141,7 @@ impl Order {
 
     /// How content is packed: as is said, else as in the lock.
     pub fn style(&self, lock: Option<&Lock>) -> Style {
-        let locked = lock.map(|lock| lock.compression);
+        let locked = lock.map(|lock| &lock.compression);
         let effort = self.effort.or(locked.map(|it| it.effort));
         let layers = self.layers.or(locked.map(|it| it.layers));
         let layers = layers.unwrap_or(Layers::Repacked);

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use bundle_spec::manifest::{Checked, Runtime, RuntimeName};
 use bundle_spec::{Arch, KubeVersion, Sha256};
 
-use crate::extra::Extra;
+use crate::extra::{Extra, Place};
 use crate::image_name::ImageName;
 use crate::releases::{Algorithm, Minor, Releases};
 
@@ -299,6 +299,13 @@ impl Plan {
     /// The pot's own name, the same for every build of these versions.
     pub fn name(&self) -> String {
         format!("kpot-{}-{}", self.kubernetes, self.arch)
+    }
+
+    /// How many downloads, images and files come over the network. A file of this machine does not.
+    pub fn transfers(&self) -> usize {
+        let remote = self.files.iter();
+        let remote = remote.filter(|file| matches!(file.place, Place::At(..)));
+        self.downloads.len() + self.images.len() + remote.count()
     }
 }
 

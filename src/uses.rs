@@ -1,4 +1,4 @@
-//! Which items of a pot use which of its blobs: programs, files, and the configs and layers of images.
+//! Which items of a pot use which of its blobs: programs, files, and the configs, layers and kept manifests of images.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,8 @@ impl Uses {
         }
         for image in &manifest.images {
             let label = image_label(&image.names);
-            for digest in image.layers.iter().chain([&image.config]) {
+            let papers = [&image.config].into_iter().chain(&image.manifest);
+            for digest in image.layers.iter().chain(papers) {
                 uses.add(*digest, label);
             }
         }

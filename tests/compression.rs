@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use bundle_spec::manifest::{Encoding, Windows};
 use bundle_spec::{Sha256, Trust, UnverifiedPot, VerifiedPot};
+use kpot::pack::tuning::REVISION;
 use serde_json::json;
 use support::pots::desk_with_pot;
 use support::upstream::{FakeImage, Upstream, content, gzip};
@@ -247,4 +248,109 @@ fn a_verbatim_layer_that_a_reader_could_not_unpack_is_refused() {
         "{}",
         stderr(&refused)
     );
+}
+
+#[test]
+fn verbatim_two_images_with_one_config_keep_both_manifests() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let plain = content("layer", 5_000);
+    let mut image = FakeImage::new("one");
+    image.layers = vec![gzip(&plain)];
+    image.config["rootfs"]["diff_ids"] = json!([Sha256::of(&plain).to_string()]);
+    image.describe();
+    // The same image once more, pushed by another tool: other compressed bytes, and so another manifest.
+    let mut twin = image.clone();
+    twin.layers = vec![[gzip(&plain[..100]), gzip(&plain[100..])].concat()];
+    twin.describe();
+    assert_eq!(image.config, twin.config);
+    upstream.push("team/one", "v1", &image);
+    upstream.push("team/two", "v1", &twin);
+    let name = |repository: &str| format!("{}/team/{repository}:v1", upstream.server.address());
+    let (one, two) = (name("one"), name("two"));
+    let arguments = ["--verbatim", "--image", &one, "--image", &two];
+    let built = desk.build(&upstream, "x.pot", &arguments);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let pot = verified(&desk, "x.pot");
+    for (name, served) in [(&one, &image), (&two, &twin)] {
+        let mut images = pot.manifest().images.iter();
+        let found = images.find(|it| it.names == [name.as_str()]).unwrap();
+        let paper = stored(&pot, &found.manifest.unwrap());
+        assert!(
+            paper == serde_json::to_vec(&served.manifest).unwrap(),
+            "{name}"
+        );
+        assert!(stored(&pot, &found.layers[0]) == served.layers[0]);
+    }
+    // And each manifest is seen below its image.
+    let shown = stdout(&desk.kpot(&["inspect", "x.pot", "--tree"]));
+    let blobs = pot.manifest().blobs.len();
+    let told = |digest: &Sha256| shown.contains(&digest.hex()[..12]);
+    let missing: Vec<&Sha256> = pot
+        .manifest()
+        .blobs
+        .iter()
+        .map(|blob| &blob.digest)
+        .filter(|digest| !told(digest))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "of {blobs}, these are not in the tree: {missing:?}"
+    );
+    assert!(shown.contains("  manifest"), "{shown}");
+
+    // Packed anew, they are one image.
+    let built = desk.build(&upstream, "y.pot", &["--image", &one, "--image", &two]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    let pot = verified(&desk, "y.pot");
+    let mut images = pot.manifest().images.iter();
+    assert!(images.any(|it| it.names == [one.as_str(), two.as_str()]));
+}
+
+/// The digest of what is compressed in a pot: of all its zstd frames that kpot made, and of how they refer to each other.
+fn frames(pot: &VerifiedPot) -> String {
+    let mut all = String::new();
+    for blob in &pot.manifest().blobs {
+        if matches!(
+            blob.encoding,
+            Encoding::Zstd | Encoding::ZstdReference { .. }
+        ) {
+            all += &format!("{} {:?}\n", blob.digest, blob.encoding);
+        }
+    }
+    assert!(!all.is_empty());
+    Sha256::of(all.as_bytes()).hex()
+}
+
+#[test]
+fn the_same_content_makes_the_bytes_that_it_made_before() {
+    // Where this fails, kpot makes other bytes of the same content, and locks must tell: raise REVISION, unless another part of the tuning says it already (zstd's version, a
+    // setting, a limit), and write down here what is made now.
+    assert_eq!(REVISION, 1);
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    // One program is larger than what is compressed with its length known.
+    let kubelet = content("kubelet", 3_000_000);
+    let path = upstream.program("kubelet");
+    let digest = Sha256::of(&kubelet).hex();
+    upstream.put(&format!("{path}.sha256"), digest.into_bytes());
+    upstream.put(&path, kubelet);
+    let rows: [(&[&str], &str); 4] = [
+        (&["--compression", "fast"], "fast"),
+        (&["--compression", "balanced"], "balanced"),
+        (&["--compression", "max"], "max"),
+        (&["--verbatim"], "verbatim"),
+    ];
+    let made = rows.map(|(arguments, name)| {
+        let pot = format!("{name}.pot");
+        let built = desk.build(&upstream, &pot, arguments);
+        assert_eq!(code(&built), 0, "{}", stderr(&built));
+        (name, frames(&verified(&desk, &pot)))
+    });
+    let before = [
+        ("fast", "FAST"),
+        ("balanced", "BALANCED"),
+        ("max", "MAX"),
+        ("verbatim", "VERBATIM"),
+    ];
+    let before = before.map(|(name, digest)| (name, digest.to_owned()));
+    assert_eq!(made, before);
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use bundle_spec::Sha256;
 use support::pots::json_of;
-use support::upstream::Upstream;
+use support::upstream::{FakeImage, Upstream};
 use support::{Desk, code, stderr, stdout};
 
 /// Every image of v1.20.2.
@@ -80,21 +80,60 @@ fn a_kubeadm_that_wants_what_is_packed_agrees() {
 }
 
 #[test]
-fn a_difference_is_told_and_the_pot_is_made() {
+fn a_pot_without_an_image_that_its_kubeadm_wants_is_not_made() {
     let desk = Desk::new();
     let body = format!(r#"{IMAGES} println!("k8s.gcr.io/pause:3.3");"#);
     let upstream = upstream(&desk, &body);
-    let built = desk.build(&upstream, "x.pot", &[]);
+    let refused = desk.build(&upstream, "x.pot", &[]);
+    let told = stderr(&refused);
+    assert_eq!(code(&refused), 1, "{told}");
+    for word in [
+        "kubeadm v1.20.2 for amd64 wants k8s.gcr.io/pause:3.3",
+        "kpot's version data say k8s.gcr.io/pause:3.2",
+        "kpot build --image k8s.gcr.io/pause:3.3",
+        "a newer kpot",
+    ] {
+        assert!(told.contains(word), "{word:?} is not in: {told}");
+    }
+    assert!(desk.made().is_empty(), "{:?}", desk.made());
+
+    // With it, what the pot holds besides is told and no more.
+    upstream.push("pause", "3.3", &FakeImage::new("pause 3.3"));
+    let image = ["--image", "k8s.gcr.io/pause:3.3"];
+    let built = desk.build(&upstream, "x.pot", &image);
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     for told in [stdout(&built), stderr(&built)] {
-        assert!(told.contains("wants k8s.gcr.io/pause:3.3"), "{told}");
-        assert!(told.contains("--image k8s.gcr.io/pause:3.3"), "{told}");
         assert!(
             told.contains("does not want k8s.gcr.io/pause:3.2"),
             "{told}"
         );
     }
     assert_eq!(code(&desk.verify(&desk.out().join("x.pot"))), 0);
+}
+
+#[test]
+fn under_a_lock_what_kubeadm_wants_is_to_be_pinned_first() {
+    let desk = Desk::new();
+    let body = format!(r#"{IMAGES} println!("k8s.gcr.io/pause:3.3");"#);
+    let upstream = upstream(&desk, &body);
+    upstream.push("pause", "3.3", &FakeImage::new("pause 3.3"));
+    let mut arguments = upstream.arguments("x.pot");
+    arguments[0] = "lock".to_owned();
+    arguments.drain(3..5);
+    let lock: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let image = ["--image", "k8s.gcr.io/pause:3.3"];
+    assert_eq!(code(&desk.kpot(&lock)), 0);
+    for more in [&[][..], &["--locked"]] {
+        let refused = desk.build(&upstream, "x.pot", more);
+        let told = stderr(&refused);
+        assert_eq!(code(&refused), 1, "{told}");
+        let advice = "kpot lock --image k8s.gcr.io/pause:3.3";
+        assert!(told.contains(advice), "{told}");
+        assert_eq!(desk.made(), ["kpot.lock"]);
+    }
+    assert_eq!(code(&desk.kpot(&[&lock[..], &image].concat())), 0);
+    let built = desk.build(&upstream, "x.pot", &[&image[..], &["--locked"]].concat());
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
 }
 
 #[test]

@@ -170,8 +170,8 @@ fn what_changed_upstream_is_refused_with_what_was_expected_and_seen() {
             "kpot lock --update kubelet",
         ],
     );
-    // A lock binds without the flag, too.
-    let plain = desk.kpot(&["build", "-o", "x.pot"]);
+    // A lock binds without the flag, too; in the cache is still what it pins.
+    let plain = desk.kpot(&["build", "--no-cache", "-o", "x.pot"]);
     assert_eq!(code(&plain), 1);
     assert!(stderr(&plain).contains(&new), "{}", stderr(&plain));
 
@@ -234,7 +234,10 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
     });
     refused(
         &desk,
-        &["kubeadm is not as locked: expected nothing, seen v1.20.2 from https://dl.k8s.io"],
+        &[
+            "kubeadm, from https://dl.k8s.io",
+            " is not as locked: expected nothing, seen v1.20.2 from https://dl.k8s.io",
+        ],
     );
     edited(&|lock| {
         lock["targets"][0]["images"]
@@ -242,13 +245,15 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
             .unwrap()
             .remove(2);
     });
-    refused(&desk, &["the image ", "expected nothing, seen "]);
+    refused(&desk, &["the image ", ", from ", "expected nothing, seen "]);
     edited(&|lock| lock["targets"] = Value::Array(Vec::new()));
     refused(&desk, &["everything for amd64", "expected nothing"]);
     edited(&|lock| lock["kpot"] = "0.0.1".into());
     refused(&desk, &["kpot itself", "expected 0.0.1, seen "]);
     edited(&|lock| lock["compression"]["level"] = 1.into());
     refused(&desk, &["the compression", "expected balanced (level 1,"]);
+    edited(&|lock| lock["compression"]["tuning"]["zstd"] = "1.0.0".into());
+    refused(&desk, &["the tuning of the compression", "zstd 1.0.0, "]);
     edited(&|lock| lock["targets"][0]["installer"]["size"] = 1.into());
     refused(&desk, &["the installer for amd64", "(1 bytes)"]);
     edited(&|lock| lock["kubernetes"]["wanted"] = "stable-1.19".into());
@@ -280,16 +285,20 @@ fn what_the_lock_lacks_or_says_otherwise_is_refused_and_nobody_is_asked() {
     let told = stderr(&built);
     assert_eq!(code(&built), 1, "{told}");
     assert!(
-        told.contains("the image busybox:1.36 is not as locked: expected nothing"),
+        told.contains("the image busybox:1.36, from docker.io, is not as locked: expected nothing"),
         "{told}"
     );
     assert!(
-        told.contains("cni-plugins is not as locked: expected v1.7.1 from "),
+        told.contains("cni-plugins, from https://github.com/")
+            && told.contains(" is not as locked: expected v1.7.1 from "),
         "{told}"
     );
     let less = recipe(&upstream, "").replace("files:\n  - path: notes.txt\n", "");
     std::fs::write(desk.out().join("kpot.yaml"), less).unwrap();
-    refused(&desk, &["file.notes.txt", "seen nothing"]);
+    refused(
+        &desk,
+        &["file.notes.txt, from file:notes.txt,", "seen nothing"],
+    );
     assert_eq!(upstream.server.seen("").len(), before);
 
     // A file that is no lock, with the place.
@@ -486,6 +495,45 @@ fn flags_alone_have_a_lock_too() {
 }
 
 #[test]
+fn what_a_lock_pins_needs_no_publishers_checksum_any_more() {
+    let (desk, upstream) = locked();
+    let filled = desk.kpot(&["build", "-o", "one.pot"]);
+    assert_eq!(code(&filled), 0, "{}", stderr(&filled));
+    let programs = ["kubeadm", "kubectl", "kubelet"];
+    let paths = programs.map(|name| format!("{}.sha256", upstream.program(name)));
+    for path in &paths {
+        upstream.server.set(path, vec![Answer::Status(404)]);
+    }
+    upstream.server.forget();
+    let built = desk.kpot(&["build", "-o", "two.pot"]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    assert!(
+        upstream.server.seen(".sha256").is_empty(),
+        "nobody is asked"
+    );
+    // Who wants to know is told what is missing, and has the same pot.
+    let strict = desk.kpot(&["build", "--locked", "-o", "three.pot"]);
+    let told = stderr(&strict);
+    assert_eq!(code(&strict), 0, "{told}");
+    for (name, path) in programs.iter().zip(&paths) {
+        let word = format!("warning: the lock alone says what {name} v1.20.2 must be");
+        assert!(told.contains(&word) && told.contains(path), "{told}");
+    }
+    let read = |name: &str| std::fs::read(desk.out().join(name)).unwrap();
+    assert!(read("one.pot") == read("two.pot") && read("one.pot") == read("three.pot"));
+
+    // A publisher who says something else is not missing, and without a lock there is nothing else to go by.
+    upstream.put(&paths[0], vec![b'0'; 64]);
+    let strict = desk.kpot(&["build", "--locked", "-o", "four.pot"]);
+    assert_eq!(code(&strict), 1, "{}", stderr(&strict));
+    assert!(stderr(&strict).contains("the published one 000"));
+    upstream.server.set(&paths[0], vec![Answer::Status(404)]);
+    let free = desk.kpot(&["build", "--no-lock", "-o", "five.pot"]);
+    assert_eq!(code(&free), 1, "{}", stderr(&free));
+    assert!(stderr(&free).contains("there is no checksum for kube"));
+}
+
+#[test]
 fn what_a_lock_was_made_of_is_there_for_the_build() {
     let contents = |upstream: &Upstream| upstream.server.sent("/release/");
     let (desk, upstream) = locked();
@@ -498,13 +546,17 @@ fn what_a_lock_was_made_of_is_there_for_the_build() {
     let built = desk.kpot(&["build", "-o", "again.pot"]);
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     let asked = contents(&upstream);
-    assert!(asked < needed, "{asked} of {needed} bytes were sent");
+    assert!(needed > 0 && asked == 0, "{asked} bytes were sent");
     std::fs::remove_file(desk.out().join("kpot.lock")).unwrap();
     upstream.server.forget();
     let relocked = desk.kpot(&["lock"]);
     assert_eq!(code(&relocked), 0, "{}", stderr(&relocked));
-    let marker = "v1.20.2".len() as u64;
-    assert_eq!(contents(&upstream), asked + marker, "and which 1.20 is");
+    let (marker, checksums) = ("v1.20.2".len() as u64, 3 * 64);
+    assert_eq!(
+        contents(&upstream),
+        checksums + marker,
+        "nothing that is known by its digest"
+    );
     std::fs::remove_file(desk.out().join("kpot.lock")).unwrap();
     upstream.server.forget();
     let uncached = desk.kpot(&["lock", "--no-cache"]);

@@ -196,7 +196,7 @@ fn the_table_says_what_belongs_to_each_kubernetes_and_from_where_that_is_known()
     assert_eq!(later["runtime"]["name"], "containerd");
     assert_eq!(later["runtime"]["version"], later["containerd"]["version"]);
     assert_eq!(row("v1.28.8")["unseen"][0]["first"], "v1.28.12");
-    assert_eq!(row("v1.28.8")["unseen"][0]["last"], "v1.28.14");
+    assert_eq!(row("v1.28.8")["unseen"][0]["last"], "v1.28.13");
     let pins = report["pins"].as_array().unwrap();
     assert!(
         pins.iter()

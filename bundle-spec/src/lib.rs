@@ -2,6 +2,7 @@
 //!
 //! This crate knows no network, no processes and no command line. `docs/pot-format.md` is the norm; the code follows it.
 
+pub mod containerds;
 pub mod digest;
 pub mod error;
 pub mod header;

@@ -5,6 +5,8 @@
 use std::ops::Range;
 
 use bundle_spec::KubeVersion;
+pub use bundle_spec::containerds::ContainerdRelease;
+use bundle_spec::containerds::containerds;
 
 /// The kubelet's flags that are gone, each with the first minor that has it no more: a kubelet that is given one of them does not start.
 ///
@@ -203,9 +205,6 @@ pub enum KernelReleases {
     LongTerm,
 }
 
-/// The major and minor number of a containerd.
-pub type ContainerdRelease = (u32, u32);
-
 /// The traits of one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(
@@ -222,9 +221,7 @@ pub struct Traits {
     pub on_cgroup_v2: bool,
     /// What the kubelet does on cgroup v1: `failCgroupV1` is true by default from 1.35 on (pkg/kubelet/apis/config/v1beta1/defaults.go).
     pub on_cgroup_v1: OnCgroupV1,
-    /// The containerds that the kubelet can speak with, the end excluded. Up to 1.22 it only knows CRI v1alpha2, which containerd 2.0 no longer serves; from 1.26 on it only
-    /// knows CRI v1, which containerd serves from 1.6 on; from 1.35 on nobody tells it which image the sandboxes run in, and containerd itself must keep it, as 1.7 does. Before 1.3
-    /// there is no configuration of version 2.
+    /// The containerds that the kubelet can run with, the end excluded: the builder asks the same table.
     pub containerd: Range<ContainerdRelease>,
     /// The kubelet's flags that are gone.
     pub gone_flags: Vec<&'static str>,
@@ -332,16 +329,7 @@ impl Traits {
             } else {
                 OnCgroupV1::Runs
             },
-            containerd: Range {
-                start: if since(35) {
-                    (1, 7)
-                } else if since(26) {
-                    (1, 6)
-                } else {
-                    (1, 3)
-                },
-                end: if since(23) { (3, 0) } else { (2, 0) },
-            },
+            containerd: containerds(version.minor),
             gone_flags: GONE_FLAGS
                 .iter()
                 .filter(|(first, _)| since(*first))

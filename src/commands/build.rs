@@ -6,12 +6,11 @@
 
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bundle_spec::manifest::Checked;
 use bundle_spec::{Manifest, Sha256, SigningKey};
 use serde::Serialize;
@@ -19,7 +18,7 @@ use serde_json::Value;
 
 use super::prepare::Desk;
 use super::{follow, print, print_json, summary};
-use crate::asked::{self, Asked};
+use crate::asked::{self, Asked, Held};
 use crate::cache::Cache;
 use crate::cache::shelf::Shelf;
 use crate::cli::Build;
@@ -30,7 +29,7 @@ use crate::lock::{Lock, Target};
 use crate::order::{Order, Style};
 use crate::pack::output;
 use crate::pack::spool::Spool;
-use crate::pack::{Depth, Workshop, gather, memory};
+use crate::pack::{Depth, Voucher, Workshop, gather, memory};
 use crate::plan::{ArtifactName, Check, Plan};
 use crate::progress::Progress;
 use crate::releases::Algorithm;
@@ -122,6 +121,11 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
         let making = Making {
             plan,
             lock: target.as_ref(),
+            voucher: if command.follow.locked {
+                Voucher::Publisher
+            } else {
+                Voucher::Lock
+            },
             cache: cache.as_ref(),
             output: &output,
             jobs,
@@ -159,6 +163,7 @@ fn threads(desk: &Desk, style: Style, asked: Option<NonZeroUsize>) -> anyhow::Re
 struct Making<'a> {
     plan: &'a Plan,
     lock: Option<&'a Target>,
+    voucher: Voucher,
     cache: Option<&'a Cache>,
     output: &'a Path,
     jobs: usize,
@@ -180,6 +185,7 @@ impl Making<'_> {
             plan,
             depth: Depth::Pot,
             lock: self.lock,
+            voucher: self.voucher,
             client: &desk.client,
             cache: self.cache,
             stop: &desk.stop,
@@ -192,25 +198,24 @@ impl Making<'_> {
         .with_context(|| format!("no pot was made of {}", plan.name()))?;
         let manifest = contents.manifest(plan, self.serial)?;
         let kubeadm = contents.program(ArtifactName::Kubeadm, &spool)?;
-        // What it says changes nothing in the pot, and is told in any case.
-        let (asked, written) = thread::scope(|scope| {
-            let asked = scope.spawn(|| ask(plan, desk.order.images(), kubeadm));
-            let written = output::write(
-                output,
-                installer,
-                &manifest,
-                &spool,
-                self.signer,
-                &desk.stop,
-                progress,
-            );
-            (asked.join(), written)
-        });
-        let asked = asked.unwrap_or_else(|panic| resume_unwind(panic));
+        // Before anything is written: a pot without an image that its kubeadm wants is of no use where there is no registry.
+        let asked = ask(plan, desk.order.images(), kubeadm);
         for line in asked.lines(plan.kubernetes, plan.arch) {
             progress.line(&line);
         }
-        let written = written?;
+        let held = self.lock.map_or(Held::ByNothing, |_| Held::ByLock);
+        if let Some(refusal) = asked.refusal(plan.kubernetes, plan.arch, held) {
+            bail!("{refusal}");
+        }
+        let written = output::write(
+            output,
+            installer,
+            &manifest,
+            &spool,
+            self.signer,
+            &desk.stop,
+            progress,
+        )?;
         progress.line(&format!("wrote {}", output.display()));
 
         let parts = summary::parts(&contents);
@@ -240,7 +245,7 @@ impl Making<'_> {
 }
 
 /// Asks the kubeadm that was packed which images it wants.
-fn ask(plan: &Plan, extra: &[ImageName], kubeadm: Option<Box<dyn Read + Send>>) -> Asked {
+fn ask(plan: &Plan, extra: &[ImageName], kubeadm: Option<Box<dyn Read>>) -> Asked {
     match kubeadm {
         Some(mut program) => asked::ask(plan, extra, &mut program),
         None => Asked::None {

@@ -92,6 +92,7 @@ fn tree(manifest: &Manifest, uses: &Uses) -> String {
         let own = uses::image_label(&image.names);
         rows.push(head(image.names.join(" ")));
         rows.push(blob("config", own, image.config));
+        rows.extend(image.manifest.map(|it| blob("manifest", own, it)));
         rows.extend(image.layers.iter().map(|layer| blob("layer", own, *layer)));
     }
     table::layout(&["CONTENT", "BLOB", "STORED", "UNPACKED", ""], &rows)
@@ -145,7 +146,8 @@ fn text(report: &Report<'_>) -> String {
     ));
     let mut rows = Vec::new();
     for image in &manifest.images {
-        let parts: Vec<Sha256> = image.layers.iter().copied().chain([image.config]).collect();
+        let papers = [image.config].into_iter().chain(image.manifest);
+        let parts: Vec<Sha256> = image.layers.iter().copied().chain(papers).collect();
         let mut row = vec![image.names.join(" "), image.id.hex()[..12].to_owned()];
         row.extend(sizes(manifest, &parts));
         let shared: Vec<Sha256> = parts

@@ -21,7 +21,7 @@ use crate::lock::{Artifact, Image, Installer, Kubernetes, Lock, Target, Unpinned
 use crate::order::Order;
 use crate::pack::output::{self, Existing};
 use crate::pack::spool::Spool;
-use crate::pack::{Depth, Workshop, gather};
+use crate::pack::{Depth, Voucher, Workshop, gather};
 use crate::plan::Plan;
 
 /// The name in `--update` for the version that is meant, and all that belongs to it.
@@ -190,6 +190,7 @@ fn pin(pinning: &Pinning<'_>, plan: &Plan, target: &mut Target) -> anyhow::Resul
         plan,
         depth: Depth::Digests,
         lock: None,
+        voucher: Voucher::Publisher,
         client: &desk.client,
         cache: pinning.cache,
         stop: &desk.stop,
@@ -210,35 +211,128 @@ fn pin(pinning: &Pinning<'_>, plan: &Plan, target: &mut Target) -> anyhow::Resul
     Ok(())
 }
 
-/// What is pinned otherwise than before, a line each.
+/// What the lock says otherwise than before, a line each.
 fn changes(before: Option<&Lock>, after: &Lock) -> String {
-    let rows = |lock: Option<&Lock>| -> BTreeSet<(String, String, String)> {
-        let targets = lock.into_iter().flat_map(|lock| &lock.targets);
-        targets
-            .flat_map(|target| {
-                let arch = target.arch.to_string();
-                let artifacts = target.artifacts.iter().map({
-                    let arch = arch.clone();
-                    move |it| {
-                        let what = format!("{} {}", it.digest, it.version);
-                        (arch.clone(), it.name.clone(), what)
-                    }
-                });
-                let images = target
-                    .images
-                    .iter()
-                    .map(move |it| (arch.clone(), called(&it.name), it.digest.to_string()));
-                artifacts.chain(images)
-            })
-            .collect()
-    };
-    let (old, new) = (rows(before), rows(Some(after)));
+    let (old, new) = (before.map(rows).unwrap_or_default(), rows(after));
     let mut told = String::new();
     for (sign, list) in [("-", old.difference(&new)), ("+", new.difference(&old))] {
-        for (arch, name, what) in list {
+        for (name, what) in list {
             // Writing to a String cannot fail.
-            let _ = writeln!(told, "{sign} {name} ({arch}): {what}");
+            let _ = writeln!(told, "{sign} {name}: {what}");
         }
     }
     told
+}
+
+/// All that a lock says, each thing with its name.
+fn rows(lock: &Lock) -> BTreeSet<(String, String)> {
+    let Lock {
+        lock: _,
+        kpot,
+        compression,
+        kubernetes,
+        targets,
+    } = lock;
+    let meant = format!("{} is {}", kubernetes.wanted, kubernetes.version);
+    let mut rows = BTreeSet::from([
+        ("kpot".to_owned(), kpot.clone()),
+        ("compression".to_owned(), compression.to_string()),
+        (KUBERNETES.to_owned(), meant),
+    ]);
+    if let Some(tuning) = &compression.tuning {
+        rows.insert(("tuning".to_owned(), tuning.to_string()));
+    }
+    for target in targets {
+        let Target {
+            arch,
+            installer,
+            runtime,
+            artifacts,
+            images,
+        } = target;
+        let named = |name: &str| format!("{name} ({arch})");
+        let installer = format!("{} ({} bytes)", installer.digest, installer.size);
+        rows.insert((named("installer"), installer));
+        if let Some(runtime) = runtime {
+            rows.insert((named("runtime"), runtime.text().to_owned()));
+        }
+        rows.extend(artifacts.iter().map(|it| {
+            let what = format!("{} {}", it.digest, it.version);
+            (named(&it.name), what)
+        }));
+        let images = images.iter();
+        rows.extend(images.map(|it| (named(&called(&it.name)), it.digest.to_string())));
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::Style;
+    use crate::pack::Layers;
+    use crate::pack::effort::Effort;
+    use bundle_spec::manifest::RuntimeName;
+    use bundle_spec::{Arch, KubeVersion, Sha256};
+
+    fn lock() -> Lock {
+        let kubernetes = Kubernetes {
+            wanted: "stable-1.20".to_owned(),
+            version: KubeVersion::new(1, 20, 2),
+        };
+        let style = Style {
+            effort: Effort::Balanced,
+            layers: Layers::Repacked,
+        };
+        let installer = Installer {
+            digest: Sha256::of(b"installer"),
+            size: 9,
+        };
+        let mut lock = Lock::new(kubernetes, style);
+        lock.set(Target::new(Arch::Amd64, installer, None));
+        lock
+    }
+
+    /// A change of a lock, and the words that tell it.
+    type Row<'a> = (&'a dyn Fn(&mut Lock), &'a [&'a str]);
+
+    #[test]
+    fn a_change_of_the_head_is_told_too() {
+        let before = lock();
+        assert_eq!(changes(Some(&before), &before), "");
+        let rows: [Row<'_>; 6] = [
+            (
+                &|it| it.kpot = "9.9.9".to_owned(),
+                &["- kpot: ", "+ kpot: 9.9.9"],
+            ),
+            (
+                &|it| it.kubernetes.version = KubeVersion::new(1, 20, 3),
+                &[
+                    "- kubernetes: stable-1.20 is v1.20.2",
+                    "+ kubernetes: stable-1.20 is v1.20.3",
+                ],
+            ),
+            (
+                &|it| it.compression.level = 1,
+                &["+ compression: balanced (level 1,"],
+            ),
+            (&|it| it.compression.tuning = None, &["- tuning: revision "]),
+            (
+                &|it| it.targets[0].installer.size = 8,
+                &["- installer (amd64): ", "(8 bytes)"],
+            ),
+            (
+                &|it| it.targets[0].runtime = Some(RuntimeName::Docker),
+                &["+ runtime (amd64): docker"],
+            ),
+        ];
+        for (change, words) in rows {
+            let mut after = before.clone();
+            change(&mut after);
+            let told = changes(Some(&before), &after);
+            for word in words {
+                assert!(told.contains(word), "{word:?} is not in: {told}");
+            }
+        }
+    }
 }

@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io;
 
 use bundle_spec::{Arch, Sha256, limits};
-use oci_spec::image::{Arch as OciArch, Descriptor, ImageIndex, ImageManifest, Os};
 use reqwest::Url;
 use reqwest::header::HeaderMap;
-use serde::Deserialize;
 
 use super::http::{Ask, Client, FetchError, Reply, Saved, Size, cannot_write};
+pub use super::manifests::Compression;
+use super::manifests::{self, Form, Named};
 use super::partial::Partial;
 use super::tokens::Tokens;
 use crate::cache::place::Key;
@@ -31,7 +31,7 @@ const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json";
 
-/// An image with everything that is needed to fetch and check its layers.
+/// An image with everything that is needed to fetch and check its layers, and nothing more: an image's papers are large where somebody wants them to be, and there are many.
 #[derive(Debug)]
 pub struct RemoteImage {
     /// The name that it was asked for by.
@@ -40,26 +40,33 @@ pub struct RemoteImage {
     pub from: Url,
     /// The image ID: the digest of the config.
     pub id: Sha256,
-    /// The config's bytes.
-    pub config: Vec<u8>,
-    /// The manifest's bytes, which name the config and the layers.
-    pub manifest: Vec<u8>,
+    /// The digest of its manifest, which pins all of it.
+    pub digest: Sha256,
+    /// The size of the config in bytes.
+    pub config: u64,
     /// The layers, lowest first.
     pub layers: Vec<RemoteLayer>,
 }
 
 impl RemoteImage {
-    /// The digest of its manifest, which pins all of it.
-    pub fn digest(&self) -> Sha256 {
-        Sha256::of(&self.manifest)
-    }
-
     /// The size of the config and the layers in bytes, as the registry has them. A descriptor claims any number at all.
     pub fn size(&self) -> u64 {
         let layers = self.layers.iter().map(|layer| layer.size);
-        layers.fold(self.config.len() as u64, u64::saturating_add)
+        layers.fold(self.config, u64::saturating_add)
     }
 }
+
+/// What an image has beside its layers, with its bytes as they were checked.
+#[derive(Clone, Copy, Debug)]
+pub enum Paper<'a> {
+    /// The manifest, which names the config and the layers.
+    Manifest(&'a [u8]),
+    /// The config.
+    Config(&'a [u8]),
+}
+
+/// Who may keep papers: they are handed over as they come, and nobody else has them.
+pub type Keeper<'a> = &'a dyn Fn(Paper<'_>) -> anyhow::Result<()>;
 
 /// A layer in a registry.
 #[derive(Clone, Debug)]
@@ -72,17 +79,6 @@ pub struct RemoteLayer {
     pub compression: Compression,
     /// The digest of the unpacked tar, as the image's config promises it.
     pub diff_id: Sha256,
-}
-
-/// How a layer is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// gzip
-    Gzip,
-    /// zstd
-    Zstd,
 }
 
 /// What an image's manifest says of its size.
@@ -110,30 +106,6 @@ pub struct Registries<'a> {
     tokens: Tokens<'a>,
 }
 
-/// The part of an image's config that is checked; the rest is the runtime's business.
-#[derive(Deserialize)]
-struct Config {
-    architecture: String,
-    os: String,
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    #[serde(rename = "type")]
-    kind: String,
-    diff_ids: Vec<Sha256>,
-}
-
-/// What tells the manifest forms apart, whatever the server calls them.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Shape {
-    schema_version: Option<u32>,
-    manifests: Option<serde::de::IgnoredAny>,
-    layers: Option<serde::de::IgnoredAny>,
-}
-
 impl<'a> Registries<'a> {
     /// Registries that are reached through `client`.
     pub fn new(client: &'a Client) -> Self {
@@ -151,18 +123,24 @@ impl<'a> Registries<'a> {
         self
     }
 
-    /// Finds the image called `name` for `arch`: its config and where its layers are.
+    /// Finds the image called `name` for `arch`, its layers and what they unpack to; `keeper` gets its papers.
     ///
     /// # Errors
-    /// [`FetchError`] with the address where it was not to be had or not what it should be.
+    /// [`FetchError`] with the address where it was not to be had or not what it should be, or the keeper failed.
     pub fn resolve(
         &self,
         name: &ImageName,
         arch: Arch,
+        keeper: Keeper<'_>,
         task: &Task,
     ) -> Result<RemoteImage, FetchError> {
         let reply = self.manifest(name, arch, task)?;
-        self.image(name, arch, &reply, task)
+        let named = manifests::named(&reply)?;
+        keeper(Paper::Manifest(&reply.body))
+            .map_err(|cause| FetchError::refused(&reply.from, format!("{cause:#}")))?;
+        let (from, digest) = (reply.from.clone(), Sha256::of(&reply.body));
+        drop(reply);
+        self.image(name, arch, named, (from, digest), keeper, task)
     }
 
     /// What the manifest of the image called `name` says of its size. Its config is not fetched: whether an image that has no index is for `arch` is not known.
@@ -176,15 +154,11 @@ impl<'a> Registries<'a> {
         task: &Task,
     ) -> Result<Described, FetchError> {
         let reply = self.manifest(name, arch, task)?;
-        let manifest = image_manifest(&reply)?;
-        let config = sha256(manifest.config(), &reply.from)?;
-        let layers = layers(&reply, &manifest)?;
+        let Named { config, layers } = manifests::named(&reply)?;
+        let layers = layers.iter().map(|(digest, size, _)| (*digest, *size));
         Ok(Described {
             digest: Sha256::of(&reply.body),
-            blobs: [(config, manifest.config().size())]
-                .into_iter()
-                .chain(layers.iter().map(|(digest, size, _)| (*digest, *size)))
-                .collect(),
+            blobs: [config].into_iter().chain(layers).collect(),
         })
     }
 
@@ -227,14 +201,13 @@ impl<'a> Registries<'a> {
         for expected in [name.digest(), announced].into_iter().flatten() {
             compare(&reply, expected)?;
         }
-        if matches!(shape(&reply)?, Form::Manifest) {
+        if matches!(manifests::shape(&reply)?, Form::Manifest) {
             return Ok(reply);
         }
-        let chosen = choose(&reply, arch)?;
-        // A digest is one before it becomes part of an address.
-        let digest = sha256(&chosen, &reply.from)?;
-        let inner = self.manifest_by_digest(name, digest, chosen.size(), task)?;
-        match shape(&inner)? {
+        let (digest, size) = manifests::choose(&reply, arch)?;
+        drop(reply);
+        let inner = self.manifest_by_digest(name, digest, size, task)?;
+        match manifests::shape(&inner)? {
             Form::Manifest => Ok(inner),
             Form::Index => Err(FetchError::refused(
                 &inner.from,
@@ -306,42 +279,41 @@ impl<'a> Registries<'a> {
         Ok(reply)
     }
 
+    /// The image that a manifest with this digest from there names.
     fn image(
         &self,
         name: &ImageName,
         arch: Arch,
-        reply: &Reply,
+        named: Named,
+        (from, digest): (Url, Sha256),
+        keeper: Keeper<'_>,
         task: &Task,
     ) -> Result<RemoteImage, FetchError> {
-        let refused = |problem: String| FetchError::refused(&reply.from, problem);
-        let manifest = image_manifest(reply)?;
-        let id = sha256(manifest.config(), &reply.from)?;
+        let refused = |problem: String| FetchError::refused(&from, problem);
+        let (id, _) = named.config;
         let config_url = address(name, "blobs", &id.to_string())?;
-        let config = self.ask_known(name, &config_url, id, "config", task)?;
-        let parsed: Config = serde_json::from_slice(&config.body).map_err(|cause| {
-            FetchError::refused(
-                &config.from,
-                format!("the image's config does not parse: {cause}"),
-            )
-        })?;
-        if parsed.os != "linux" || parsed.architecture != arch.go() {
+        let reply = self.ask_known(name, &config_url, id, "config", task)?;
+        let config = manifests::config(&reply)?;
+        if config.os != "linux" || config.architecture != arch.go() {
             return Err(refused(format!(
                 "the image is for {}/{}, and the pot for linux/{arch}",
-                parsed.os, parsed.architecture
+                manifests::shown(&config.os),
+                manifests::shown(&config.architecture)
             )));
         }
-        let layers = layers(reply, &manifest)?;
-        let diff_ids = parsed.rootfs.diff_ids;
-        if parsed.rootfs.kind != "layers" || diff_ids.len() != layers.len() {
-            return Err(refused(format!(
-                "the manifest lists {} layers and the config {}",
-                layers.len(),
+        let listed = named.layers.len();
+        let diff_ids = config.diff_ids();
+        if diff_ids.len() != listed {
+            let problem = format!(
+                "the manifest lists {listed} layers and the config {}",
                 diff_ids.len()
-            )));
+            );
+            return Err(refused(problem));
         }
+        keeper(Paper::Config(&reply.body))
+            .map_err(|cause| FetchError::refused(&reply.from, format!("{cause:#}")))?;
+        let layers = named.layers.into_iter().zip(diff_ids);
         let layers = layers
-            .into_iter()
-            .zip(diff_ids)
             .map(|((digest, size, compression), diff_id)| RemoteLayer {
                 digest,
                 size,
@@ -351,10 +323,10 @@ impl<'a> Registries<'a> {
             .collect();
         Ok(RemoteImage {
             name: name.clone(),
-            from: reply.from.clone(),
+            from,
             id,
-            config: config.body,
-            manifest: reply.body.clone(),
+            digest,
+            config: reply.body.len() as u64,
             layers,
         })
     }
@@ -414,125 +386,11 @@ impl<'a> Registries<'a> {
     }
 }
 
-/// What a manifest answer is.
-enum Form {
-    Manifest,
-    Index,
-}
-
 fn address(name: &ImageName, what: &str, reference: &str) -> Result<Url, FetchError> {
     let path = format!("v2/{}/{what}/{reference}", name.repository());
     mirrors::registry_root(name.registry())
         .and_then(|root| root.join(&path).map_err(|cause| cause.to_string()))
         .map_err(|problem| FetchError::refused(name, problem))
-}
-
-fn shape(reply: &Reply) -> Result<Form, FetchError> {
-    let refused = |problem: &str| FetchError::refused(&reply.from, problem);
-    let shape: Shape = serde_json::from_slice(&reply.body)
-        .map_err(|cause| refused(&format!("the manifest does not parse: {cause}")))?;
-    if shape.schema_version != Some(2) {
-        return Err(refused("it is an image manifest of the obsolete schema 1")
-            .advise("push the image again with a current tool"));
-    }
-    match (shape.manifests, shape.layers) {
-        (Some(_), None) => Ok(Form::Index),
-        (None, Some(_)) => Ok(Form::Manifest),
-        _ => Err(refused("it is neither an image manifest nor an index")),
-    }
-}
-
-fn image_manifest(reply: &Reply) -> Result<ImageManifest, FetchError> {
-    let refused = |problem: String| FetchError::refused(&reply.from, problem);
-    let manifest: ImageManifest = serde_json::from_slice(&reply.body)
-        .map_err(|cause| refused(format!("the manifest does not parse: {cause}")))?;
-    let config_type = manifest.config().media_type().to_string();
-    let known = [
-        "application/vnd.docker.container.image.v1+json",
-        "application/vnd.oci.image.config.v1+json",
-    ];
-    if known.contains(&config_type.as_str()) {
-        Ok(manifest)
-    } else {
-        Err(refused(format!(
-            "it is no container image but {config_type}"
-        )))
-    }
-}
-
-/// Digest, size and compression of every layer, lowest first.
-fn layers(
-    reply: &Reply,
-    manifest: &ImageManifest,
-) -> Result<Vec<(Sha256, u64, Compression)>, FetchError> {
-    let refused = |problem: String| FetchError::refused(&reply.from, problem);
-    let layer = |descriptor: &Descriptor| {
-        let compression = compression(descriptor.media_type().as_ref()).map_err(refused)?;
-        if descriptor.size() > limits::BLOB_SIZE {
-            return Err(refused(format!(
-                "a layer has {} bytes, more than the limit of {}",
-                descriptor.size(),
-                limits::BLOB_SIZE
-            )));
-        }
-        Ok((
-            sha256(descriptor, &reply.from)?,
-            descriptor.size(),
-            compression,
-        ))
-    };
-    manifest.layers().iter().map(layer).collect()
-}
-
-/// The first entry of an index for Linux on `arch`.
-fn choose(reply: &Reply, arch: Arch) -> Result<Descriptor, FetchError> {
-    let refused = |problem: String| FetchError::refused(&reply.from, problem);
-    let index: ImageIndex = serde_json::from_slice(&reply.body)
-        .map_err(|cause| refused(format!("the index does not parse: {cause}")))?;
-    let (wanted, variant) = match arch {
-        Arch::Amd64 => (OciArch::Amd64, "v1"),
-        Arch::Arm64 => (OciArch::ARM64, "v8"),
-    };
-    let fits = |descriptor: &&Descriptor| {
-        descriptor.platform().as_ref().is_some_and(|platform| {
-            *platform.os() == Os::Linux
-                && *platform.architecture() == wanted
-                && platform
-                    .variant()
-                    .as_deref()
-                    .is_none_or(|own| own == variant)
-        })
-    };
-    index
-        .manifests()
-        .iter()
-        .find(fits)
-        .cloned()
-        .ok_or_else(|| refused(format!("the index has no image for linux/{arch}")))
-}
-
-fn compression(media_type: &str) -> Result<Compression, String> {
-    match media_type {
-        "application/vnd.docker.image.rootfs.diff.tar.gzip"
-        | "application/vnd.oci.image.layer.v1.tar+gzip" => Ok(Compression::Gzip),
-        "application/vnd.docker.image.rootfs.diff.tar"
-        | "application/vnd.oci.image.layer.v1.tar" => Ok(Compression::None),
-        "application/vnd.docker.image.rootfs.diff.tar.zstd"
-        | "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(Compression::Zstd),
-        other if other.contains("foreign") || other.contains("nondistributable") => Err(
-            "it has a foreign layer, which is not in the registry and may not be passed on"
-                .to_owned(),
-        ),
-        other => Err(format!("it has a layer of the unknown type {other}")),
-    }
-}
-
-fn sha256(descriptor: &Descriptor, url: &Url) -> Result<Sha256, FetchError> {
-    descriptor
-        .digest()
-        .as_ref()
-        .parse()
-        .map_err(|cause| FetchError::refused(url, format!("{cause}")))
 }
 
 fn compare(reply: &Reply, expected: Sha256) -> Result<(), FetchError> {
@@ -544,29 +402,5 @@ fn compare(reply: &Reply, expected: Sha256) -> Result<(), FetchError> {
             &reply.from,
             format!("its digest is {seen} instead of {expected}"),
         ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_are_taken_by_their_type() {
-        assert_eq!(
-            compression("application/vnd.oci.image.layer.v1.tar+zstd"),
-            Ok(Compression::Zstd)
-        );
-        assert!(
-            compression("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
-                .unwrap_err()
-                .contains("foreign")
-        );
-        assert!(
-            compression("application/vnd.oci.image.layer.nondistributable.v1.tar")
-                .unwrap_err()
-                .contains("foreign")
-        );
-        assert!(compression("application/x-tar").is_err());
     }
 }

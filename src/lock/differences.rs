@@ -92,17 +92,22 @@ impl Lock {
     pub fn own(&self, arches: &[Arch], style: Style) -> Differences {
         let mut all = Differences::default();
         all.text("kpot itself", &self.kpot, env!("CARGO_PKG_VERSION"));
-        let said = |it: Compression| {
-            format!(
-                "{} (level {}, window 2^{}), {}",
-                it.effort, it.level, it.window_log, it.layers
-            )
-        };
+        let compression = Compression::of(style);
         all.text(
             "the compression",
-            &said(self.compression),
-            &said(Compression::of(style)),
+            &self.compression.to_string(),
+            &compression.to_string(),
         );
+        // Each effort has its own, and a lock from before there was one to record says nothing of it.
+        if let (Some(locked), Some(own)) = (&self.compression.tuning, &compression.tuning)
+            && self.compression.effort == compression.effort
+        {
+            all.text(
+                "the tuning of the compression",
+                &locked.to_string(),
+                &own.to_string(),
+            );
+        }
         for arch in arches {
             let (Some(target), Some(own)) = (self.target(*arch), Installer::own(*arch)) else {
                 continue;
@@ -149,10 +154,10 @@ impl Target {
             all.text("the runtime", runtime.text(), plan.runtime.name.text());
         }
         // What is not pinned is a difference even if these words do not tell it.
-        let mut differs = |what: String, expected: String, seen: String| {
+        let mut differs = |what: String, from: &str, expected: String, seen: String| {
             all.0.push(Difference {
                 what,
-                from: None,
+                from: Some(from.to_owned()),
                 expected,
                 seen,
                 name: None,
@@ -170,18 +175,20 @@ impl Target {
         };
         for it in &rest.downloads {
             let seen = said(&it.version, &it.url, it.check.checked(), it.check.digest());
-            differs(it.name.text().to_owned(), expected(it.name.text()), seen);
+            let name = it.name.text();
+            differs(name.to_owned(), &it.url, expected(name), seen);
         }
         for it in &rest.files {
             let name = it.name.to_string();
             let seen = said(&it.version, &it.source(), Checked::GivenPin, it.digest());
             let expected = expected(&name);
-            differs(name, expected, seen);
+            differs(name, &it.source(), expected, seen);
         }
         for name in &rest.images {
             let expected = self.image(name).map_or(NOTHING, |image| &image.name);
             differs(
                 format!("the image {name}"),
+                name.registry(),
                 expected.to_owned(),
                 name.whole(),
             );
@@ -196,16 +203,25 @@ impl Target {
             .collect();
         for it in &self.artifacts {
             if !asked.contains(&it.name) {
-                all.text(&it.name, &pinned(it.digest, it.size), NOTHING);
+                differs(
+                    it.name.clone(),
+                    &it.source,
+                    pinned(it.digest, it.size),
+                    NOTHING.to_owned(),
+                );
             }
         }
         for it in &self.images {
-            let name = super::familiar(&it.name).unwrap_or_else(|_| it.name.clone());
-            if !asked.contains(&name) {
-                all.text(
-                    format!("the image {name}"),
-                    &pinned(it.digest, it.size),
-                    NOTHING,
+            // A lock whose images have other names than images have is not read.
+            let Ok(name) = it.name.parse::<ImageName>() else {
+                continue;
+            };
+            if !asked.contains(&name.familiar()) {
+                differs(
+                    format!("the image {}", name.familiar()),
+                    name.registry(),
+                    pinned(it.digest, it.size),
+                    NOTHING.to_owned(),
                 );
             }
         }
@@ -288,7 +304,7 @@ impl Target {
     /// The difference.
     pub fn of_image(&self, image: &RemoteImage) -> Result<(), Difference> {
         let said = |digest, id, size| format!("{} with the ID {id}", pinned(digest, size));
-        let seen = said(image.digest(), image.id, image.size());
+        let seen = said(image.digest, image.id, image.size());
         let expected = self.image(&image.name).map_or_else(
             || NOTHING.to_owned(),
             |it: &Image| said(it.digest, it.id, it.size),

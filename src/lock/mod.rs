@@ -6,6 +6,7 @@
 
 mod differences;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::extra::Extra;
 use crate::image_name::ImageName;
 use crate::order::Style;
 use crate::pack::effort::Effort;
+use crate::pack::tuning::Tuning;
 use crate::pack::{FetchedDownload, FetchedExtra, Layers};
 use crate::plan::{Download, Plan};
 use crate::{fetch::registry::RemoteImage, installers};
@@ -46,7 +48,7 @@ pub struct Lock {
 }
 
 /// What decides about the bytes of a compressed blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Compression {
     /// `--compression`.
@@ -57,6 +59,9 @@ pub struct Compression {
     pub window_log: u32,
     /// Whether layers are packed anew, or kept (`--verbatim`).
     pub layers: Layers,
+    /// All the rest: zstd itself, and what it is told. Locks of earlier kpots do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
 }
 
 /// A version, and what it was asked for by.
@@ -130,13 +135,25 @@ pub struct Image {
 
 impl Compression {
     /// What this kpot does when it is told so.
-    pub const fn of(style: Style) -> Self {
+    pub fn of(style: Style) -> Self {
         Self {
             effort: style.effort,
             level: style.effort.level(style.layers),
             window_log: style.effort.window_log(),
             layers: style.layers,
+            tuning: Some(Tuning::of(style.effort)),
         }
+    }
+}
+
+impl fmt::Display for Compression {
+    /// Without the tuning, which few people want to read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} (level {}, window 2^{}), {}",
+            self.effort, self.level, self.window_log, self.layers
+        )
     }
 }
 
@@ -350,7 +367,7 @@ impl Image {
     pub fn of(name: &ImageName, image: &RemoteImage) -> Self {
         Self {
             name: name.whole(),
-            digest: image.digest(),
+            digest: image.digest,
             id: image.id,
             size: image.size(),
         }

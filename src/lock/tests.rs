@@ -65,6 +65,52 @@ fn a_lock_is_read_as_it_was_written_and_has_one_spelling() {
 }
 
 #[test]
+fn another_tuning_at_the_same_level_is_a_difference_and_none_that_is_told_is_not() {
+    let style = Style {
+        effort: Effort::Balanced,
+        layers: Layers::Verbatim,
+    };
+    let told = |change: &dyn Fn(&mut Tuning), style| {
+        let mut lock = lock();
+        change(lock.compression.tuning.as_mut().unwrap());
+        let own = lock.own(&[], style);
+        own.0.iter().map(Difference::to_string).collect::<Vec<_>>()
+    };
+    assert!(told(&|_| {}, style).is_empty());
+    let changes: [&dyn Fn(&mut Tuning); 5] = [
+        &|it| it.revision += 1,
+        &|it| it.zstd = "1.0.0".to_owned(),
+        &|it| it.referring[0] = "WindowLog(20)".to_owned(),
+        &|it| it.small -= 1,
+        &|it| it.common_reference += 1,
+    ];
+    for change in changes {
+        let told = told(change, style);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0]
+                .starts_with("the tuning of the compression is not as locked: expected revision "),
+            "{told:?}"
+        );
+    }
+    // Another effort has another tuning, which goes without saying.
+    let fast = Style {
+        effort: Effort::Fast,
+        ..style
+    };
+    assert_eq!(told(&|_| {}, fast).len(), 1);
+
+    // A lock from before there was one reads, is spelled as it was, and says nothing of it.
+    let mut old = lock();
+    old.compression.tuning = None;
+    let text = old.encode().unwrap();
+    assert!(!text.contains("tuning"), "{text}");
+    let read = Lock::decode(text.as_bytes()).unwrap();
+    assert_eq!(read, old);
+    assert!(read.own(&[], style).0.is_empty());
+}
+
+#[test]
 fn what_pins_one_thing_twice_is_no_lock() {
     let refused = |spoil: &dyn Fn(&mut Lock)| {
         let mut lock = lock();

@@ -68,6 +68,11 @@ impl Blobs {
         self.taken.insert((unpacked, way))
     }
 
+    /// How many contents are packed or on their way.
+    pub fn count(&self) -> usize {
+        self.taken.len()
+    }
+
     /// Adds a content that stays as it was stored elsewhere.
     pub fn keep(&mut self, packed: Packed) {
         self.kept.insert(packed.digest, packed);
@@ -227,5 +232,6 @@ mod tests {
             assert!(blobs.take(content, way));
             assert!(!blobs.take(content, way));
         }
+        assert_eq!(blobs.count(), 4);
     }
 }

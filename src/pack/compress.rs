@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Cursor, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bundle_spec::manifest::Windows;
 use bundle_spec::{Hasher, Sha256, limits};
@@ -24,7 +24,7 @@ use crate::progress::Task;
 const FOREIGN_WINDOW_LOG: u32 = 23;
 
 /// Streams that end within this many bytes are compressed with their length known, and so with a window no larger than they are.
-const SMALL: usize = 1 << 20;
+pub(super) const SMALL: usize = 1 << 20;
 
 /// What is to be packed.
 #[derive(Debug)]
@@ -54,21 +54,44 @@ pub enum PackError {
     #[error("it unpacks to more than {} bytes", limits::BLOB_SIZE)]
     Size,
     /// It cannot be unpacked.
-    #[error("it cannot be unpacked: {0}{advice}", advice = window_advice(.0))]
+    #[error("it cannot be unpacked: {0}")]
     Unpack(#[source] io::Error),
+    /// Its window is larger than what is read here; with what to try.
+    #[error("it cannot be unpacked: {0} ({1})")]
+    Window(#[source] io::Error, &'static str),
     /// It cannot be written.
     #[error("it cannot be written beside the output file: {0}")]
     Write(#[source] io::Error),
 }
 
-/// What to try where a layer was compressed with a window that is not read here.
-fn window_advice(cause: &io::Error) -> &'static str {
-    if cause.to_string().contains("memory") {
-        " (it was compressed with a window of more than 8 MiB: --verbatim packs it as it is)"
-    } else {
-        ""
+impl PackError {
+    /// The same, where a window was the reason, with what to try: `log` is the largest one that was read, as a power of two.
+    fn beyond(self, log: u32) -> Self {
+        match self {
+            // zstd's own words; its bindings give no code.
+            Self::Unpack(cause) if cause.to_string().contains("memory") => {
+                Self::Window(cause, window_advice(log))
+            }
+            other => other,
+        }
     }
 }
+
+/// What to try where a layer was compressed with a larger window than of 2^`log` bytes.
+const fn window_advice(log: u32) -> &'static str {
+    if log < Windows::Usual.log() {
+        "it was compressed with a window of more than 8 MiB: --verbatim packs it as it is up to a window of 32 MiB, --verbatim --compression max up to one of 64 MiB; else push the image again, compressed with a smaller window"
+    } else if log < Windows::Large.log() {
+        "it was compressed with a window of more than 32 MiB: --verbatim --compression max packs it as it is up to a window of 64 MiB; else push the image again, compressed with a smaller window"
+    } else {
+        "it was compressed with a window of more than 64 MiB, which no pot may have: push the image again, compressed with a smaller window"
+    }
+}
+
+/// The right to unpack a zstd layer, which one thread has at a time. A decoder keeps a window in memory, and an effort's threads are counted without: one is within what is
+/// left, and one for each thread would not be.
+#[derive(Debug, Default)]
+pub struct Turn(Mutex<()>);
 
 /// Packs `source` into `to`, an empty file, and gives it back with what the manifest says of it.
 ///
@@ -76,13 +99,24 @@ fn window_advice(cause: &io::Error) -> &'static str {
 /// [`PackError`]; `to` then holds nothing that is good for anything.
 pub fn compress(
     source: Source,
+    style: (Effort, Layers),
+    to: File,
+    turn: &Turn,
+    task: &Task,
+) -> Result<(Packed, File), PackError> {
+    encode(source, style, to, turn, task).map_err(|error| error.beyond(FOREIGN_WINDOW_LOG))
+}
+
+fn encode(
+    source: Source,
     (effort, layers): (Effort, Layers),
     to: File,
+    turn: &Turn,
     task: &Task,
 ) -> Result<(Packed, File), PackError> {
     let reference = source.reference.as_deref();
     let prefix = reference.map(Reference::bytes).transpose()?;
-    let mut input = unpacking(source.file, source.compression, FOREIGN_WINDOW_LOG)
+    let mut input = unpacking(source.file, source.compression, FOREIGN_WINDOW_LOG, turn)
         .map_err(PackError::Unpack)?;
     let mut head = Vec::new();
     (&mut input)
@@ -123,13 +157,15 @@ pub fn keep(
     source: Source,
     stored: Sha256,
     windows: Windows,
+    turn: &Turn,
     task: &Task,
 ) -> Result<(Packed, File), PackError> {
     let size = source.file.metadata().map_err(PackError::Unpack)?.len();
     let file = source.file.try_clone().map_err(PackError::Unpack)?;
-    let mut input =
-        unpacking(source.file, source.compression, windows.log()).map_err(PackError::Unpack)?;
-    let unpacked_size = copy(&mut input, &mut io::sink(), source.unpacked, task)?;
+    let mut input = unpacking(source.file, source.compression, windows.log(), turn)
+        .map_err(PackError::Unpack)?;
+    let unpacked_size = copy(&mut input, &mut io::sink(), source.unpacked, task)
+        .map_err(|error| error.beyond(windows.log()))?;
     let packed = Packed {
         digest: stored,
         size,
@@ -193,21 +229,44 @@ fn encoder<W: Write>(
     Ok(encoder)
 }
 
-fn unpacking(file: File, compression: Compression, window_log: u32) -> io::Result<Box<dyn Read>> {
+/// What `file` unpacks to; for zstd, once it is this thread's turn and until it is dropped.
+fn unpacking(
+    file: File,
+    compression: Compression,
+    window_log: u32,
+    turn: &Turn,
+) -> io::Result<Unpacking<'_>> {
     let bytes = FromStart::new(file);
-    Ok(match compression {
-        Compression::None => Box::new(bytes),
+    let (reader, turn): (Box<dyn Read>, _) = match compression {
+        Compression::None => (Box::new(bytes), None),
         // Layers may be several gzip streams one after another, as parallel compressors write them.
-        Compression::Gzip => Box::new(MultiGzDecoder::new(io::BufReader::with_capacity(
-            128 << 10,
-            bytes,
-        ))),
+        Compression::Gzip => {
+            let bytes = io::BufReader::with_capacity(128 << 10, bytes);
+            (Box::new(MultiGzDecoder::new(bytes)), None)
+        }
         Compression::Zstd => {
+            let turn = turn.0.lock().unwrap_or_else(PoisonError::into_inner);
             let mut decoder = zstd::Decoder::new(bytes)?;
             decoder.window_log_max(window_log)?;
-            Box::new(decoder)
+            (Box::new(decoder), Some(turn))
         }
+    };
+    Ok(Unpacking {
+        reader,
+        _turn: turn,
     })
+}
+
+/// The unpacked bytes of a file. The decoder goes before the turn does.
+struct Unpacking<'a> {
+    reader: Box<dyn Read>,
+    _turn: Option<MutexGuard<'a, ()>>,
+}
+
+impl Read for Unpacking<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
+    }
 }
 
 /// A writer that hashes what passes.
@@ -259,6 +318,7 @@ mod tests {
             source,
             (Effort::Balanced, Layers::Repacked),
             file(b""),
+            &Turn::default(),
             &task,
         )?;
         let mut stored = Vec::new();
@@ -328,6 +388,94 @@ mod tests {
                 Err(PackError::Unpack(_))
             ));
         }
+    }
+
+    #[test]
+    fn one_zstd_layer_is_unpacked_at_a_time_and_others_beside_it() {
+        let turn = Turn::default();
+        let free = || turn.0.try_lock().is_ok();
+        let plain = text(1000);
+        let foreign = zstd::encode_all(&plain[..], 1).unwrap();
+        for (bytes, compression) in [
+            (&plain[..], Compression::None),
+            (&gzip(&plain), Compression::Gzip),
+        ] {
+            let _unpacking =
+                unpacking(file(bytes), compression, FOREIGN_WINDOW_LOG, &turn).unwrap();
+            assert!(free(), "{compression:?}");
+        }
+        let log = FOREIGN_WINDOW_LOG;
+        let mut one = unpacking(file(&foreign), Compression::Zstd, log, &turn).unwrap();
+        let mut back = Vec::new();
+        one.read_to_end(&mut back).unwrap();
+        assert!(back == plain);
+        assert!(!free(), "its window is in memory");
+        drop(one);
+        assert!(free());
+        // A failure gives the turn back, too.
+        let source = Source {
+            file: file(&foreign),
+            compression: Compression::Zstd,
+            unpacked: Sha256::of(b"something else"),
+            reference: None,
+        };
+        let task = Progress::new().task("test", None);
+        let stored = Sha256::of(&foreign);
+        assert!(keep(source, stored, Windows::Usual, &turn, &task).is_err());
+        assert!(free());
+    }
+
+    /// A frame with a window of 2^`log` bytes (RFC 8878, 3.1.1.1.2), and what it unpacks to.
+    fn frame(log: u8) -> (Vec<u8>, Vec<u8>) {
+        let plain = text(1000);
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, (log - 10) << 3];
+        let header = 1 | u32::try_from(plain.len()).unwrap() << 3;
+        frame.extend(&header.to_le_bytes()[..3]);
+        frame.extend(&plain);
+        (frame, plain)
+    }
+
+    #[test]
+    fn the_advice_for_a_wide_window_is_one_that_helps() {
+        const ANEW: Option<Windows> = None;
+        let way = |log: u8, windows: Option<Windows>| {
+            let (frame, plain) = frame(log);
+            let source = Source {
+                file: file(&frame),
+                compression: Compression::Zstd,
+                unpacked: Sha256::of(&plain),
+                reference: None,
+            };
+            let (turn, task) = (Turn::default(), Progress::new().task("test", None));
+            let style = (Effort::Balanced, Layers::Repacked);
+            let packed = match windows {
+                None => compress(source, style, file(b""), &turn, &task),
+                Some(windows) => keep(source, Sha256::of(&frame), windows, &turn, &task),
+            };
+            packed.map(drop).map_err(|error| error.to_string())
+        };
+        let (usual, large) = (Some(Windows::Usual), Some(Windows::Large));
+        for (log, good) in [
+            (23, &[ANEW, usual, large][..]),
+            (25, &[usual, large]),
+            (26, &[large]),
+            (27, &[]),
+        ] {
+            for windows in [ANEW, usual, large] {
+                let told = way(log, windows);
+                assert_eq!(told.is_ok(), good.contains(&windows), "{log}: {told:?}");
+            }
+        }
+        let told = [ANEW, usual, large].map(|windows| way(27, windows).unwrap_err());
+        assert!(told[0].contains("--verbatim packs it as it is up to a window of 32 MiB"));
+        for told in &told[..2] {
+            assert!(
+                told.contains("--verbatim --compression max") && told.contains("64 MiB"),
+                "{told}"
+            );
+        }
+        assert!(!told[2].contains("--verbatim"), "{}", told[2]);
+        assert!(told.iter().all(|told| told.contains("smaller window")));
     }
 
     #[test]

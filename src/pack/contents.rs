@@ -63,7 +63,7 @@ impl Contents {
         &self,
         name: ArtifactName,
         spool: &Spool,
-    ) -> anyhow::Result<Option<Box<dyn Read + Send>>> {
+    ) -> anyhow::Result<Option<Box<dyn Read>>> {
         let mut downloads = self.downloads.iter();
         let Some(download) = downloads.find(|download| download.name == name) else {
             return Ok(None);
@@ -134,17 +134,22 @@ impl Contents {
         }
         artifacts.sort_by(|one, other| one.name.cmp(&other.name));
 
-        // Two names of one image are one image.
-        let mut by_id: BTreeMap<Sha256, (BTreeSet<String>, &RemoteImage)> = BTreeMap::new();
+        // Two names of one image are one image. Where manifests are kept, one image is what has one manifest: whoever pushes it again needs the very one that was pinned.
+        let mut alike: BTreeMap<(Sha256, Option<Sha256>), (BTreeSet<String>, &RemoteImage)> =
+            BTreeMap::new();
         for image in &self.images {
-            by_id
-                .entry(image.id)
+            let manifest = match self.layers {
+                Layers::Repacked => None,
+                Layers::Verbatim => Some(image.digest),
+            };
+            alike
+                .entry((image.id, manifest))
                 .or_insert_with(|| (BTreeSet::new(), image))
                 .0
                 .insert(image.name.familiar());
         }
         let mut images = Vec::new();
-        for (names, image) in by_id.into_values() {
+        for ((_, manifest), (names, image)) in alike {
             let layers = image.layers.iter().map(|layer| {
                 take(match self.layers {
                     Layers::Repacked => self.blobs.describe(&layer.diff_id)?,
@@ -152,13 +157,9 @@ impl Contents {
                 })
             });
             let layers = layers.collect::<anyhow::Result<_>>()?;
-            let manifest = match self.layers {
-                Layers::Repacked => None,
-                Layers::Verbatim => {
-                    let digest = Sha256::of(&image.manifest);
-                    Some(take(self.blobs.describe(&digest)?)?)
-                }
-            };
+            let manifest = manifest
+                .map(|digest| take(self.blobs.describe(&digest)?))
+                .transpose()?;
             images.push(Image {
                 names: names.into_iter().collect(),
                 id: image.id,

@@ -68,16 +68,8 @@ impl Effort {
         }
     }
 
-    /// Sets an encoder up that was made with this effort's level, for content that stands alone or behind a reference.
-    ///
-    /// # Errors
-    /// Where zstd does not take a setting.
-    pub fn tune<W: Write>(
-        self,
-        encoder: &mut zstd::Encoder<'_, W>,
-        behind_reference: bool,
-    ) -> io::Result<()> {
-        encoder.set_parameter(CParameter::WindowLog(self.window_log()))?;
+    /// What an encoder is told besides this effort's level, for content that stands alone or behind a reference. A lock records it (`tuning`).
+    pub fn settings(self, behind_reference: bool) -> Vec<CParameter> {
         let own: &[CParameter] = match self {
             // The level's own tables are so small that a reference is forgotten before it was of use, and larger ones are slow unless little is looked up in them.
             Self::Fast if behind_reference => &[
@@ -97,8 +89,23 @@ impl Effort {
                 CParameter::EnableLongDistanceMatching(true),
             ],
         };
-        own.iter()
-            .try_for_each(|parameter| encoder.set_parameter(*parameter))
+        let window = [CParameter::WindowLog(self.window_log())];
+        window.iter().chain(own).copied().collect()
+    }
+
+    /// Sets an encoder up that was made with this effort's level, for content that stands alone or behind a reference.
+    ///
+    /// # Errors
+    /// Where zstd does not take a setting.
+    pub fn tune<W: Write>(
+        self,
+        encoder: &mut zstd::Encoder<'_, W>,
+        behind_reference: bool,
+    ) -> io::Result<()> {
+        let settings = self.settings(behind_reference);
+        settings
+            .into_iter()
+            .try_for_each(|setting| encoder.set_parameter(setting))
     }
 
     /// What the whole builder may take, in bytes.

@@ -17,6 +17,7 @@ mod promised;
 pub mod relatives;
 pub mod space;
 pub mod spool;
+pub mod tuning;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,22 +32,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::place::Key;
 use crate::cache::{Cache, Fetcher, Obtained, Origin, Wanted};
+use crate::descriptors;
 use crate::extra::Place;
+use crate::fetch::Stop;
 use crate::fetch::http::{Ask, Client, FetchError, Size};
-use crate::fetch::registry::{Compression, Registries, RemoteImage, RemoteLayer};
-use crate::fetch::{Stop, checksum};
+use crate::fetch::registry::{Compression, Paper, Registries, RemoteImage, RemoteLayer};
 use crate::image_name::ImageName;
 use crate::lock::Target;
-use crate::plan::{Check, Download, Layout, Plan};
+use crate::plan::{Layout, Plan};
 use crate::progress::{Expected, Progress, Task, bytes};
 use crate::released;
-use crate::releases::Algorithm;
 use blobs::{Blobs, Packed, Packing, Way};
+use compress::Turn;
 pub use contents::{Contents, FetchedDownload};
 use effort::Effort;
 pub use extras::FetchedExtra;
 use lanes::{Next, Outcome, Threads};
-use promised::Promised;
 use relatives::{Common, Reference, Waiting};
 use spool::Spool;
 
@@ -61,6 +62,8 @@ pub struct Workshop<'a> {
     pub depth: Depth,
     /// What each part must be besides.
     pub lock: Option<&'a Target>,
+    /// Whose word counts for a download that the lock pins.
+    pub voucher: Voucher,
     /// Where to get it.
     pub client: &'a Client,
     /// Where to look for it first, and to keep it for the next build.
@@ -77,6 +80,15 @@ pub struct Workshop<'a> {
     pub effort: Effort,
     /// What becomes of layers.
     pub layers: Layers,
+}
+
+/// Who says what a download must be that a lock pins and its publisher has a checksum of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// The lock: it was compared with the publisher's word when it was pinned.
+    Lock,
+    /// The publisher, who is asked again; where nothing is to be had there, the lock.
+    Publisher,
 }
 
 /// What becomes of the layers of images.
@@ -153,6 +165,7 @@ struct Run<'a> {
     shop: &'a Workshop<'a>,
     registries: Registries<'a>,
     gathered: Mutex<Gathered>,
+    turn: Turn,
 }
 
 /// Fetches, checks and packs everything in the plan.
@@ -171,9 +184,9 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
             blobs: Blobs::default(),
             common: Common::at(shop.effort),
         }),
+        turn: Turn::default(),
     };
-    let parts = shop.plan.images.len() + shop.plan.downloads.len();
-    shop.progress.foresee_unknown(parts as u64);
+    shop.progress.foresee_unknown(shop.plan.transfers() as u64);
     let images = shop.plan.images.iter().cloned().map(Fetch::Image);
     let start = images
         .chain((0..shop.plan.downloads.len()).map(Fetch::Download))
@@ -243,20 +256,13 @@ impl Run<'_> {
         let label = download.label();
         let url = Url::parse(&download.url).with_context(|| format!("{:?}", download.url))?;
         let task = self.shop.progress.transfer(&label, Expected::Unknown);
-        // The checksum first: without one nothing is downloaded.
-        let promised = match &download.check {
-            Check::Published { algorithm, url } => {
-                let digits = self.published(download, *algorithm, url, &task)?;
-                Promised::Published(*algorithm, digits)
-            }
-            Check::Shipped(digest) => Promised::Shipped(*digest),
-            Check::Given(digest) => Promised::Given(*digest),
-        };
+        // What it must be first: without that nothing is downloaded.
+        let promised = self.promised(download, &task)?;
         let from = self.shop.client.route(&url);
         let key = promised.key();
         let wanted = Wanted {
             key: &key,
-            size: None,
+            size: promised.size(),
             label: &label,
         };
         let obtained = self.obtain(wanted, &task, &|new_file| {
@@ -401,29 +407,6 @@ impl Run<'_> {
         Ok(obtained)
     }
 
-    fn published(
-        &self,
-        download: &Download,
-        algorithm: Algorithm,
-        url: &str,
-        task: &Task,
-    ) -> anyhow::Result<String> {
-        let url = Url::parse(url).with_context(|| format!("{url:?}"))?;
-        let reply = self
-            .shop
-            .client
-            .get(Ask::plain(&url), checksum::LIMIT, task)
-            .with_context(|| {
-                let name = download.name;
-                format!(
-                    "there is no checksum for {name}, so it is not downloaded; if you know its digest, give it with --pin {name}=sha256:HEX"
-                )
-            })?;
-        let file = download.url.rsplit('/').next().unwrap_or_default();
-        checksum::parse(&reply.body, file, algorithm)
-            .map_err(|problem| anyhow!("the checksum file {} {problem}", reply.from))
-    }
-
     fn unpack(&self, index: usize, file: File, digest: Sha256) -> Outcome<Fetch, Pack> {
         let download = &self.shop.plan.downloads[index];
         let programs = archive::unpack(file, digest, download.layout.folder(), self.shop.spool)
@@ -458,7 +441,12 @@ impl Run<'_> {
         let task = self.shop.progress.task(&name.familiar(), None);
         let image = self
             .registries
-            .resolve(name, self.shop.plan.arch, &task)
+            .resolve(
+                name,
+                self.shop.plan.arch,
+                &|paper| self.keep_paper(paper),
+                &task,
+            )
             .with_context(|| format!("cannot pull the image {name}"))?;
         if let Some(lock) = self.shop.lock {
             lock.of_image(&image)?;
@@ -473,15 +461,6 @@ impl Run<'_> {
             self.lock().images.push(image);
             return Ok(Vec::new());
         }
-        // Small, and looked at by people: stored as they are.
-        let mut papers = vec![&image.config];
-        if self.shop.layers == Layers::Verbatim {
-            papers.push(&image.manifest);
-        }
-        for paper in papers {
-            self.store(paper)?;
-        }
-
         let mut gathered = self.lock();
         let layers: Vec<&RemoteLayer> = image
             .layers
@@ -494,6 +473,9 @@ impl Run<'_> {
                 gathered.blobs.take(layer.diff_id, way)
             })
             .collect();
+        // Now, before any of them is fetched; and each image has papers.
+        let parts = gathered.blobs.count() + 2 * (gathered.images.len() + 1);
+        descriptors::suffice(parts, self.shop.client.connections() + self.shop.jobs)?;
         let sizes = layers.iter().map(|layer| layer.size);
         self.shop
             .progress
@@ -558,6 +540,15 @@ impl Run<'_> {
         }
     }
 
+    /// Keeps what belongs into a pot of an image's papers, as they are: they are small, and looked at by people.
+    fn keep_paper(&self, paper: Paper<'_>) -> anyhow::Result<()> {
+        match (self.shop.depth, paper, self.shop.layers) {
+            (Depth::Digests, ..) | (Depth::Pot, Paper::Manifest(_), Layers::Repacked) => Ok(()),
+            (Depth::Pot, Paper::Manifest(content), Layers::Verbatim)
+            | (Depth::Pot, Paper::Config(content), _) => self.store(content),
+        }
+    }
+
     /// Keeps a small content as it is.
     fn store(&self, content: &[u8]) -> anyhow::Result<()> {
         let digest = Sha256::of(content);
@@ -578,8 +569,8 @@ impl Run<'_> {
     fn keep(&self, label: &str, source: compress::Source, stored: Sha256) -> Outcome<Fetch, Pack> {
         let task = self.shop.progress.task(&format!("checking {label}"), None);
         let windows = self.shop.effort.windows();
-        let (packed, file) = compress::keep(source, stored, windows, &task)
-            .with_context(|| format!("cannot keep {label} as its registry has it; without --verbatim it is compressed anew"))?;
+        let (packed, file) = compress::keep(source, stored, windows, &self.turn, &task)
+            .with_context(|| format!("cannot keep {label} as its registry has it"))?;
         self.shop.spool.keep(packed.digest, file);
         self.lock().blobs.keep(packed);
         Ok(Vec::new())
@@ -593,9 +584,9 @@ impl Run<'_> {
         };
         let task = self.shop.progress.task(&format!("packing {label}"), total);
         let to = self.shop.spool.file().context(BESIDE)?;
-        let (packed, file) =
-            compress::compress(source, (self.shop.effort, self.shop.layers), to, &task)
-                .with_context(|| format!("cannot pack {label}"))?;
+        let style = (self.shop.effort, self.shop.layers);
+        let (packed, file) = compress::compress(source, style, to, &self.turn, &task)
+            .with_context(|| format!("cannot pack {label}"))?;
         self.shop.spool.keep(packed.digest, file);
         self.lock().blobs.add(packed);
         Ok(Vec::new())

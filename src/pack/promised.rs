@@ -1,21 +1,93 @@
 //! What a download must be, before the first byte of it has come.
 
+use anyhow::{Context as _, anyhow};
 use bundle_spec::Sha256;
 use reqwest::Url;
 
+use super::{Run, Voucher};
 use crate::cache::place::Key;
-use crate::fetch::http::{FetchError, Saved};
-use crate::plan::Download;
+use crate::fetch::checksum;
+use crate::fetch::http::{Ask, FetchError, Saved};
+use crate::lock::{Artifact, Target};
+use crate::plan::{Check, Download};
+use crate::progress::Task;
 use crate::releases::Algorithm;
 
 /// What a download must be.
-pub(super) enum Promised {
+pub(super) enum Promised<'a> {
     Published(Algorithm, String),
     Shipped(Sha256),
     Given(Sha256),
+    /// What this lock pins of it.
+    Locked(&'a Target, &'a Artifact),
 }
 
-impl Promised {
+impl Run<'_> {
+    /// What a download must be: by its publisher's word, by kpot's, by the user's, or by that of the lock.
+    ///
+    /// # Errors
+    /// Where nobody says.
+    pub(super) fn promised(
+        &self,
+        download: &Download,
+        task: &Task,
+    ) -> anyhow::Result<Promised<'_>> {
+        let (algorithm, url) = match &download.check {
+            Check::Published { algorithm, url } => (*algorithm, url),
+            Check::Shipped(digest) => return Ok(Promised::Shipped(*digest)),
+            Check::Given(digest) => return Ok(Promised::Given(*digest)),
+        };
+        let shop = self.shop;
+        // The plan was compared with the lock: what it pins under this name is this version from there, checked so.
+        let pinned = shop.lock.and_then(|lock| {
+            let artifact = lock.artifact(download.name.text())?;
+            Some(Promised::Locked(lock, artifact))
+        });
+        let pinned = match (pinned, shop.voucher) {
+            (Some(pinned), Voucher::Lock) => return Ok(pinned),
+            (pinned, _) => pinned,
+        };
+        let error = match self.published(download, algorithm, url, task) {
+            Ok(digits) => return Ok(Promised::Published(algorithm, digits)),
+            Err(error) => error,
+        };
+        match (pinned, error.downcast_ref::<FetchError>()) {
+            (Some(pinned), Some(absent)) if !shop.stop.requested() => {
+                shop.progress.line(&format!(
+                    "warning: the lock alone says what {} {} must be: its publisher's checksum is not to be had: {absent}",
+                    download.name, download.version
+                ));
+                Ok(pinned)
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn published(
+        &self,
+        download: &Download,
+        algorithm: Algorithm,
+        url: &str,
+        task: &Task,
+    ) -> anyhow::Result<String> {
+        let url = Url::parse(url).with_context(|| format!("{url:?}"))?;
+        let reply = self
+            .shop
+            .client
+            .get(Ask::plain(&url), checksum::LIMIT, task)
+            .with_context(|| {
+                let name = download.name;
+                format!(
+                    "there is no checksum for {name}, so it is not downloaded; if you know its digest, give it with --pin {name}=sha256:HEX"
+                )
+            })?;
+        let file = download.url.rsplit('/').next().unwrap_or_default();
+        checksum::parse(&reply.body, file, algorithm)
+            .map_err(|problem| anyhow!("the checksum file {} {problem}", reply.from))
+    }
+}
+
+impl Promised<'_> {
     /// What the cache knows it by.
     pub(super) fn key(&self) -> Key {
         match self {
@@ -25,6 +97,15 @@ impl Promised {
                 Key::Sha256(Sha256::from_hex(digits).expect("64 hex digits"))
             }
             Self::Shipped(digest) | Self::Given(digest) => Key::Sha256(*digest),
+            Self::Locked(_, artifact) => Key::Sha256(artifact.digest),
+        }
+    }
+
+    /// Its size in bytes, where that is known.
+    pub(super) const fn size(&self) -> Option<u64> {
+        match self {
+            Self::Published(..) | Self::Shipped(_) | Self::Given(_) => None,
+            Self::Locked(_, artifact) => Some(artifact.size),
         }
     }
 
@@ -32,7 +113,7 @@ impl Promised {
     pub(super) const fn algorithm(&self) -> Algorithm {
         match self {
             Self::Published(algorithm, _) => *algorithm,
-            Self::Shipped(_) | Self::Given(_) => Algorithm::Sha256,
+            Self::Shipped(_) | Self::Given(_) | Self::Locked(..) => Algorithm::Sha256,
         }
     }
 
@@ -64,6 +145,10 @@ impl Promised {
             }),
             Self::Given(digest) => (sha256 != *digest)
                 .then(|| format!("its digest is {sha256}, and --pin {name} says {digest}")),
+            Self::Locked(lock, artifact) => {
+                let told = lock.of_fetched(&artifact.name, from.as_str(), sha256, saved.size);
+                told.err().map(|difference| difference.to_string())
+            }
         };
         let Some(problem) = problem else {
             return Ok(());
@@ -73,7 +158,7 @@ impl Promised {
             Self::Published(..) => {
                 error.advise("a mirror or a proxy may have changed it; try again without")
             }
-            Self::Shipped(_) | Self::Given(_) => error,
+            Self::Shipped(_) | Self::Given(_) | Self::Locked(..) => error,
         })
     }
 }

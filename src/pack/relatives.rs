@@ -17,13 +17,13 @@ use crate::pack::spool::FromStart;
 use crate::plan::ArtifactName;
 
 /// The largest reference of related programs, in bytes. Every thread that packs, and later the installer, has it in memory beside its window.
-const LIMIT: u64 = 8 << 20;
+pub(super) const LIMIT: u64 = 8 << 20;
 
 /// The largest reference of a runtime's programs, in bytes: Docker's archive has those of containerd, too.
-const RUNTIME_LIMIT: u64 = 28 << 20;
+pub(super) const RUNTIME_LIMIT: u64 = 28 << 20;
 
 /// The largest reference of all the rest, in bytes. With the two above it comes to what a pot with large windows may have.
-const COMMON_LIMIT: u64 = 48 << 20;
+pub(super) const COMMON_LIMIT: u64 = 48 << 20;
 
 /// The program that all the rest is packed against at the most effort: Kubernetes' programs and images share the most with it, and it is small.
 pub const COMMON: ArtifactName = ArtifactName::Kubeadm;

@@ -334,3 +334,42 @@ fn pins_and_versions_are_read_strictly() {
         assert!(text.parse::<Version>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_docker_of_another_time_that_kpot_has_a_pin_for_is_planned_with_a_warning() {
+    // 19.03, the default up to 1.19, does not start where cgroups are of version 2 alone.
+    for arch in Arch::ALL {
+        let mut asked = request("v1.19.16");
+        asked.arch = arch;
+        assert_eq!(planned(&asked).unwrap().runtime.version, "19.03.15");
+        asked.choice.docker = Some("20.10.23".parse().unwrap());
+        let plan = planned(&asked).unwrap();
+        assert_eq!(plan.runtime.version, "20.10.23");
+        let docker = plan
+            .downloads
+            .iter()
+            .find(|it| it.name == ArtifactName::Docker)
+            .unwrap();
+        assert!(docker.url.ends_with("/docker-20.10.23.tgz"), "{arch}");
+        assert!(matches!(docker.check, Check::Shipped(_)), "{arch}");
+        assert!(plan.warnings[0].contains("by default (19.03.15)"));
+    }
+}
+
+#[test]
+fn what_comes_over_the_network_is_counted_and_a_file_of_this_machine_is_not() {
+    let mut asked = request("v1.20.2");
+    let before = planned(&asked).unwrap().transfers();
+    assert_eq!(before, 5 + 7);
+    let file = |name: &str, place| Extra {
+        name: name.parse().unwrap(),
+        version: "1".to_owned(),
+        place,
+    };
+    let address = "https://files.example/a".parse().unwrap();
+    asked.files = vec![
+        file("here", Place::Here("here".into(), None)),
+        file("there", Place::At(address, Sha256::of(b"x"))),
+    ];
+    assert_eq!(planned(&asked).unwrap().transfers(), before + 1);
+}

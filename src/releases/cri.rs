@@ -1,9 +1,11 @@
 //! The CRI: the language between the kubelet and its runtime, of which there were several forms. A kubelet and a containerd that share none never come up together, which
-//! would be noticed on a machine in a data centre, long after the pot was made.
+//! would be noticed on a machine in a data centre, long after the pot was made. So would a containerd that the installer refuses for another reason: what it takes stands in
+//! bundle-spec, for both.
 
 use std::fmt;
 use std::str::FromStr;
 
+use bundle_spec::containerds::containerds;
 use serde::Deserialize;
 
 use super::Releases;
@@ -86,29 +88,31 @@ impl fmt::Display for Span<Series> {
 }
 
 impl Releases {
-    /// Whether the kubelet of 1.`minor` and containerd `version` share a form of the CRI.
+    /// Whether the kubelet of 1.`minor` and containerd `version` share a form of the CRI, and the installer takes the two together.
     ///
     /// # Errors
-    /// A text that says which forms that kubelet speaks, and which containerds do.
+    /// A text that says which forms that kubelet speaks, and which containerds do; or which containerds are taken with it.
     pub fn can_speak(&self, minor: u16, version: &str) -> Result<(), String> {
         let series = Series::of(version)
             .ok_or_else(|| format!("{version:?} is no version of containerd, such as 1.7.30"))?;
-        let mut spoken = Vec::new();
-        for dialect in &self.cri {
-            if !dialect.kubelet.contains(&minor) {
-                continue;
-            }
-            if dialect.containerd.contains(&series) {
-                return Ok(());
-            }
-            spoken.push(format!(
-                "CRI {}, which {} speaks",
-                dialect.name, dialect.containerd
+        let dialects = self.cri.iter().filter(|it| it.kubelet.contains(&minor));
+        if !dialects.clone().any(|it| it.containerd.contains(&series)) {
+            let spoken: Vec<String> = dialects
+                .map(|it| format!("CRI {}, which {} speaks", it.name, it.containerd))
+                .collect();
+            return Err(format!(
+                "the kubelet of 1.{minor} cannot speak to containerd {version}: it speaks {}",
+                spoken.join("; or ")
             ));
         }
+        let taken = containerds(minor);
+        if taken.contains(&(u32::from(series.0), u32::from(series.1))) {
+            return Ok(());
+        }
+        let (start, end) = (taken.start, taken.end);
         Err(format!(
-            "the kubelet of 1.{minor} cannot speak to containerd {version}: it speaks {}",
-            spoken.join("; or ")
+            "the installer takes no containerd {version} with the kubelet of 1.{minor}: it takes {}.{} and later, before {}.{}",
+            start.0, start.1, end.0, end.1
         ))
     }
 }
@@ -121,7 +125,6 @@ mod tests {
     fn a_kubelet_and_a_containerd_need_one_form_of_the_cri() {
         let releases = Releases::shipped().unwrap();
         for (minor, version, good) in [
-            (14, "1.2.14", true),
             (14, "1.7.30", true),
             (14, "2.0.0", false),
             (22, "1.5.18", true),
@@ -133,6 +136,7 @@ mod tests {
             (26, "1.6.39", true),
             (34, "2.1.4", true),
             (34, "1.7.30", true),
+            (34, "1.6.39", true),
             (36, "2.2.1", true),
         ] {
             let told = releases.can_speak(minor, version);
@@ -152,6 +156,33 @@ mod tests {
             told.contains("CRI v1, which containerd 1.6 and later speaks"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn what_the_installer_refuses_is_not_packed_and_what_it_takes_is() {
+        let releases = Releases::shipped().unwrap();
+        for minor in 14..=36 {
+            // 1.7 was the last of 1.
+            for (major, of_major) in [(1, 0..=7), (2, 0..=9), (3, 0..=1)] {
+                for series in of_major {
+                    let told = releases.can_speak(minor, &format!("{major}.{series}.1"));
+                    let taken = containerds(minor).contains(&(major, series));
+                    assert_eq!(
+                        told.is_ok(),
+                        taken,
+                        "1.{minor}, containerd {major}.{series}: {told:?}"
+                    );
+                }
+            }
+        }
+        for (minor, version, word) in [
+            (14, "1.2.14", "it takes 1.3 and later, before 2.0"),
+            (35, "1.6.39", "it takes 1.7 and later, before 3.0"),
+            (36, "3.0.0", "before 3.0"),
+        ] {
+            let told = releases.can_speak(minor, version).unwrap_err();
+            assert!(told.contains(word), "{told}");
+        }
     }
 
     #[test]

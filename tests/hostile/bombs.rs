@@ -1,4 +1,4 @@
-//! Layers that unpack to far more than they are: the builder's memory does not grow with them, and no pot is made.
+//! Layers that unpack to far more than they are, and papers as large as they may be: the builder's memory does not grow with them.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -27,12 +27,13 @@ struct Ended {
 }
 
 /// `kpot build` with its memory watched until it ends.
-fn watched(desk: &Desk, upstream: &Upstream) -> Ended {
+fn watched(desk: &Desk, upstream: &Upstream, more: &[&str]) -> Ended {
     let started = Instant::now();
     let told = desk.path("told");
     let arguments = upstream.arguments("x.pot");
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     arguments.extend(["--jobs", "2"]);
+    arguments.extend(more);
     let mut command = desk.command(&arguments);
     command
         .stdout(Stdio::null())
@@ -113,7 +114,7 @@ fn bombs_are_refused_in_little_memory() {
         assert!(layer.len() < UNPACKED / 500);
         let digest = Sha256::of(&layer);
         upstream.push("etcd", "3.4.13-0", &image(kind, layer));
-        let ended = watched(&desk, &upstream);
+        let ended = watched(&desk, &upstream, &[]);
         assert_eq!(ended.code, 1, "{}", ended.told);
         let url = format!("{}/v2/etcd/blobs/{digest}", upstream.server.url());
         for word in [word, "k8s.gcr.io/etcd:3.4.13-0", &url] {
@@ -144,9 +145,65 @@ fn bodies_without_end_are_refused_in_little_memory() {
                 .set(&path, vec![Answer::Plain(vec![b' '; 64 << 20])]);
         }
     }
-    let ended = watched(&desk, &upstream);
+    let ended = watched(&desk, &upstream, &[]);
     assert_eq!(ended.code, 1, "{}", ended.told);
     assert!(ended.told.contains("limit of 4194304"), "{}", ended.told);
     assert!(ended.peak < MEMORY, "{} KiB", ended.peak);
     assert!(desk.made().is_empty());
+}
+
+/// As large as a manifest or a config may be, but for what belongs into it besides, in bytes.
+const LARGE: usize = (4 << 20) - (64 << 10);
+
+#[test]
+fn lists_of_many_entries_are_refused_in_little_memory() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let image = FakeImage::new("etcd");
+    let config = image.manifest["config"].clone();
+    let entry = image.manifest["layers"][0].clone();
+    let entries = vec![entry.clone(); LARGE / entry.to_string().len()];
+    let manifest = json!({ "schemaVersion": 2, "config": config, "layers": entries });
+    let index = json!({ "schemaVersion": 2, "manifests": entries });
+    let [manifest, index] = [manifest, index].map(|it| serde_json::to_vec(&it).unwrap());
+    let images = [
+        ("etcd", "3.4.13-0"),
+        ("coredns", "1.7.0"),
+        ("pause", "3.2"),
+        ("kube-apiserver", "v1.20.2"),
+        ("kube-controller-manager", "v1.20.2"),
+        ("kube-proxy", "v1.20.2"),
+        ("kube-scheduler", "v1.20.2"),
+    ];
+    for (at, (name, tag)) in images.into_iter().enumerate() {
+        let sent = if at % 2 == 0 { &manifest } else { &index };
+        upstream.put_manifest(name, tag, sent);
+    }
+    let ended = watched(&desk, &upstream, &[]);
+    assert_eq!(ended.code, 1, "{}", ended.told);
+    let told = "more than 1000 entries";
+    assert!(ended.told.contains(told), "{}", ended.told);
+    assert!(ended.peak > 0 && ended.peak < MEMORY, "{} KiB", ended.peak);
+    assert!(desk.made().is_empty());
+}
+
+#[test]
+fn many_images_with_large_papers_are_packed_in_little_memory() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let mut arguments = vec!["--verbatim".to_owned()];
+    for n in 0..16 {
+        let mut image = FakeImage::new(&format!("large {n}"));
+        image.config["more"] = json!("x".repeat(LARGE));
+        image.describe();
+        image.manifest["annotations"] = json!({ "more": "x".repeat(LARGE) });
+        let name = format!("team/large-{n}");
+        upstream.push(&name, "v1", &image);
+        arguments.extend([
+            "--image".to_owned(),
+            format!("{}/{name}:v1", upstream.server.address()),
+        ]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ended = watched(&desk, &upstream, &arguments);
+    assert_eq!(ended.code, 0, "{}", ended.told);
+    assert!(ended.peak > 0 && ended.peak < MEMORY, "{} KiB", ended.peak);
 }

@@ -39,7 +39,8 @@ fn resolve(server: &Raw) -> Result<RemoteImage, FetchError> {
 
 fn resolve_by(client: &Client, server: &Raw) -> Result<RemoteImage, FetchError> {
     let started = Instant::now();
-    let resolved = Registries::new(client).resolve(&name(server), Arch::Amd64, &task());
+    let resolved =
+        Registries::new(client).resolve(&name(server), Arch::Amd64, &|_| Ok(()), &task());
     assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
     resolved
 }
@@ -345,7 +346,7 @@ fn a_layer_goes_on_with_another_token_whenever_its_own_has_ended() {
     let client = client(plainly(&server));
     let registries = Registries::new(&client);
     let image = registries
-        .resolve(&name(&server), Arch::Amd64, &task())
+        .resolve(&name(&server), Arch::Amd64, &|_| Ok(()), &task())
         .unwrap();
     let saved = registries
         .save_layer(
@@ -382,7 +383,8 @@ fn a_token_that_brings_nothing_is_not_followed_by_another() {
     });
     *address.lock().unwrap() = server.url();
     let client = client(plainly(&server));
-    let refused = Registries::new(&client).resolve(&name(&server), Arch::Amd64, &task());
+    let refused =
+        Registries::new(&client).resolve(&name(&server), Arch::Amd64, &|_| Ok(()), &task());
     assert!(refused.unwrap_err().to_string().contains("401"));
     let seen = server.seen();
     let tokens = seen.iter().filter(|seen| seen.path.starts_with("/token"));

@@ -99,7 +99,7 @@ fn pull(network: Network, registry: &str, config: &str) -> FetchError {
         ..network
     });
     let name: ImageName = format!("{registry}/lab/x:1").parse().unwrap();
-    let resolved = Registries::new(&client).resolve(&name, Arch::Amd64, &task());
+    let resolved = Registries::new(&client).resolve(&name, Arch::Amd64, &|_| Ok(()), &task());
     let error = resolved.unwrap_err();
     let told = format!("{error} {error:?}");
     for secret in [BASIC, "password", "identity", "mine"] {

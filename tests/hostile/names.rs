@@ -99,10 +99,10 @@ fn hanging(port: u16) -> Option<(std::os::fd::OwnedFd, Vec<TcpStream>)> {
 #[test]
 fn an_address_that_hangs_does_not_hide_one_that_answers() {
     let server = hello();
-    let Some(_hanging) = hanging(server.port()) else {
-        // This machine has no IPv6, not even to itself.
-        return;
-    };
+    // Skipped it would seem to hold.
+    let _hanging = hanging(server.port()).expect(
+        "connections to [::1] cannot be made to hang here: this test needs a machine with IPv6, if only to itself (sysctl net.ipv6.conf.lo.disable_ipv6=0)",
+    );
     let v6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), server.port());
     let v4 = server.address().parse().unwrap();
     let url = format!("http://kpot.test:{}/", server.port());

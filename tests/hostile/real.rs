@@ -104,7 +104,7 @@ fn a_real_registry_gives_its_images_to_whoever_logged_in() {
     let registry = format!("127.0.0.1:{line}");
     let name: ImageName = format!("{registry}/lab/x:1").parse().unwrap();
     let stranger = client(trusting(&authority));
-    let turned_away = Registries::new(&stranger).resolve(&name, Arch::Amd64, &task());
+    let turned_away = Registries::new(&stranger).resolve(&name, Arch::Amd64, &|_| Ok(()), &task());
     refused(turned_away, &registry, &["401", "docker login"]);
 
     let config = json!({ "auths": { &registry: { "auth": "bWU6cGFzc3dvcmQ=" } } });
@@ -115,7 +115,9 @@ fn a_real_registry_gives_its_images_to_whoever_logged_in() {
         ..trusting(&authority)
     });
     let registries = Registries::new(&client);
-    let found = registries.resolve(&name, Arch::Amd64, &task()).unwrap();
+    let found = registries
+        .resolve(&name, Arch::Amd64, &|_| Ok(()), &task())
+        .unwrap();
     assert_eq!(
         found.id,
         Sha256::of(&serde_json::to_vec(&image.config).unwrap())
