@@ -202,6 +202,8 @@ pub fn joins() -> Vec<Refusal> {
             |bench| {
                 let b1 = bench.b1();
                 cluster::install_unlike_containerd(&b1, bench.materials())?;
+                // Whoever asks for its version first makes it write down an ID of its own.
+                b1.run("ctr version")?;
                 stand_still(&b1, "/var/lib/containerd /etc/containerd")
             },
             |bench| {
