@@ -39,6 +39,7 @@ const PACKAGES: &[&str] = &[
     "strace",
     "util-linux",
     "vagrant",
+    "vagrant-libvirt",
 ];
 
 /// Installs what the lab needs, starts Docker, and makes the node image.
