@@ -135,8 +135,7 @@ impl Contents {
         artifacts.sort_by(|one, other| one.name.cmp(&other.name));
 
         // Two names of one image are one image. Where manifests are kept, one image is what has one manifest: whoever pushes it again needs the very one that was pinned.
-        let mut alike: BTreeMap<(Sha256, Option<Sha256>), (BTreeSet<String>, &RemoteImage)> =
-            BTreeMap::new();
+        let mut alike: BTreeMap<_, (BTreeSet<String>, &RemoteImage)> = BTreeMap::new();
         for image in &self.images {
             let manifest = match self.layers {
                 Layers::Repacked => None,

@@ -141,7 +141,7 @@ pub fn run() -> Result<Ended> {
             let scenarios = scenarios?.into_iter().flatten().collect();
             let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
             let mut bench = workbench.bench(&lab, 0, WhatRuns::MayServe)?;
-            Ok(counted(scenario::play(&mut bench, scenarios)))
+            Ok(counted(scenario::play(&mut bench, scenarios, None)))
         }
         Command::Bench { parts, era, repeat } => {
             bench::run(&cache, &lab, &choose(&era)?, &parts, repeat).map(|()| Ended::Well)

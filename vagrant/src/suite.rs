@@ -31,6 +31,9 @@ const CARGO_DENY: &str = "0.20.2";
 /// No era is begun later than this after the start: a run has 90 minutes on any machine, and an era that must be built first takes half an hour where others are at work.
 const LATEST_BEGIN: Duration = Duration::from_mins(55);
 
+/// Nor a scenario later than this: some take ten minutes, and on a slow machine more.
+const LATEST_SCENARIO: Duration = Duration::from_mins(65);
+
 /// What the machines of one lab take at most, in MiB: three masters and a machine that joins, with what they cache.
 const LAB_MEMORY: u64 = 5 * 1024;
 
@@ -118,7 +121,8 @@ fn play(cache: &Cache, lane: &Lane<'_>) -> Result<Counts> {
         counts += thread::scope(|scope| {
             let next = lane.eras.get(index + 1);
             let next = next.map(|(choice, _)| scope.spawn(move || build_ahead(choice)));
-            let counts = scenario::play(&mut bench, scenario::of(played));
+            let scenarios = scenario::of(played);
+            let counts = scenario::play(&mut bench, scenarios, Some(LATEST_SCENARIO));
             match next.map(thread::ScopedJoinHandle::join) {
                 None | Some(Ok(Ok(()))) => Ok(counts),
                 Some(Ok(Err(failed))) => Err(failed),

@@ -165,10 +165,24 @@ pub struct Ending {
     pub failure: Option<anyhow::Error>,
 }
 
-/// Plays scenarios one after the other; each failure is told with its evidence, and the next one goes on.
-pub fn play(bench: &mut Bench, scenarios: Vec<Box<dyn Scenario>>) -> Counts {
+/// Plays scenarios one after the other; each failure is told with its evidence, and the next one goes on. None is begun
+/// once this lab has run for `latest`: such ones are told, and count for nothing.
+pub fn play(
+    bench: &mut Bench,
+    scenarios: Vec<Box<dyn Scenario>>,
+    latest: Option<Duration>,
+) -> Counts {
     let mut counts = Counts::default();
     for mut scenario in scenarios {
+        if latest.is_some_and(|latest| sh::elapsed() > latest) {
+            sh::say(format_args!(
+                "scenario {} {}: NOT PLAYED: {} minutes are over, and it might not end in time",
+                bench.version(),
+                scenario.name(),
+                sh::clock(sh::elapsed())
+            ));
+            continue;
+        }
         if let Some(why) = left_out(scenario.as_ref(), bench) {
             sh::say(format_args!(
                 "scenario {} {}: {why}",
