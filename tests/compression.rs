@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::time::SystemTime;
 
@@ -314,7 +315,7 @@ fn frames(pot: &VerifiedPot) -> String {
             blob.encoding,
             Encoding::Zstd | Encoding::ZstdReference { .. }
         ) {
-            all += &format!("{} {:?}\n", blob.digest, blob.encoding);
+            writeln!(all, "{} {:?}", blob.digest, blob.encoding).unwrap();
         }
     }
     assert!(!all.is_empty());

@@ -105,8 +105,8 @@ fn play(cache: &Cache, lane: &Lane<'_>) -> Result<Counts> {
     for (index, (choice, played)) in lane.eras.iter().enumerate() {
         sh::work_on(choice);
         if index > 0 && sh::elapsed() > LATEST_BEGIN {
-            let runtime = choice.runtime.iter();
-            let runtime: String = runtime.map(|name| format!(" --runtime {name}")).collect();
+            let runtime = choice.runtime.as_deref();
+            let runtime = runtime.map_or_else(String::new, |name| format!(" --runtime {name}"));
             sh::say(format_args!(
                 "NOT PLAYED: {} minutes are over, and it might not end in time; `cargo lab test --k8s {}{runtime}` plays it",
                 sh::clock(sh::elapsed()),

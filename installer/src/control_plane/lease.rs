@@ -216,7 +216,7 @@ impl Drop for Lock {
 fn held(run: &Stop, write: impl FnOnce() -> Result<()>) -> Result<()> {
     let begun = Instant::now();
     write()?;
-    run.lock_is_held_until(begun + (DURATION - MARGIN));
+    run.lock_is_held_until(begun + DURATION.saturating_sub(MARGIN));
     Ok(())
 }
 

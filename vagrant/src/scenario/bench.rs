@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -39,6 +39,7 @@ pub struct Bench {
     cluster: Option<(Cluster, Vec<Node>)>,
     /// The masters of the cluster that is being made, or whose making failed.
     making: Vec<Node>,
+    made_in: Duration,
     /// Machines that are bare, with the pot unpacked and its signer trusted, by name.
     ready: BTreeMap<&'static str, Bare>,
     what_runs: WhatRuns,
@@ -72,6 +73,7 @@ impl Bench {
             version,
             cluster: None,
             making: Vec::new(),
+            made_in: Duration::ZERO,
             ready: BTreeMap::new(),
             what_runs,
         }
@@ -173,8 +175,20 @@ impl Bench {
         nodes
     }
 
+    /// What making the wanted cluster took the last time that one was wanted.
+    pub fn made_in(&self) -> Duration {
+        self.made_in
+    }
+
     /// Makes the wanted cluster, with the container runtime that is tried, unless it is the one that is up.
     pub fn cluster_of(&mut self, spec: &ClusterSpec, masters: usize) -> Result<()> {
+        let begun = Instant::now();
+        let made = self.have_cluster(spec, masters);
+        self.made_in = begun.elapsed();
+        made
+    }
+
+    fn have_cluster(&mut self, spec: &ClusterSpec, masters: usize) -> Result<()> {
         let spec = &spec.clone().run_by(self.runtime());
         if self
             .cluster
