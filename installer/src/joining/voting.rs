@@ -202,7 +202,7 @@ mod tests {
             let has = |part: &str| text.contains(part);
             let (status, answer) = if has("member list") {
                 (0, MEMBERS)
-            } else if has("endpoint health") {
+            } else if has("get --consistency=l health") {
                 (i32::from(has("10.0.0.21")), "")
             } else if has("get pods") {
                 (0, PODS)
