@@ -212,8 +212,9 @@ fn a_lock_holds_a_build_to_its_runtime() {
     let told = stderr(&refused);
     for word in [
         "the runtime is not as locked: expected containerd, seen docker",
-        "docker is not as locked: expected nothing",
-        "runc is not as locked",
+        "docker, from https://download.docker.com/",
+        "is not as locked: expected nothing, seen 20.10.24 from https://download.docker.com/",
+        "runc, from https://github.com/opencontainers/runc/",
     ] {
         assert!(told.contains(word), "{word:?} is not in: {told}");
     }
