@@ -283,16 +283,18 @@ fn two_checkouts_make_the_same_pots(world: &World) {
 
 /// build, and build --plan, with what is in the cache.
 fn a_warm_build_fetches_no_content(world: &World) {
-    let (before, pot) = (world.gets(), world.pot("out", AMD64));
-    std::fs::remove_file(world.desk.out().join(AMD64)).unwrap();
-    world.fetching("out", &["build"]);
-    let asked = world.since(&before);
-    assert!(!asked.iter().any(|path| is_content(path)), "{asked:?}");
-    assert!(
-        asked.iter().any(|path| path.ends_with("/kubelet.sha256")),
-        "{asked:?}"
-    );
-    assert!(world.pot("out", AMD64) == pot);
+    let pot = world.pot("out", AMD64);
+    // The publisher's checksum is asked for where no lock stands for it.
+    for (arguments, publisher) in [(&["build"][..], false), (&["build", "--no-lock"], true)] {
+        let before = world.gets();
+        std::fs::remove_file(world.desk.out().join(AMD64)).unwrap();
+        world.fetching("out", arguments);
+        let asked = world.since(&before);
+        assert!(!asked.iter().any(|path| is_content(path)), "{asked:?}");
+        let checksum = asked.iter().any(|path| path.ends_with("/kubelet.sha256"));
+        assert_eq!(checksum, publisher, "{arguments:?}: {asked:?}");
+        assert!(world.pot("out", AMD64) == pot);
+    }
 
     let plans = world.json("out", &["build", "--plan", "--json"]);
     for plan in plans.as_array().unwrap() {

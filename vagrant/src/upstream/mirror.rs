@@ -229,9 +229,10 @@ fn publish_text(file: &Path, suffix: &str, text: &str) -> Result<()> {
     )
 }
 
-/// Writes `stable-1.NN.txt` of every minor, and `stable.txt`.
+/// Writes `stable-1.NN.txt` of every minor, and `stable.txt`; none where nothing was published yet.
 fn publish_latest(place: &Place) -> Result<()> {
     let release = place.www().join("dl.k8s.io/release");
+    sh::make_dirs(&release)?;
     let mut versions: Vec<crate::eras::Version> = sh::names_in(&release)?
         .iter()
         .filter_map(|name| name.parse().ok())
@@ -475,6 +476,23 @@ mod tests {
         );
         assert!(split_name("busybox:1").is_err());
         assert!(split_name("k8s.gcr.io/pause").is_err());
+    }
+
+    #[test]
+    fn the_latest_versions_are_told_from_an_empty_mirror_on() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let place = Place::of(cache.path());
+        publish_latest(&place).expect("nothing is published yet");
+        let release = place.www().join("dl.k8s.io/release");
+        assert!(sh::names_in(&release).expect("a folder").is_empty());
+        for version in ["v1.20.2", "v1.9.9", "v1.20.10"] {
+            sh::make_dirs(&release.join(version)).expect("a version's folder");
+        }
+        publish_latest(&place).expect("three versions are published");
+        let told = |name: &str| sh::read_text(&release.join(name)).expect("it is told");
+        assert_eq!(told("stable-1.20.txt"), "v1.20.10");
+        assert_eq!(told("stable.txt"), "v1.20.10");
+        assert_eq!(told("stable-1.9.txt"), "v1.9.9");
     }
 
     #[test]
