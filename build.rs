@@ -29,8 +29,6 @@ struct Machine {
     compiler: &'static str,
     /// Where Debian has it.
     packages: &'static str,
-    /// Rust's own linker, where the compiler would link with another C library than musl.
-    linker: Option<&'static str>,
 }
 
 const AMD64: Machine = Machine {
@@ -40,7 +38,6 @@ const AMD64: Machine = Machine {
     variable: "x86_64_unknown_linux_musl",
     compiler: "musl-gcc",
     packages: "musl-tools",
-    linker: None,
 };
 
 const ARM64: Machine = Machine {
@@ -50,8 +47,14 @@ const ARM64: Machine = Machine {
     variable: "aarch64_unknown_linux_musl",
     compiler: "aarch64-linux-gnu-gcc",
     packages: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-    linker: Some("rust-lld"),
 };
+
+/// Rust's own linker: a compiler would link with the C library of its system, and does not fold functions.
+const LINKER: &str = "rust-lld";
+
+/// Rust's own musl; functions of the same code once; and relocations packed, which its musl unpacks. Together 4 in 100 of the size.
+const LINKING: &str =
+    "-Clink-self-contained=yes -Clink-arg=--icf=all -Clink-arg=--pack-dyn-relocs=relr";
 
 /// Variables of the outer build that would change the installers, or where they land.
 const OUTER: [&str; 9] = [
@@ -193,15 +196,9 @@ fn build(machine: &Machine, compiler: &str) -> Result<PathBuf, String> {
         cargo.env_remove(name);
     }
     cargo.env(format!("CC_{}", machine.variable), compiler);
-    if let Some(linker) = machine.linker {
-        let name = machine.variable.to_ascii_uppercase();
-        cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
-        // What is linked is Rust's own musl; the compiler only compiled.
-        cargo.env(
-            format!("CARGO_TARGET_{name}_RUSTFLAGS"),
-            "-Clink-self-contained=yes",
-        );
-    }
+    let name = machine.variable.to_ascii_uppercase();
+    cargo.env(format!("CARGO_TARGET_{name}_LINKER"), LINKER);
+    cargo.env(format!("CARGO_TARGET_{name}_RUSTFLAGS"), LINKING);
     let output = cargo
         .output()
         .map_err(|cause| format!("cannot run cargo for the installer: {cause}"))?;
