@@ -131,7 +131,7 @@ impl Asked {
             Held::ByNothing => String::new(),
         };
         Some(format!(
-            "kubeadm {kubernetes} for {arch} wants {}. A machine without a registry could not join with such a pot, so none is written. \
+            "kubeadm {kubernetes} for {arch} wants {}. kubeadm fetches what is not there, which a machine without a registry cannot do, so no pot is written. \
              Add what it wants: kpot build {flags} (or images in a recipe){pin}; or take a newer kpot, whose version data may know better",
             wants.join("; and ")
         ))

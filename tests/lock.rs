@@ -511,6 +511,30 @@ fn what_a_lock_pins_needs_no_publishers_checksum_any_more() {
         upstream.server.seen(".sha256").is_empty(),
         "nobody is asked"
     );
+    // And nothing says that they were.
+    let (said, table) = (stderr(&built), stdout(&built));
+    assert!(
+        said.contains("kubelet v1.20.2, by its digest in the lock"),
+        "{said}"
+    );
+    let planned = desk.kpot(&["build", "--plan", "--json"]);
+    let plan: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let downloads = plan["downloads"].as_array().unwrap();
+    for download in downloads {
+        let published = download["checked"]
+            .as_str()
+            .unwrap()
+            .starts_with("published");
+        assert_eq!(download["by_lock"], published, "{download}");
+        assert!(
+            download["digest"].is_string() && download["checksum"].is_null(),
+            "{download}"
+        );
+    }
+    let vouched = downloads.iter().filter(|it| it["by_lock"] == true).count();
+    assert!(vouched >= programs.len(), "{downloads:?}");
+    assert_eq!(table.matches("  the lock  ").count(), vouched, "{table}");
+    assert!(!(said + &table).contains("published"), "{table}");
     // Who wants to know is told what is missing, and has the same pot.
     let strict = desk.kpot(&["build", "--locked", "-o", "three.pot"]);
     let told = stderr(&strict);

@@ -154,7 +154,7 @@ pub struct Artifact {
     pub source: String,
     /// The digest of the download as it came.
     pub download: Sha256,
-    /// How the download was checked before it was packed.
+    /// How the download was checked, when it was fetched for this pot or when the lock of this build pinned it.
     pub checked: Checked,
     /// Its files, sorted by path; a single binary is one file with the artifact's name.
     pub files: Vec<ArtifactFile>,

@@ -102,10 +102,16 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
     let style = desk.order.style(lock.as_ref());
     let mut reports = Vec::new();
     for (plan, target) in &planned.plans {
+        let voucher = if command.follow.locked {
+            Voucher::Publisher
+        } else {
+            Voucher::Lock
+        };
         if command.plan {
             let resolved = planned.resolved.as_ref();
             reports.extend(super::plan::run(
                 plan,
+                voucher.lock(target.as_ref()),
                 resolved,
                 &desk,
                 &shelf,
@@ -121,11 +127,7 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
         let making = Making {
             plan,
             lock: target.as_ref(),
-            voucher: if command.follow.locked {
-                Voucher::Publisher
-            } else {
-                Voucher::Lock
-            },
+            voucher,
             cache: cache.as_ref(),
             output: &output,
             jobs,
@@ -180,7 +182,7 @@ impl Making<'_> {
         let progress = &desk.progress;
         let installer = super::prepare::installer(plan.arch)?;
         let spool = Spool::new(&output::folder(output)?);
-        announce(plan, progress);
+        announce(plan, self.voucher.lock(self.lock), progress);
         let contents = gather(&Workshop {
             plan,
             depth: Depth::Pot,
@@ -272,7 +274,7 @@ pub(super) fn signing_key(
     keys::load(&path, progress)
 }
 
-fn announce(plan: &Plan, progress: &Progress) {
+fn announce(plan: &Plan, vouching: Option<&Target>, progress: &Progress) {
     let files = match plan.files.len() {
         0 => String::new(),
         count => format!(", {count} to carry besides"),
@@ -285,6 +287,7 @@ fn announce(plan: &Plan, progress: &Progress) {
     ));
     for download in &plan.downloads {
         let check = match &download.check {
+            Check::Published { .. } if vouching.is_some() => "digest in the lock",
             Check::Published {
                 algorithm: Algorithm::Sha256,
                 ..
@@ -312,9 +315,10 @@ fn announce(plan: &Plan, progress: &Progress) {
     }
 }
 
-/// How a download is checked, in a table's words.
-pub(super) const fn how(checked: Checked) -> &'static str {
+/// How a download is checked, in a table's words; `by_lock` where a lock stands for its publisher.
+pub(super) const fn how(checked: Checked, by_lock: bool) -> &'static str {
     match checked {
+        Checked::PublishedSha256 | Checked::PublishedSha512 if by_lock => "the lock",
         Checked::PublishedSha256 => "published SHA-256",
         Checked::PublishedSha512 => "published SHA-512",
         Checked::ShippedPin => "kpot's own pin",

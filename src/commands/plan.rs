@@ -14,6 +14,7 @@ use crate::cache::shelf::Shelf;
 use crate::extra::Place;
 use crate::fetch::marker::Resolved;
 use crate::fetch::registry::Described;
+use crate::lock::Target;
 use crate::plan::{Check, Plan};
 use crate::progress::bytes;
 use crate::released;
@@ -55,6 +56,8 @@ struct Download<'a> {
     url: &'a str,
     from: &'a str,
     checked: Checked,
+    /// Whether a lock stands for its publisher.
+    by_lock: bool,
     /// The publisher's checksum, where that is what counts.
     checksum: Option<&'a str>,
     /// The digest, where it is known already.
@@ -89,6 +92,7 @@ struct Image<'a> {
 
 pub(super) fn run(
     plan: &Plan,
+    vouching: Option<&Target>,
     resolved: Option<&Resolved>,
     desk: &Desk,
     shelf: &Shelf,
@@ -96,7 +100,7 @@ pub(super) fn run(
 ) -> anyhow::Result<Option<Value>> {
     let progress = &desk.progress;
     let survey = survey(plan, &desk.client, &desk.stop, progress)?;
-    let mut report = report(plan, resolved, &survey, shelf);
+    let mut report = report(plan, vouching, resolved, &survey, shelf);
     report.warnings.extend(unreleased(plan, &survey, desk));
     for warning in &report.warnings {
         progress.line(&format!("warning: {warning}"));
@@ -122,6 +126,7 @@ fn unreleased(plan: &Plan, survey: &Survey, desk: &Desk) -> Option<String> {
 
 fn report<'a>(
     plan: &'a Plan,
+    vouching: Option<&Target>,
     resolved: Option<&'a Resolved>,
     survey: &'a Survey,
     shelf: &Shelf,
@@ -142,24 +147,29 @@ fn report<'a>(
         runtime: &plan.runtime,
         cni: &plan.cni,
         downloads: downloads
-            .map(|(download, told)| Download {
-                name: download.name.text(),
-                version: &download.version,
-                url: &download.url,
-                from: told.from.as_str(),
-                checked: download.check.checked(),
-                checksum: match &download.check {
-                    Check::Published { url, .. } => Some(url),
-                    Check::Shipped(_) | Check::Given(_) => None,
-                },
-                digest: download.check.digest(),
-                size: told.answer.as_ref().ok().copied(),
-                cached: match (download.check.digest(), &told.answer) {
-                    (Some(digest), _) => shelf.size(&digest).unwrap_or(0),
-                    (None, Ok(size)) if shelf.has(&download.label(), *size) => *size,
-                    (None, _) => 0,
-                },
-                problem: told.answer.as_ref().err().map(String::as_str),
+            .map(|(download, told)| {
+                let pinned = vouching.and_then(|lock| lock.stands_for(download));
+                let digest = download.check.digest().or(pinned.map(|it| it.digest));
+                Download {
+                    name: download.name.text(),
+                    version: &download.version,
+                    url: &download.url,
+                    from: told.from.as_str(),
+                    checked: download.check.checked(),
+                    by_lock: pinned.is_some(),
+                    checksum: match &download.check {
+                        Check::Published { url, .. } if pinned.is_none() => Some(url),
+                        Check::Published { .. } | Check::Shipped(_) | Check::Given(_) => None,
+                    },
+                    digest,
+                    size: told.answer.as_ref().ok().copied(),
+                    cached: match (digest, &told.answer) {
+                        (Some(digest), _) => shelf.size(&digest).unwrap_or(0),
+                        (None, Ok(size)) if shelf.has(&download.label(), *size) => *size,
+                        (None, _) => 0,
+                    },
+                    problem: told.answer.as_ref().err().map(String::as_str),
+                }
             })
             .collect(),
         files: files
@@ -217,7 +227,7 @@ fn text(report: &Report<'_>) -> String {
             download.name.to_owned(),
             download.version.to_owned(),
             size(download.size),
-            how(download.checked).to_owned(),
+            how(download.checked, download.by_lock).to_owned(),
             whence(download.from, download.size, download.cached),
         ]);
     }

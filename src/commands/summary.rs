@@ -74,7 +74,7 @@ pub(super) fn parts(contents: &Contents) -> Vec<Part> {
         size: download.size,
         from: download.from.to_string(),
         host: download.from.host_str().unwrap_or_default().to_owned(),
-        checked: how(download.checked),
+        checked: how(download.checked, download.by_lock),
         got: Got::of(std::iter::once(download.origin)),
     });
     let images = contents.images.iter().map(|image| {

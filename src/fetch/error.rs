@@ -157,6 +157,16 @@ pub(super) fn unanswered(from: &Url, error: &reqwest::Error, silence: String) ->
 /// What to try where nobody answers.
 const WAY: &str = "look at the name, and at this machine's way to it: behind a proxy, HTTPS_PROXY names the proxy, and --mirror HOST=URL takes another server";
 
+/// What to try where what comes is not what was promised.
+pub const CHANGED: &str = "a mirror or a proxy may have changed it; try again without";
+
+/// What to try where a server is asked for too much.
+pub(super) const LATER: &str = "try again later: what came is in the cache. Registries let those fetch more who did docker login; --mirror HOST=URL takes another server";
+
+/// What to try where a transfer does not get to its end.
+pub(super) const AGAIN: &str =
+    "the same command goes on from what is in the cache; --mirror HOST=URL takes another server";
+
 /// What to try where a proxy wants to know who asks.
 pub(super) const PROXY_LOGIN: &str =
     "give the proxy's user and password in its variable: http://USER:PASSWORD@PROXY";

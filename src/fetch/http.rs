@@ -19,7 +19,7 @@ use reqwest::header::{
 use reqwest::{Method, StatusCode, Url};
 use zeroize::Zeroizing;
 
-use super::error::{PROXY_LOGIN, causes, unanswered};
+use super::error::{AGAIN, LATER, PROXY_LOGIN, causes, unanswered};
 use super::hosts::{Hosts, Leave};
 use super::logins::Logins;
 use super::network::{Network, Redirects};
@@ -32,7 +32,7 @@ use crate::pack::space;
 use crate::progress::Task;
 use crate::releases::Algorithm;
 
-pub use super::error::FetchError;
+pub use super::error::{CHANGED, FetchError};
 pub use super::partial::Saved;
 
 /// What to do where a disk is full or cannot be written to.
@@ -486,7 +486,7 @@ impl Client {
                 Ok(0) => return Ok(0),
                 Ok(count) => {
                     pace.took(started.elapsed(), count as u64)
-                        .map_err(|problem| FetchError::transient(from, problem))?;
+                        .map_err(|problem| FetchError::transient(from, problem).advise(AGAIN))?;
                     return Ok(count);
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
@@ -527,6 +527,7 @@ impl Client {
             }
             None => FetchError::transient(from, format!("the transfer broke off: {cause}")),
         }
+        .advise(AGAIN)
     }
 
     fn silence(&self) -> String {
@@ -561,7 +562,9 @@ fn refusal(from: &Url, response: &Response) -> FetchError {
             .advise("check the version or the name, and that a mirror has the publisher's layout"),
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => refused.advise(PROXY_LOGIN),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            refused.wait(retry_after(headers, SystemTime::now()))
+            refused
+                .wait(retry_after(headers, SystemTime::now()))
+                .advise(LATER)
         }
         status if status.is_server_error() => refused
             .wait(retry_after(headers, SystemTime::now()))

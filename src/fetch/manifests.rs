@@ -3,7 +3,7 @@
 //! A registry may send anything of up to 4 MiB, several at once, and the builder has little memory: what is not needed is skipped while it is read, and no list is longer than
 //! any image has it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
 
 use bundle_spec::{Arch, Sha256, limits};
@@ -18,6 +18,9 @@ const ENTRIES: usize = 1000;
 
 /// How much of a word is shown that nobody knows, in characters.
 const SHOWN: usize = 100;
+
+/// How much is shown of why something does not parse, in bytes: it may quote what does not.
+const REASON: usize = 300;
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,8 +238,31 @@ impl Config {
 
 fn read<'r, T: Deserialize<'r>>(reply: &'r Reply, what: &str) -> Result<T, FetchError> {
     serde_json::from_slice(&reply.body).map_err(|cause| {
-        FetchError::refused(&reply.from, format!("{what} does not parse: {cause}"))
+        let mut reason = Beginning(String::new());
+        // It ends with an error where there is more than is kept.
+        let place = match write!(reason, "{cause}") {
+            Ok(()) => String::new(),
+            Err(fmt::Error) => format!("… at line {} column {}", cause.line(), cause.column()),
+        };
+        FetchError::refused(
+            &reply.from,
+            format!("{what} does not parse: {}{place}", reason.0),
+        )
     })
+}
+
+/// The beginning of a text that may be as long as a server likes.
+struct Beginning(String);
+
+impl fmt::Write for Beginning {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let end = part.floor_char_boundary(REASON - self.0.len());
+        self.0.push_str(&part[..end]);
+        if end < part.len() {
+            return Err(fmt::Error);
+        }
+        Ok(())
+    }
 }
 
 fn compression(media_type: &str) -> Result<Compression, String> {
@@ -282,6 +308,18 @@ mod tests {
             body: serde_json::to_vec(value).unwrap(),
             from: Url::parse("https://registry.example/v2/x/manifests/1").unwrap(),
         }
+    }
+
+    #[test]
+    fn an_error_quotes_no_more_of_an_answer_than_a_person_reads() {
+        let reply = reply(&json!({ "schemaVersion": "\u{1f980}".repeat(1 << 20) }));
+        let said = shape(&reply).err().unwrap().to_string();
+        assert!(
+            said.contains("does not parse: invalid type: string"),
+            "{said}"
+        );
+        assert!(said.contains("… at line 1 column "), "{said}");
+        assert!(said.len() < 1000, "{}", said.len());
     }
 
     fn manifest(layers: usize) -> Value {

@@ -13,7 +13,7 @@ use bundle_spec::{Arch, Sha256, limits};
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
-use super::http::{Ask, Client, FetchError, Reply, Saved, Size, cannot_write};
+use super::http::{Ask, CHANGED, Client, FetchError, Reply, Saved, Size, cannot_write};
 pub use super::manifests::Compression;
 use super::manifests::{self, Form, Named};
 use super::partial::Partial;
@@ -401,6 +401,7 @@ fn compare(reply: &Reply, expected: Sha256) -> Result<(), FetchError> {
         Err(FetchError::refused(
             &reply.from,
             format!("its digest is {seen} instead of {expected}"),
-        ))
+        )
+        .advise(CHANGED))
     }
 }

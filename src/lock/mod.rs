@@ -21,7 +21,7 @@ use crate::order::Style;
 use crate::pack::effort::Effort;
 use crate::pack::tuning::Tuning;
 use crate::pack::{FetchedDownload, FetchedExtra, Layers};
-use crate::plan::{Download, Plan};
+use crate::plan::{Check, Download, Plan};
 use crate::{fetch::registry::RemoteImage, installers};
 pub use differences::{Difference, Differences};
 
@@ -291,6 +291,14 @@ impl Target {
     /// What is pinned under this name.
     pub fn artifact(&self, name: &str) -> Option<&Artifact> {
         self.artifacts.iter().find(|artifact| artifact.name == name)
+    }
+
+    /// What is pinned of a download whose publisher has a checksum: the lock can stand for it.
+    pub fn stands_for(&self, download: &Download) -> Option<&Artifact> {
+        match download.check {
+            Check::Published { .. } => self.artifact(download.name.text()),
+            Check::Shipped(_) | Check::Given(_) => None,
+        }
     }
 
     /// What is pinned of this image, whatever digest it is asked for by.

@@ -49,8 +49,10 @@ pub struct FetchedDownload {
     pub digest: Sha256,
     /// Its size as it came, in bytes.
     pub size: u64,
-    /// How it was checked.
+    /// How it was checked, in this run or when a lock pinned it.
     pub checked: Checked,
+    /// Whether in this run a lock alone said what it must be.
+    pub by_lock: bool,
     pub(super) files: Vec<(String, Sha256)>,
 }
 

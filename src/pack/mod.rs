@@ -91,6 +91,13 @@ pub enum Voucher {
     Publisher,
 }
 
+impl Voucher {
+    /// The lock, where its word counts.
+    pub fn lock(self, lock: Option<&Target>) -> Option<&Target> {
+        lock.filter(|_| self == Self::Lock)
+    }
+}
+
 /// What becomes of the layers of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -300,6 +307,7 @@ impl Run<'_> {
                 digest: obtained.sha256,
                 size: obtained.size,
                 checked: download.check.checked(),
+                by_lock: promised.by_lock(),
                 files: match download.layout {
                     Layout::Program => vec![program],
                     Layout::Archive | Layout::ArchiveWithFolder(_) => Vec::new(),

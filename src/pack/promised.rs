@@ -7,7 +7,7 @@ use reqwest::Url;
 use super::{Run, Voucher};
 use crate::cache::place::Key;
 use crate::fetch::checksum;
-use crate::fetch::http::{Ask, FetchError, Saved};
+use crate::fetch::http::{Ask, CHANGED, FetchError, Saved};
 use crate::lock::{Artifact, Target};
 use crate::plan::{Check, Download};
 use crate::progress::Task;
@@ -40,7 +40,7 @@ impl Run<'_> {
         let shop = self.shop;
         // The plan was compared with the lock: what it pins under this name is this version from there, checked so.
         let pinned = shop.lock.and_then(|lock| {
-            let artifact = lock.artifact(download.name.text())?;
+            let artifact = lock.stands_for(download)?;
             Some(Promised::Locked(lock, artifact))
         });
         let pinned = match (pinned, shop.voucher) {
@@ -88,6 +88,11 @@ impl Run<'_> {
 }
 
 impl Promised<'_> {
+    /// Whether a lock says it, and its publisher was not asked or did not answer.
+    pub(super) const fn by_lock(&self) -> bool {
+        matches!(self, Self::Locked(..))
+    }
+
     /// What the cache knows it by.
     pub(super) fn key(&self) -> Key {
         match self {
@@ -155,9 +160,7 @@ impl Promised<'_> {
         };
         let error = FetchError::wrong_content(from, problem);
         Err(match self {
-            Self::Published(..) => {
-                error.advise("a mirror or a proxy may have changed it; try again without")
-            }
+            Self::Published(..) => error.advise(CHANGED),
             Self::Shipped(_) | Self::Given(_) | Self::Locked(..) => error,
         })
     }
