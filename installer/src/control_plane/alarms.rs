@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::etcd::{Member, MemberId};
+use super::guard::Votes;
 
 /// An alarm that is raised.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Alarm {
     pub kind: String,
     /// The member that it is raised for, as etcd lists it.
     pub whose: String,
+    /// Whether the others are a quorum without that member.
+    pub spared: bool,
 }
 
 impl Alarm {
@@ -35,6 +38,14 @@ impl Alarm {
                     (None, Some(id)) => id.to_string(),
                     (None, None) => "a member that it does not name".to_owned(),
                 },
+                spared: member.is_some_and(|member| {
+                    let gone = Member {
+                        healthy: false,
+                        ..member.clone()
+                    };
+                    let others = members.iter().filter(|one| one.id != member.id);
+                    Votes::of(others.chain([&gone])).are_enough()
+                }),
             }
         };
         let lines = text.lines().map(str::trim);
@@ -45,6 +56,7 @@ impl Alarm {
     pub fn remedy(&self) -> String {
         match self.kind.as_str() {
             "NOSPACE" => "With etcdctl in etcd's container, on a healthy master: endpoint status --write-out=json (it tells the revision), then compact REVISION; then, on every master that is well, one after the other, defrag; then, once, alarm disarm. Where it is full of what is needed, give every etcd a larger --quota-backend-bytes first",
+            "CORRUPT" if !self.spared => "Stop no member: without that one the others are no quorum. With all of them running, and with etcdctl in etcd's container on a healthy master: alarm disarm; then, where a master is down, bring it back (rebirth-master) or replace it (change-master); then, on the one whose data are corrupt: kpot-install reset; then make it anew: kpot-install join-master. Where etcd does not name it: endpoint hashkv --cluster tells whose hash is not that of the others",
             "CORRUPT" => "Stop that member's etcd, on its master: mv /etc/kubernetes/manifests/etcd.yaml /root/. Then, with etcdctl in etcd's container on a healthy one: alarm disarm. Then make that master anew, there: kpot-install rebirth-master. Where etcd does not name it: endpoint hashkv --cluster tells whose hash is not that of the others",
             _ => "Find its cause in etcd's log, end it, then, with etcdctl in etcd's container on a healthy master: alarm disarm",
         }
@@ -54,7 +66,7 @@ impl Alarm {
 
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, whose } = self;
+        let Self { kind, whose, .. } = self;
         let why = match kind.as_str() {
             "NOSPACE" => ": its database has reached its quota, and etcd takes no writes",
             "CORRUPT" => ": its data are not those of the other members, and etcd takes no writes",
@@ -79,6 +91,22 @@ mod tests {
                 .map(|alarm| (alarm.kind, alarm.whose))
                 .collect()
         };
+        // The only member, and one of three that are well, of two, and beside one that is down.
+        let at = |id: u64, healthy: bool| Member {
+            healthy,
+            ..member(id, &format!("m{id}"), &format!("10.0.0.{id}"))
+        };
+        for (members, spared) in [
+            (vec![at(1, true)], false),
+            (vec![at(1, true), at(2, true), at(3, true)], true),
+            (vec![at(1, true), at(2, true)], false),
+            (vec![at(1, true), at(2, true), at(3, false)], false),
+        ] {
+            let alarms = Alarm::parse("memberID:1 alarm:CORRUPT", &members);
+            assert_eq!(alarms[0].spared, spared, "{members:?}");
+            assert_eq!(alarms[0].remedy().starts_with("Stop no member"), !spared);
+        }
+        assert!(!Alarm::parse("alarm:CORRUPT", &members)[0].spared);
         assert_eq!(read(""), []);
         assert_eq!(read("\n"), []);
         let pair = |kind: &str, whose: &str| (kind.to_owned(), whose.to_owned());

@@ -118,7 +118,7 @@ fn is_token(word: &str) -> bool {
 }
 
 /// Uploads the healthy master's shared certificates, sealed, into the Secret `kubeadm-certs`, and returns the key (64 hex digits). `config_text` is the cluster's own
-/// ClusterConfiguration: without it kubeadm asks the internet for a version and takes the default folder of certificates.
+/// ClusterConfiguration, ended with a line's end: without it kubeadm asks the internet for a version and takes the default folder of certificates.
 pub fn upload_certs(
     cluster: &Cluster,
     kubeadm: &Kubeadm,
@@ -132,7 +132,7 @@ pub fn upload_certs(
         "localAPIEndpoint": { "advertiseAddress": advertise },
         "nodeRegistration": { "criSocket": cri_socket },
     });
-    let config = format!("{}\n---\n{init}\n", config_text.trim_end());
+    let config = format!("{config_text}---\n{init}\n");
     // The input of a command over ssh may be a socket, which cannot be opened by name; a pipe can.
     let args = [
         "-c",

@@ -63,7 +63,7 @@ pub struct ClusterFacts {
     pub alarms: Vec<Alarm>,
     /// kubeadm's configuration of the cluster.
     pub config: ClusterConfiguration,
-    /// The same as it is stored, for handing back to kubeadm.
+    /// The same as it is stored.
     pub config_text: String,
     /// The masters that kubeadm's `ClusterStatus` knows, by name and address (up to 1.21): it asks the etcd of every one of them at a join.
     pub api_endpoints: Vec<(String, String)>,
@@ -100,6 +100,18 @@ pub struct ClusterFacts {
 }
 
 impl ClusterFacts {
+    /// [`Self::config_text`] for handing back to kubeadm, ended with a line's end. Without feature gates: none of them changes what it is asked here, and where it gets its
+    /// configuration from a file, it refuses those of former versions that upgrades have left there, over which a join passes.
+    pub fn config_for_kubeadm(&self) -> String {
+        let mut inside = false;
+        let kept = self.config_text.lines().filter(|line| {
+            // kubeadm writes a block, whose lines are indented.
+            inside = line.starts_with("featureGates:") || (inside && line.starts_with(' '));
+            !inside
+        });
+        kept.flat_map(|line| [line, "\n"]).collect()
+    }
+
     /// The API servers of the masters that are Ready: names of their nodes, and `https://ADDRESS:PORT`.
     pub fn api_servers(&self) -> BTreeMap<String, String> {
         let address = |node: &Node| {
@@ -593,6 +605,18 @@ mod tests {
         assert_eq!(driver(22, "docker://20.10.24", ""), "systemd");
         assert_eq!(driver(23, "docker://20.10.24", "cgroupfs"), "cgroupfs");
         assert_eq!(driver(34, "containerd://2.1.4", ""), "systemd");
+    }
+
+    #[test]
+    fn kubeadm_gets_the_configuration_without_feature_gates() {
+        let mut cluster = crate::joining::fixtures::cluster();
+        cluster.config_text = "apiVersion: v1\nfeatureGates:\n  EtcdLearnerMode: true\n  IPv6DualStack: true\nkind: ClusterConfiguration\ndns:\n  type: CoreDNS".to_owned();
+        assert_eq!(
+            cluster.config_for_kubeadm(),
+            "apiVersion: v1\nkind: ClusterConfiguration\ndns:\n  type: CoreDNS\n"
+        );
+        cluster.config_text = "featureGates: {}\nkind: ClusterConfiguration\n".to_owned();
+        assert_eq!(cluster.config_for_kubeadm(), "kind: ClusterConfiguration\n");
     }
 
     #[test]

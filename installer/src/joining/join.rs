@@ -213,7 +213,7 @@ impl Step for KubeadmJoin {
             credentials::upload_certs(
                 cluster,
                 &joining.traits().kubeadm,
-                &joining.cluster.config_text,
+                &joining.cluster.config_for_kubeadm(),
                 address,
                 &joining.cluster.cri_socket,
             )

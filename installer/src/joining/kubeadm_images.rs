@@ -41,8 +41,8 @@ impl KubeadmImages {
             "localAPIEndpoint": { "advertiseAddress": joining.address },
             "nodeRegistration": { "name": joining.node, "criSocket": joining.cri_socket() },
         });
-        let cluster = joining.cluster.config_text.trim_end();
-        Probe::kubeadm_images(&format!("{cluster}\n---\n{init}\n"))
+        let cluster = joining.cluster.config_for_kubeadm();
+        Probe::kubeadm_images(&format!("{cluster}---\n{init}\n"))
     }
 }
 

@@ -73,6 +73,19 @@ impl RemoveMember {
             .with_context(|| format!("etcd lists no member {}", self.healthy))?;
         read_from_here(world, &self.etcd, image, target, healthy)
     }
+
+    /// What etcd listed. From 3.5 on it lists its members only with a quorum (<https://github.com/etcd-io/etcd/pull/11639>): a list that is not to be had is the guard's refusal then.
+    fn listed(&self, view: &ClusterView, members: Result<Vec<Member>>) -> Result<Vec<Member>> {
+        members.map_err(|cause| {
+            if self.etcd.answers(view) {
+                return cause;
+            }
+            NotEligible(format!(
+                "nothing was removed: etcd has no quorum, and does not list its members: {cause:#}"
+            ))
+            .into()
+        })
+    }
 }
 
 /// Asks the guard, with a snapshot that was checked, and ends where it refuses.
@@ -203,7 +216,8 @@ impl Step for RemoveMember {
     fn apply(&self, world: World<'_>) -> Result<()> {
         let cluster = world.cluster.context("this workflow has no cluster")?;
         snapshot::take(world.host, cluster, &self.etcd)?;
-        let first = self.etcd.members(cluster.view())?;
+        let view = cluster.view();
+        let first = self.listed(view, self.etcd.members(view))?;
         let Some(target) = self.departed.member(&first) else {
             return Ok(());
         };
@@ -211,7 +225,7 @@ impl Step for RemoveMember {
         judge(&self.departed, &first, Reading::Failed)?;
         // A dead member takes its time not to answer: what is known of the others must not have grown old meanwhile, so they are looked at once more after it.
         let from_here = self.ask_from_here(world, &first, target)?;
-        let members = steady_members(&self.etcd, cluster.view(), &self.departed)?;
+        let members = self.listed(view, steady_members(&self.etcd, view, &self.departed))?;
         let Some(target) = self.departed.member(&members).cloned() else {
             return Ok(());
         };

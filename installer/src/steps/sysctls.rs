@@ -212,11 +212,11 @@ fn set_otherwise(host: &HostView) -> Result<Vec<State>> {
             };
             let told = format!("{path}, which is read after ours, sets {key} to {other}");
             match weight {
-                Weight::Needed => states.push(State::Conflict {
+                Weight::Needed if path != LAST => states.push(State::Conflict {
                     reason: format!("{told}, and no pod has a network without {value}"),
                     remedy: format!("set it to {value} there, or take the line out of {path}"),
                 }),
-                Weight::Wanted => states.push(State::Unsettable(format!(
+                Weight::Needed | Weight::Wanted => states.push(State::Unsettable(format!(
                     "{told} (wanted {value}) when it is read next: take the line out of it"
                 ))),
                 Weight::UntilKubeProxy => {}

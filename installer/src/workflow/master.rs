@@ -181,8 +181,8 @@ pub(super) fn carry_out(
         engine::run(&work.after, world, &session.journal, run.console)
     })();
     if outcome.is_err()
-        && joining.cluster.etcd.is_some()
-        && let Some(how) = quorum_is_lost(&seen.view)
+        && let Some(etcd) = &joining.cluster.etcd
+        && let Some(how) = quorum_is_lost(&seen.view, Some(etcd))
     {
         tell_of_lost_quorum(run, &seen.view, &how);
     }

@@ -68,13 +68,14 @@ pub(super) fn look(
 
     run.console
         .say("asking the cluster and looking at this machine …");
-    let cluster = ClusterFacts::gather(&view).map_err(|cause| match quorum_is_lost(&view) {
-        None => not_eligible(cause),
-        Some(how) => {
-            tell_of_lost_quorum(run, &view, &how);
-            not_eligible(cause.context(format!("etcd has no quorum: {how}")))
-        }
-    })?;
+    let cluster =
+        ClusterFacts::gather(&view).map_err(|cause| match quorum_is_lost(&view, None) {
+            None => not_eligible(cause),
+            Some(how) => {
+                tell_of_lost_quorum(run, &view, &how);
+                not_eligible(cause.context(format!("etcd has no quorum: {how}")))
+            }
+        })?;
     let cluster = Rc::new(cluster);
     let healthy = endpoint::healthy_address(&cluster)?;
     let facts = facts::gather(
@@ -243,9 +244,9 @@ pub(super) fn look(
 /// How many times, and how long apart, an etcd that just starts again (its liveness probe needs the quorum, too) is asked.
 const LOOKS: (u32, Duration) = (3, Duration::from_secs(5));
 
-/// Where no API server answers, or something failed: whether that is because etcd has no quorum, and how that shows.
-pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
-    if !Etcd::is_there(view) {
+/// Where no API server answers, or something failed: whether that is because etcd has no quorum, and how that shows. `known` is the etcd that was asked before.
+pub(super) fn quorum_is_lost(view: &ClusterView, known: Option<&Etcd>) -> Option<String> {
+    if known.is_some_and(|etcd| etcd.answers(view)) || !Etcd::is_there(view) {
         return None;
     }
     for look in 1..=LOOKS.0 {
@@ -254,7 +255,9 @@ pub(super) fn quorum_is_lost(view: &ClusterView) -> Option<String> {
                 return None;
             }
             if let Ok(members) = etcd.members(view) {
-                return Some(Votes::of(&members).to_string());
+                let votes = Votes::of(&members);
+                // One that is cut off may know of others that are a quorum without it.
+                return (!votes.are_enough()).then(|| votes.to_string());
             }
             if look == LOOKS.0 {
                 let address = view.address();

@@ -57,6 +57,7 @@ fn a_healthy_cluster_refuses_nothing() {
 fn an_alarm_refuses_a_join_and_is_told_to_who_has_joined() {
     let alarm = |cluster: &mut ClusterFacts| {
         cluster.alarms = vec![Alarm {
+            spared: true,
             kind: "NOSPACE".to_owned(),
             whose: "m1".to_owned(),
         }];

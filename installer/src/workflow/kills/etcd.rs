@@ -6,6 +6,7 @@ use bundle_spec::Sha256;
 use serde_json::json;
 
 use super::files::{Files, bad, good};
+use crate::control_plane::etcd::Version;
 use crate::host::command::Output;
 
 /// A member.
@@ -60,6 +61,10 @@ impl Etcd {
     /// Whether a member has started and answers, were there a quorum.
     fn is_up(&self, member: &Member) -> bool {
         !member.name.is_empty() && self.alive.contains(&member.address)
+    }
+
+    fn is_before(&self, major: u32, minor: u32) -> bool {
+        Version::parse(self.version).is_some_and(|version| version < Version { major, minor })
     }
 
     pub(super) fn has_quorum(&self) -> bool {
@@ -137,7 +142,9 @@ impl Etcd {
             other => other,
         };
         Some(match words {
-            ["member", "list"] => good(self.list()),
+            // From 3.5 on it lists them only with a quorum.
+            ["member", "list"] if self.has_quorum() || self.is_before(3, 5) => good(self.list()),
+            ["member", "list"] => bad("Error: context deadline exceeded"),
             ["get", _, "health"] if self.hidden.contains(endpoint) => bad("Error: context deadline exceeded"),
             ["get", consistency, "health"] => self.read(endpoint, consistency),
             ["alarm", "list"] if self.has_quorum() => good(self.alarms.clone()),
