@@ -6,7 +6,7 @@
 mod etcd;
 mod images;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,8 +24,10 @@ pub use images::images_named;
 const PATIENCE: Duration = Duration::from_mins(2);
 /// The same where something is known to be wrong, and only that it is seen matters.
 const IMPATIENCE: Duration = Duration::from_secs(2);
-/// Which of the two holds.
-static IMPATIENT: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// Which of the two holds: other labs check on threads of their own.
+    static IMPATIENT: Cell<bool> = const { Cell::new(false) };
+}
 /// A pod whose image is there starts within seconds; name lookups and connections may be tried again meanwhile.
 const POD_PATIENCE: Duration = Duration::from_mins(2);
 
@@ -38,14 +40,14 @@ const CONTROL_PLANE: [&str; 4] = [
 
 /// Checks what is known to be wrong, without waiting for it to become right.
 pub fn impatiently<T>(check: impl FnOnce() -> T) -> T {
-    IMPATIENT.store(true, Ordering::Relaxed);
+    IMPATIENT.set(true);
     let found = check();
-    IMPATIENT.store(false, Ordering::Relaxed);
+    IMPATIENT.set(false);
     found
 }
 
 fn patience() -> Duration {
-    if IMPATIENT.load(Ordering::Relaxed) {
+    if IMPATIENT.get() {
         IMPATIENCE
     } else {
         PATIENCE

@@ -143,7 +143,7 @@ fn backup_up(lab: &Lab, b1: &Node) -> Result<()> {
 
 fn build(kpot: &Kpot, cache: &Cache, choice: &Choice, arguments: &[String]) -> Result<Pot> {
     step(&format!("kpot build for {choice}"), || {
-        kpot.build(cache, choice, arguments)
+        kpot.build(&cache.pots(), choice, arguments)
     })
 }
 

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail, ensure};
 use bundle_spec::{Manifest, Sha256};
 use serde_json::Value;
 
-use crate::cache::Cache;
 use crate::eras::{Choice, Version};
 use crate::image::vagrant_dir;
 use crate::node::Node;
@@ -83,10 +82,10 @@ impl Kpot {
         Ok((key, sh::read_text(&public)?.trim().to_owned()))
     }
 
-    /// Builds and signs a pot of an era, with a new key; the arguments say where from.
-    pub fn build(&self, cache: &Cache, choice: &Choice, arguments: &[String]) -> Result<Pot> {
-        let (key, public_key) = self.keygen(&cache.pots(), &format!("{choice}.key"))?;
-        let file = cache.pots().join(format!("{choice}.pot"));
+    /// Builds and signs a pot of an era in the folder `dir`, with a new key; the arguments say where from.
+    pub fn build(&self, dir: &Path, choice: &Choice, arguments: &[String]) -> Result<Pot> {
+        let (key, public_key) = self.keygen(dir, &format!("{choice}.key"))?;
+        let file = dir.join(format!("{choice}.pot"));
         self.build_with(&key, choice.version, arguments, &file)?;
         Ok(Pot {
             file,

@@ -530,13 +530,19 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a second name for a file's bytes, in place of an older file of that name.
+/// Makes a second name for a file's bytes, in place of an older file of that name; several may do so at once.
 pub fn hard_link(from: &Path, to: &Path) -> Result<()> {
-    if let Some(dir) = to.parent() {
-        make_dirs(dir)?;
-    }
-    remove(to)?;
-    fs::hard_link(from, to)
+    let dir = to
+        .parent()
+        .ok_or_else(|| anyhow!("{} has no directory", to.display()))?;
+    make_dirs(dir)?;
+    let beside = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(dir)
+        .with_context(|| format!("making a directory in {}", dir.display()))?;
+    let new = beside.path().join("link");
+    fs::hard_link(from, &new)
+        .and_then(|()| fs::rename(&new, to))
         .with_context(|| format!("linking {} to {}", from.display(), to.display()))
 }
 

@@ -123,6 +123,8 @@ fn play(cache: &Cache, lane: &Lane<'_>) -> Result<Counts> {
             let next = next.map(|(choice, _)| scope.spawn(move || build_ahead(choice)));
             let scenarios = scenario::of(played);
             let counts = scenario::play(&mut bench, scenarios, Some(LATEST_SCENARIO));
+            // A cluster that nobody needs any more takes from a build that is waited for.
+            lane.lab.raze()?;
             match next.map(thread::ScopedJoinHandle::join) {
                 None | Some(Ok(Ok(()))) => Ok(counts),
                 Some(Ok(Err(failed))) => Err(failed),
@@ -130,17 +132,16 @@ fn play(cache: &Cache, lane: &Lane<'_>) -> Result<Counts> {
             }
         })?;
     }
-    lane.lab.raze()?;
     Ok(counts)
 }
 
-/// Builds what is missing of upstream in a process of its own that yields to everything else.
+/// Builds what is missing of upstream in a process of its own that yields to the scenarios as the tests of the code do: a lane may come to wait for it.
 fn build_ahead(choice: &Choice) -> Result<()> {
     let own = env::current_exe().context("cannot find this program's own path")?;
     step(
         &format!("upstream of {choice}, beside the scenarios"),
         || {
-            nicely("19", own.as_os_str())
+            nicely("5", own.as_os_str())
                 .args(["upstream", "build", "--k8s", &choice.version.to_string()])
                 .args(choice.runtime.iter().flat_map(|name| ["--runtime", name]))
                 .log("upstream.log")

@@ -104,6 +104,11 @@ struct Prepared {
 impl Workbench {
     /// Makes everything that is missing.
     pub fn prepare(cache: &Cache, choices: &[Choice]) -> Result<Self> {
+        Self::prepare_in(&cache.pots(), cache, choices)
+    }
+
+    /// The same with the pots in a folder of their own: building one takes the place of an older one and of its key.
+    pub fn prepare_in(pots: &Path, cache: &Cache, choices: &[Choice]) -> Result<Self> {
         prepare_machine(cache)?;
         let (kpot, upstreams) = thread::scope(|scope| {
             // Downloads and links leave a core free here and there, which is what compiling kpot takes.
@@ -127,7 +132,7 @@ impl Workbench {
         for (choice, upstream) in choices.iter().zip(upstreams) {
             let arguments = lab_arguments(&upstream, &mirror)?;
             let pot = step(&format!("kpot build for {choice}"), || {
-                kpot.build(cache, choice, &arguments)
+                kpot.build(pots, choice, &arguments)
             })?;
             eras.push(Prepared {
                 choice: choice.clone(),

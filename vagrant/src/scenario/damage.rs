@@ -90,15 +90,8 @@ pub fn corrupt_etcd(bench: &mut Bench) -> Result<()> {
 pub fn delete_certificates(bench: &mut Bench) -> Result<()> {
     let m3 = bench.m3();
     bench.pot_beside(&m3)?;
-    let runtime = bench.runtime();
-    m3.run(&format!(
-        "rm -rf /etc/kubernetes/pki
-         {}
-         {}",
-        runtime.remove("etcd"),
-        runtime.remove("kube-apiserver")
-    ))?;
-    silent(bench.cluster()?, &m3)
+    m3.run(&format!("rm -rf {PKI}"))?;
+    start_anew(bench, &m3)
 }
 
 /// The certificates of m3's etcd and API server are out of date, and what needs them is started again.
@@ -141,14 +134,19 @@ pub fn expire_certificates(bench: &mut Bench) -> Result<()> {
         }
     }
     sh::remove(&folder)?;
+    start_anew(bench, &m3)
+}
+
+/// Removes the containers of etcd and the API server, so that their next ones read the certificates as they are now.
+fn start_anew(bench: &mut Bench, node: &Node) -> Result<()> {
     let runtime = bench.runtime();
-    m3.run(&format!(
+    node.run(&format!(
         "{}
          {}",
         runtime.remove("etcd"),
         runtime.remove("kube-apiserver")
     ))?;
-    silent(bench.cluster()?, &m3)
+    silent(bench.cluster()?, node)
 }
 
 /// m3's kubelet has no configuration and no credentials any more; what it started goes on without it.
@@ -193,6 +191,13 @@ fn leave_member(bench: &mut Bench, flags: &[&str]) -> Result<()> {
     let peer = format!("--peer-urls=https://{}:2380", m3.address());
     let add = ["member", "add", m3.name(), &peer];
     wait::until("etcd takes the member", LIMIT, || {
+        // A try that took too long may have come through.
+        if checks::members(cluster)?
+            .iter()
+            .any(|one| one.peer_url == format!("https://{}:2380", m3.address()))
+        {
+            return Ok(None);
+        }
         let added = cluster.etcdctl(&[&add[..], flags].concat());
         Ok(added.err().map(|error| format!("{error:#}")))
     })
@@ -241,7 +246,7 @@ pub fn healthy_again(cluster: &Cluster, node: &Node) -> Result<()> {
 /// Waits until the cluster says that a node is not Ready.
 fn not_ready(cluster: &Cluster, node: &Node) -> Result<()> {
     wait::until(&format!("{node} is not Ready"), LIMIT, || {
-        let ready = checks::control_plane_node(cluster, node).is_ok();
+        let ready = checks::impatiently(|| checks::control_plane_node(cluster, node).is_ok());
         Ok(ready.then(|| "it is Ready".to_owned()))
     })
 }

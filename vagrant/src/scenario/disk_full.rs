@@ -205,6 +205,8 @@ fn places(manifest: &Manifest) -> BTreeMap<String, String> {
     for artifact in &manifest.artifacts {
         let folder = match artifact.name.as_str() {
             "cni-plugins" => "/opt/cni/bin",
+            "containerd" => "/usr/local/bin",
+            "runc" => "/usr/local/sbin",
             _ => "/usr/bin",
         };
         for file in &artifact.files {

@@ -68,7 +68,7 @@ pub fn all() -> Vec<Killed> {
     let row = |plan, name, about, moment, member, status, says| {
         Killed { plan, name, about, moment, member, status, says, id: String::new(), outcome: None, account: None }
     };
-    let before = (3, &["nothing was removed", "quorum", "of 3 voting members"][..]);
+    let before = (3, &["nothing was removed", "etcd has no quorum", "etcd has lost its quorum"][..]);
     let after = (1, &["running the same command again", "has lost its quorum", "can be started again with its"][..]);
     [(Plan::Change, "before-removal", "after-removal"), (Plan::Rebirth, "rebirth-before-removal", "rebirth-after-removal")].into_iter().flat_map(|(plan, earlier, later)| [
         row(plan, earlier, "before the dead master's member is removed, which must then stay", "^intent remove-member take an$", Member::Listed, before.0, before.1),

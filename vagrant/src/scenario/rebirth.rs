@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Bench, Scenario, again, damage, identity, join};
 use crate::checks;
@@ -24,6 +24,8 @@ pub struct Rebirth {
     times: usize,
     /// Further words of the command.
     flags: &'static str,
+    /// The ID of its member before it dies.
+    member: String,
     account: Option<Account>,
 }
 
@@ -33,7 +35,7 @@ const LEARNER: &str = "left-learner";
 /// All of them, as a table: name, what it is, how it dies, how often.
 #[rustfmt::skip]
 pub fn all() -> Vec<Rebirth> {
-    let row = |name, about, damage, times| Rebirth { name, about, damage, times, flags: "", account: None };
+    let row = |name, about, damage, times| Rebirth { name, about, damage, times, flags: "", member: String::new(), account: None };
     vec![
         row("wiped-follower", "a master whose disk is empty, its member and Node still listed", damage::wipe_follower as fn(&mut Bench) -> Result<()>, 1),
         row("wiped-leader", "the same with the member that led etcd when it lost its power", damage::wipe_leader, 1),
@@ -77,6 +79,8 @@ impl Scenario for Rebirth {
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
         let (cluster, m3) = (bench.cluster()?, bench.m3());
+        let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+        self.member = member.id;
         identity::mark(cluster, &m3)?;
         writer::start(cluster, &[cluster.m1(), &bench.lab().m2()])?;
         (self.damage)(bench)
@@ -97,6 +101,8 @@ impl Scenario for Rebirth {
         let (cluster, m2, m3) = (bench.cluster()?, bench.lab().m2(), bench.m3());
         checks::pods_work(cluster, &m3, bench.test_image())?;
         checks::joined(cluster, &m3, bench.masters())?;
+        let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+        ensure!(member.id != self.member, "m3 is the member that it was");
         identity::kept(cluster, &m3)?;
         join::no_secret_folder(&m3)?;
         let account = writer::finish(cluster, &[&m2, &m3])?;

@@ -117,7 +117,7 @@ pub fn joins() -> Vec<Refusal> {
         row("other-patch", "a pot of the next patch, without the images of the cluster's own", 3, &["kpot build --k8s"], JOIN_WRONG_POT,
             |bench| wrong_pot(bench, |mint, key| mint.forge("patch.pot", Some(key), to_next_patch)),
             remove_wrong_pot),
-        row("older-pot", "the pot of an era that ran on Docker", 3, &["the cluster runs Kubernetes", "this pot holds 1.20.2", "kpot build --k8s"], JOIN_OLDER_POT,
+        row("older-pot", "the pot of an era that ran on Docker", 3, &["the cluster runs Kubernetes", "this pot holds v1.20.2", "kpot build --k8s"], JOIN_OLDER_POT,
             |bench| {
                 let older = bench.pot_of(DOCKER_ERA)?;
                 bench.b1().copy(&older.file, WRONG_POT)?;
@@ -211,7 +211,7 @@ pub fn joins() -> Vec<Refusal> {
                 Ok(())
             }),
         row(OTHER_DOCKER, "a Docker that is here already and makes its cgroups in another way", 3,
-            &["docker-binaries, docker-config, docker-service: another Docker is installed", "systemd is wanted", "native.cgroupdriver="], JOIN,
+            &["docker-binaries, docker-config, docker-service: another Docker is installed", "is wanted", "native.cgroupdriver="], JOIN,
             |bench| own_docker(bench),
             |bench| {
                 bench.backup_used();

@@ -25,6 +25,8 @@ pub use protected::protected;
 
 /// A refusal takes seconds; one that waits for a silent address takes what the product gives it.
 const REFUSAL_LIMIT: Duration = Duration::from_mins(3);
+/// One that comes under the lock makes the machine ready first, and asks a silent etcd several times.
+const LATE_LIMIT: Duration = Duration::from_mins(10);
 /// A node controller reports every few seconds, and a kubelet that was without its master every ten.
 const SETTLED_LIMIT: Duration = Duration::from_mins(2);
 
@@ -109,9 +111,11 @@ impl Scenario for Refusal {
             .and_then(|_| Snapshot::of_cluster(bench.cluster()?))
             .ok();
         self.asked = state.is_some();
-        self.outcome = Some(self.attempt(bench)?);
         if self.late {
             bench.backup_used();
+        }
+        self.outcome = Some(self.attempt(bench)?);
+        if self.late {
             protected::unlock(bench)?;
         } else {
             files.ensure_same(&Snapshot::of_files(&b1, Files::Machine)?, "files on b1")?;
@@ -161,7 +165,7 @@ impl Refusal {
         bench
             .b1()
             .sh(&format!("cd {POT_DIR}; {command}"))?
-            .timeout(REFUSAL_LIMIT)
+            .timeout(if self.late { LATE_LIMIT } else { REFUSAL_LIMIT })
             .outcome()
     }
 }
