@@ -144,11 +144,10 @@ impl Etcd {
         Some(match words {
             // From 3.5 on it lists them only with a quorum.
             ["member", "list"] if self.has_quorum() || self.is_before(3, 5) => good(self.list()),
-            ["member", "list"] => bad("Error: context deadline exceeded"),
             ["get", _, "health"] if self.hidden.contains(endpoint) => bad("Error: context deadline exceeded"),
             ["get", consistency, "health"] => self.read(endpoint, consistency),
             ["alarm", "list"] if self.has_quorum() => good(self.alarms.clone()),
-            ["alarm", "list"] => bad("Error: context deadline exceeded"),
+            ["member" | "alarm", "list"] => bad("Error: context deadline exceeded"),
             ["endpoint", "status"] => good(
                 json!([{
                     "Endpoint": endpoint,
