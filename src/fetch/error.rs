@@ -70,6 +70,11 @@ impl FetchError {
         self
     }
 
+    /// The same without a word on what to try, for as long as it is tried again anyway.
+    pub(super) fn alone(&self) -> String {
+        format!("cannot fetch {}: {}", self.url, self.problem)
+    }
+
     /// The server's challenges, where it refused because it does not know who asks.
     pub fn challenge(&self) -> Option<&str> {
         match &self.kind {

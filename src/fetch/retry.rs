@@ -135,8 +135,9 @@ impl<'a> Retries<'a> {
         let said = asked.map_or(String::new(), |asked| {
             format!("; the server asks to wait {} s", asked.as_secs())
         });
+        let alone = error.alone();
         self.task.note(&format!(
-            "{error}{said}; trying again in {:.1} s",
+            "{alone}{said}; trying again in {:.1} s",
             pause.as_secs_f32()
         ));
         self.stop.sleep(pause);
