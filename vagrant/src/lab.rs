@@ -3,6 +3,7 @@
 //! What people would type is what the lab does: `vagrant up`, `vagrant destroy`. Two labs can live side by side, each
 //! with a name, a network and a place for Vagrant's state (`KPOT_LAB_NAME`, `KPOT_LAB_NET`, `VAGRANT_DOTFILE_PATH`).
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -139,11 +140,7 @@ impl Lab {
             }
         }
         let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
-        self.vagrant(bare)
-            .arg("up")
-            .args(&names)
-            .timeout(UP_LIMIT)
-            .run()?;
+        alone(&self.vagrant(bare).arg("up").args(&names).timeout(UP_LIMIT))?;
         for node in nodes {
             wait::until(
                 &format!("systemd on {node} is up"),
@@ -161,10 +158,12 @@ impl Lab {
     /// Takes machines down, with everything on them.
     pub fn destroy(&self, nodes: &[&Node]) -> Result<()> {
         let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
-        self.vagrant(Bare::Full)
-            .args(["destroy", "--force"])
-            .args(&names)
-            .run()?;
+        alone(
+            &self
+                .vagrant(Bare::Full)
+                .args(["destroy", "--force"])
+                .args(&names),
+        )?;
         if self.provider == "docker" {
             for node in nodes {
                 self.remove_stranger(node)?;
@@ -185,17 +184,21 @@ impl Lab {
             // Vagrant would let systemd stop every service first.
             return Sh::new("docker").args(["kill", node.container()]).run();
         }
-        self.vagrant(Bare::Full)
-            .args(["halt", "--force", node.machine()])
-            .run()
+        alone(
+            &self
+                .vagrant(Bare::Full)
+                .args(["halt", "--force", node.machine()]),
+        )
     }
 
     /// Starts a machine that has no power. It answers SSH then; what runs on it may still be starting.
     pub fn power_on(&self, node: &Node) -> Result<()> {
-        self.vagrant(Bare::Full)
-            .args(["up", node.machine()])
-            .timeout(UP_LIMIT)
-            .run()
+        alone(
+            &self
+                .vagrant(Bare::Full)
+                .args(["up", node.machine()])
+                .timeout(UP_LIMIT),
+        )
     }
 
     /// Takes everything of this lab out of Docker: machines, also those of another checkout, and the network.
@@ -261,6 +264,13 @@ impl Lab {
             Bare::Traced => vagrant.env("KPOT_LAB_BARE", "traced"),
         }
     }
+}
+
+/// One Vagrant at a time, whichever lab it is of: it looks for used ports in every container, and fails over one that another Vagrant is just making.
+fn alone(vagrant: &Sh) -> Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    vagrant.run()
 }
 
 fn docker_has(kind: &str, name: &str) -> bool {
