@@ -100,13 +100,13 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
         None => desk.plans(None)?,
     };
     let style = desk.order.style(lock.as_ref());
+    let voucher = if command.follow.locked {
+        Voucher::Publisher
+    } else {
+        Voucher::Lock
+    };
     let mut reports = Vec::new();
     for (plan, target) in &planned.plans {
-        let voucher = if command.follow.locked {
-            Voucher::Publisher
-        } else {
-            Voucher::Lock
-        };
         if command.plan {
             let resolved = planned.resolved.as_ref();
             reports.extend(super::plan::run(
@@ -287,7 +287,13 @@ fn announce(plan: &Plan, vouching: Option<&Target>, progress: &Progress) {
     ));
     for download in &plan.downloads {
         let check = match &download.check {
-            Check::Published { .. } if vouching.is_some() => "digest in the lock",
+            Check::Published { .. }
+                if vouching
+                    .and_then(|lock| lock.stands_for(download))
+                    .is_some() =>
+            {
+                "digest in the lock"
+            }
             Check::Published {
                 algorithm: Algorithm::Sha256,
                 ..

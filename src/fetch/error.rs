@@ -12,7 +12,7 @@ use rustls::CertificateError;
 
 /// Why something was not fetched.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot fetch {url}: {problem}{}", .advice.map_or(String::new(), |advice| format!(" ({advice})")))]
+#[error("{}{}", self.alone(), .advice.map_or(String::new(), |advice| format!(" ({advice})")))]
 pub struct FetchError {
     url: String,
     problem: String,

@@ -39,12 +39,9 @@ impl Alarm {
                     (None, None) => "a member that it does not name".to_owned(),
                 },
                 spared: member.is_some_and(|member| {
-                    let gone = Member {
-                        healthy: false,
-                        ..member.clone()
-                    };
-                    let others = members.iter().filter(|one| one.id != member.id);
-                    Votes::of(others.chain([&gone])).are_enough()
+                    let mut votes = Votes::of(members);
+                    votes.healthy -= usize::from(member.votes());
+                    votes.are_enough()
                 }),
             }
         };

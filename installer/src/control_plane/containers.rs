@@ -98,8 +98,8 @@ pub(crate) fn kubelet_flag(view: &ClusterView, flag: &str) -> Result<Option<Stri
     Ok(value(&flags, flag).map(str::to_owned))
 }
 
-/// The value of a flag in the file of a kubelet's flags.
-fn value<'t>(flags: &'t str, flag: &str) -> Option<&'t str> {
+/// The value of a flag in the file of a kubelet's flags, or in the manifest of a static pod; `flag` ends with `=`.
+pub(super) fn value<'t>(flags: &'t str, flag: &str) -> Option<&'t str> {
     flags
         .split([' ', '"', '\n'])
         .find_map(|word| word.strip_prefix(flag))

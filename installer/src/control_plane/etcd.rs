@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::alarms::Alarm;
-use super::containers::{Container, Which, listing};
+use super::containers::{Container, Which, listing, value};
 use super::objects::{self, List, Node, Pod, PodSpec};
 use super::{Cluster, ClusterView};
 use crate::host::command::{Cmd, CommandError, Output};
@@ -184,26 +184,24 @@ impl Etcd {
         })?;
         let manifest = view.file(MANIFEST).ok().flatten().unwrap_or_default();
         let manifest = String::from_utf8_lossy(&manifest);
-        let told = |before: &str| {
-            let mut lines = manifest.lines();
-            lines.find_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(before))
-        };
         let file = |flag: &str, usual: &str| {
-            told(flag).map_or_else(
+            value(&manifest, flag).map_or_else(
                 || format!("/etc/kubernetes/pki/etcd/{usual}"),
-                |path| path.trim_matches(['"', '\'']).to_owned(),
+                str::to_owned,
             )
         };
-        let tag = told("image:").and_then(|image| image.rsplit_once(':'));
+        let mut lines = manifest.lines().map(str::trim);
+        let image = lines.find_map(|line| line.strip_prefix("image:"));
+        let tag = image.and_then(|image| image.rsplit_once(':'));
         Ok(Self {
             container,
             old: tag
                 .and_then(|(_, tag)| Version::parse(tag))
                 .is_some_and(Version::speaks_the_first_api),
             credentials: vec![
-                format!("--cacert={}", file("trusted-ca-file=", "ca.crt")),
-                format!("--cert={}", file("cert-file=", "server.crt")),
-                format!("--key={}", file("key-file=", "server.key")),
+                format!("--cacert={}", file("--trusted-ca-file=", "ca.crt")),
+                format!("--cert={}", file("--cert-file=", "server.crt")),
+                format!("--key={}", file("--key-file=", "server.key")),
             ],
             data: None,
         })
