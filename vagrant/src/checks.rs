@@ -17,7 +17,9 @@ use crate::eras::Version;
 use crate::node::{Node, quoted};
 use crate::wait;
 
-pub use etcd::{etcd_answers, etcd_voters, leader, make_leader, member_of, members, votes};
+pub use etcd::{
+    etcd_answers, etcd_voters, leader, make_leader, member_of, members, own_member, votes,
+};
 pub use images::images_named;
 
 /// The product has waited for all this itself, so most of it is true at once; a kubelet on a busy machine reports late.

@@ -482,9 +482,7 @@ pub fn on_path(program: &str) -> bool {
 
 /// Writes a file with this mode beside its place and renames it into it, on disk before the name is.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let dir = path
-        .parent()
-        .ok_or_else(|| anyhow!("{} has no directory", path.display()))?;
+    let dir = directory_of(path)?;
     make_dirs(dir)?;
     let mut file = tempfile::Builder::new()
         .prefix(".new-")
@@ -503,6 +501,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     Ok(())
 }
 
+fn directory_of(path: &Path) -> Result<&Path> {
+    path.parent()
+        .ok_or_else(|| anyhow!("{} has no directory", path.display()))
+}
+
 /// Gives a finished file or directory its final name, in one rename on one file system.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
@@ -513,9 +516,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
 
 /// Copies a file with its mode; the copy appears whole or not at all.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    let dir = to
-        .parent()
-        .ok_or_else(|| anyhow!("{} has no directory", to.display()))?;
+    let dir = directory_of(to)?;
     make_dirs(dir)?;
     let whole = tempfile::Builder::new()
         .prefix(".new-")
@@ -532,9 +533,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// Makes a second name for a file's bytes, in place of an older file of that name; several may do so at once.
 pub fn hard_link(from: &Path, to: &Path) -> Result<()> {
-    let dir = to
-        .parent()
-        .ok_or_else(|| anyhow!("{} has no directory", to.display()))?;
+    let dir = directory_of(to)?;
     make_dirs(dir)?;
     let beside = tempfile::Builder::new()
         .prefix(".new-")
@@ -637,9 +636,7 @@ pub fn discard(dir: &Path) -> Result<()> {
     if !exists(dir) {
         return Ok(());
     }
-    let above = dir
-        .parent()
-        .ok_or_else(|| anyhow!("{} has no directory", dir.display()))?;
+    let above = directory_of(dir)?;
     let trash = tempfile::Builder::new()
         .prefix(TRASH)
         .tempdir_in(above)

@@ -88,10 +88,14 @@ pub fn member_of(cluster: &Cluster, node: &Node) -> Result<Option<Member>> {
         .find(|member| member.name == node.name() || member.peer_url.contains(&peer)))
 }
 
+/// The same, which must be there.
+pub fn own_member(cluster: &Cluster, node: &Node) -> Result<Member> {
+    member_of(cluster, node)?.with_context(|| format!("etcd has no member {node}"))
+}
+
 /// The member of a node has started, votes and is healthy, whatever the others are.
 pub fn votes(cluster: &Cluster, node: &Node) -> Result<()> {
-    let member = member_of(cluster, node)?;
-    let member = member.with_context(|| format!("etcd has no member {node}"))?;
+    let member = own_member(cluster, node)?;
     ensure!(
         member.started && !member.learner,
         "{node} does not vote: {member:#?}"
@@ -119,8 +123,7 @@ pub fn leader(cluster: &Cluster) -> Result<Member> {
 
 /// Hands the lead to the member of a node, if it has not got it.
 pub fn make_leader(cluster: &Cluster, node: &Node) -> Result<()> {
-    let wanted = member_of(cluster, node)?;
-    let wanted = wanted.with_context(|| format!("etcd has no member {node}"))?;
+    let wanted = own_member(cluster, node)?;
     wait::until(&format!("{node} leads etcd"), LEADER_LIMIT, || {
         let leader = leader(cluster)?;
         if leader.id == wanted.id {

@@ -25,7 +25,7 @@ use crate::wait;
 use crate::workbench::Workbench;
 
 /// etcd wants five seconds of health before it changes its membership, and may refuse until then.
-const MEMBER_REMOVE_LIMIT: Duration = Duration::from_mins(1);
+const MEMBER_LIMIT: Duration = Duration::from_mins(1);
 
 /// Everything that a scenario may use.
 pub struct Bench {
@@ -343,11 +343,31 @@ impl Bench {
         self.lab.destroy(&[node])
     }
 
+    /// Adds a member for peers at this address, that nothing has started; `flags` are those of `etcdctl member add`.
+    pub fn add_member(&self, name: &str, peer: &str, flags: &[&str]) -> Result<()> {
+        let cluster = self.cluster()?;
+        let url = format!("--peer-urls={peer}");
+        let add = [&["member", "add", name, &url], flags].concat();
+        wait::until(
+            &format!("etcd takes the member {name}"),
+            MEMBER_LIMIT,
+            || {
+                // A try that took too long may have come through.
+                let mut members = checks::members(cluster)?.into_iter();
+                if members.any(|member| member.peer_url == peer) {
+                    return Ok(None);
+                }
+                let added = cluster.etcdctl(&add);
+                Ok(added.err().map(|error| format!("{error:#}")))
+            },
+        )
+    }
+
     /// Takes a machine's member out of etcd, if it has one.
     pub fn remove_member(&self, node: &Node) -> Result<()> {
         let cluster = self.cluster()?;
         let what = format!("etcd lets {node} go");
-        wait::until(&what, MEMBER_REMOVE_LIMIT, || {
+        wait::until(&what, MEMBER_LIMIT, || {
             let Some(member) = checks::member_of(cluster, node)? else {
                 return Ok(None);
             };

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::rebirth::three_masters;
 use super::{Bench, Scenario, again, damage, join, worker};
@@ -142,9 +142,7 @@ fn by_address(_cluster: &Cluster, node: &Node) -> Result<String> {
 }
 
 fn by_member_id(cluster: &Cluster, node: &Node) -> Result<String> {
-    let member = checks::member_of(cluster, node)?;
-    let member = member.with_context(|| format!("etcd has no member {node}"))?;
-    Ok(member.id)
+    Ok(checks::own_member(cluster, node)?.id)
 }
 
 #[allow(

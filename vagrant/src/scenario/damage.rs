@@ -187,20 +187,9 @@ pub fn wipe_with_learner(bench: &mut Bench) -> Result<()> {
 
 fn leave_member(bench: &mut Bench, flags: &[&str]) -> Result<()> {
     wipe_without_member(bench)?;
-    let (cluster, m3) = (bench.cluster()?, bench.m3());
-    let peer = format!("--peer-urls=https://{}:2380", m3.address());
-    let add = ["member", "add", m3.name(), &peer];
-    wait::until("etcd takes the member", LIMIT, || {
-        // A try that took too long may have come through.
-        if checks::members(cluster)?
-            .iter()
-            .any(|one| one.peer_url == format!("https://{}:2380", m3.address()))
-        {
-            return Ok(None);
-        }
-        let added = cluster.etcdctl(&[&add[..], flags].concat());
-        Ok(added.err().map(|error| format!("{error:#}")))
-    })
+    let m3 = bench.m3();
+    let peer = format!("https://{}:2380", m3.address());
+    bench.add_member(m3.name(), &peer, flags)
 }
 
 /// m3 is in good health.

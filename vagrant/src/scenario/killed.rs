@@ -106,7 +106,7 @@ impl Scenario for Killed {
             bench.backup_ready(Bare::Full)?;
         }
         let (cluster, m3) = (bench.cluster()?, bench.m3());
-        let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+        let member = checks::own_member(cluster, &m3)?;
         self.id = member.id;
         writer::start(cluster, &[cluster.m1(), &bench.m2()])?;
         match self.plan {

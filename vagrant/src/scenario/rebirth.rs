@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{Bench, Scenario, again, damage, identity, join};
 use crate::checks;
@@ -79,7 +79,7 @@ impl Scenario for Rebirth {
 
     fn prepare(&mut self, bench: &mut Bench) -> Result<()> {
         let (cluster, m3) = (bench.cluster()?, bench.m3());
-        let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+        let member = checks::own_member(cluster, &m3)?;
         self.member = member.id;
         identity::mark(cluster, &m3)?;
         writer::start(cluster, &[cluster.m1(), &bench.lab().m2()])?;
@@ -101,7 +101,7 @@ impl Scenario for Rebirth {
         let (cluster, m2, m3) = (bench.cluster()?, bench.lab().m2(), bench.m3());
         checks::pods_work(cluster, &m3, bench.test_image())?;
         checks::joined(cluster, &m3, bench.masters())?;
-        let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+        let member = checks::own_member(cluster, &m3)?;
         ensure!(member.id != self.member, "m3 is the member that it was");
         identity::kept(cluster, &m3)?;
         join::no_secret_folder(&m3)?;

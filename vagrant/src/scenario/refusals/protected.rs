@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use super::{Act, Refusal, nothing};
@@ -138,7 +138,7 @@ fn hide_etcd(bench: &Bench, verb: &str, from: &Node) -> Result<()> {
 /// Tells etcd that the member m3 is at another address.
 fn move_m3(bench: &Bench, address: &str) -> Result<()> {
     let cluster = bench.cluster()?;
-    let member = checks::member_of(cluster, &bench.m3())?.context("etcd has no member m3")?;
+    let member = checks::own_member(cluster, &bench.m3())?;
     let peer = format!("--peer-urls=https://{address}:2380");
     cluster
         .etcdctl(&["member", "update", &member.id, &peer])
@@ -156,7 +156,7 @@ fn make_learner(bench: &mut Bench) -> Result<()> {
     bench.remove_member(&m3)?;
     m3.run("rm -rf /var/lib/etcd/member")?;
     let peer = format!("https://{}:2380", m3.address());
-    add_member(bench, m3.name(), &peer)?;
+    bench.add_member(m3.name(), &peer, &["--learner"])?;
     // What kubeadm wrote for a join says who else is a member, and that the cluster exists.
     m3.run("mv /root/etcd.yaml /etc/kubernetes/manifests/etcd.yaml")?;
     wait::until("the learner answers", LEARNER_LIMIT, || {
@@ -167,7 +167,7 @@ fn make_learner(bench: &mut Bench) -> Result<()> {
 
 fn make_voter(bench: &mut Bench) -> Result<()> {
     let (cluster, m3) = (bench.cluster()?, bench.m3());
-    let member = checks::member_of(cluster, &m3)?.context("etcd has no member m3")?;
+    let member = checks::own_member(cluster, &m3)?;
     // etcd promotes only who has caught up.
     wait::until("the learner has its vote", LEARNER_LIMIT, || {
         if checks::member_of(cluster, &m3)?.is_some_and(|member| !member.learner) {
@@ -182,23 +182,7 @@ fn make_voter(bench: &mut Bench) -> Result<()> {
 }
 
 fn add_learner(bench: &Bench) -> Result<()> {
-    add_member(bench, "lab-learner", LEARNER)
-}
-
-fn add_member(bench: &Bench, name: &str, peer: &str) -> Result<()> {
-    let cluster = bench.cluster()?;
-    let url = format!("--peer-urls={peer}");
-    wait::until("etcd takes a learner", MEMBER_LIMIT, || {
-        // A try that took too long may have come through.
-        if checks::members(cluster)?
-            .iter()
-            .any(|one| one.peer_url == peer)
-        {
-            return Ok(None);
-        }
-        let added = cluster.etcdctl(&["member", "add", name, "--learner", &url]);
-        Ok(added.err().map(|error| format!("{error:#}")))
-    })
+    bench.add_member("lab-learner", LEARNER, &["--learner"])
 }
 
 fn remove_learner(bench: &Bench) -> Result<()> {
