@@ -53,6 +53,8 @@ enum Program {
         /// The address of a healthy master of the cluster, another one than this, reached over SSH
         #[arg(long, value_name = "ADDR")]
         healthy: String,
+        #[command(flatten)]
+        own: Own,
         /// Print JSON documents on standard output: one of the cluster's part, one of what is undone here
         #[arg(long)]
         json: bool,
@@ -115,6 +117,17 @@ enum Command {
     },
 }
 
+/// What the cluster calls this machine.
+#[derive(Debug, Args)]
+struct Own {
+    /// The name of this machine's node [default: its host name; its address in a cluster whose nodes are named so; in a rebirth or a reset what the cluster calls the master at its address]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// The address of this machine's apiserver and etcd [default: the one that reaches the healthy master]
+    #[arg(long, value_name = "IP")]
+    advertise_address: Option<IpAddr>,
+}
+
 #[derive(Debug, Args)]
 struct MasterOptions {
     #[command(flatten)]
@@ -126,12 +139,8 @@ struct MasterOptions {
     /// The address of a healthy master of the cluster, reached over SSH
     #[arg(long, value_name = "ADDR")]
     healthy: String,
-    /// The name of this machine's node [default: its host name; its address in a cluster whose nodes are named so; in a rebirth what the cluster calls the master at its address]
-    #[arg(long, value_name = "NAME")]
-    node_name: Option<String>,
-    /// The address of this machine's apiserver and etcd [default: the one that reaches the healthy master]
-    #[arg(long, value_name = "IP")]
-    advertise_address: Option<IpAddr>,
+    #[command(flatten)]
+    own: Own,
     /// A registry that Docker or containerd may speak to without TLS; may be given again
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
@@ -197,17 +206,57 @@ pub fn main() -> Result<()> {
         let question = std::env::args().nth(1).unwrap_or_default();
         return ssh::answer_askpass(socket.as_ref(), &question);
     }
-    let command = match Cli::parse().command {
+    let program = Cli::parse().command;
+    let console = Console::new(if program.wants_json() {
+        Format::Json
+    } else {
+        Format::Text
+    });
+    console.conclude(act(program, &console))
+}
+
+impl Program {
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::WithPot(command) => command.common().json,
+            Self::Rollback { json, .. } | Self::Reset { json, .. } | Self::Status { json, .. } => {
+                *json
+            }
+        }
+    }
+}
+
+impl Command {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Verify(common)
+            | Self::Preflight(common)
+            | Self::InitEnv { common, .. }
+            | Self::JoinMaster(MasterOptions { common, .. })
+            | Self::RebirthMaster {
+                master: MasterOptions { common, .. },
+                ..
+            }
+            | Self::ChangeMaster {
+                master: MasterOptions { common, .. },
+                ..
+            } => common,
+        }
+    }
+}
+
+fn act(program: Program, console: &Console) -> Result<()> {
+    let command = match program {
         Program::WithPot(command) => *command,
         Program::Rollback {
             changing,
             the_member_is_gone,
-            json,
+            ..
         } => {
             return rollback::run(&Rollback {
                 host: HostView::new("/", Arc::new(Local)),
                 state: STATE_DIR.into(),
-                console: &Console::new(if json { Format::Json } else { Format::Text }),
+                console,
                 dry_run: changing.dry_run,
                 yes: changing.yes,
                 member: if the_member_is_gone {
@@ -221,66 +270,48 @@ pub fn main() -> Result<()> {
             changing,
             ssh,
             healthy,
-            json,
+            own,
+            ..
         } => {
             let local = Arc::new(Local);
             return workflow::reset(
                 &Reset {
                     host: HostView::new("/", local.clone()),
-                    console: &Console::new(if json { Format::Json } else { Format::Text }),
+                    console,
                     dry_run: changing.dry_run,
                     yes: changing.yes,
                     target: target(ssh, healthy)?,
+                    node_name: own.node_name,
+                    advertise_address: own.advertise_address,
                 },
                 local,
             );
         }
-        Program::Status { ssh, healthy, json } => {
+        Program::Status { ssh, healthy, .. } => {
             let local = Arc::new(Local);
             return status::run(
                 &Status {
                     host: HostView::new("/", local.clone()),
-                    console: &Console::new(if json { Format::Json } else { Format::Text }),
+                    console,
                     target: healthy.map(|healthy| target(ssh, healthy)).transpose()?,
                 },
                 local,
             );
         }
     };
-    let (common, format) = match &command {
-        Command::Verify(common)
-        | Command::Preflight(common)
-        | Command::InitEnv { common, .. }
-        | Command::JoinMaster(MasterOptions { common, .. })
-        | Command::RebirthMaster {
-            master: MasterOptions { common, .. },
-            ..
-        }
-        | Command::ChangeMaster {
-            master: MasterOptions { common, .. },
-            ..
-        } => (
-            common,
-            if common.json {
-                Format::Json
-            } else {
-                Format::Text
-            },
-        ),
-    };
-    let console = Console::new(format);
+    let common = command.common();
     let path = trust::find_pot(common.pot.clone())?;
     let trusted = TrustOptions {
         signers: common.signers.clone(),
         signer: common.signer.clone(),
     };
-    let pot = Arc::new(trust::open_verified(&path, &trusted, &console)?);
+    let pot = Arc::new(trust::open_verified(&path, &trusted, console)?);
     let signer = pot.signer();
     let local = Arc::new(Local);
     let mut run = Run {
         pot: pot.clone(),
         host: HostView::new("/", local.clone()),
-        console: &console,
+        console,
         dry_run: false,
         yes: false,
     };
@@ -356,8 +387,7 @@ fn become_master(
         changing,
         ssh,
         healthy,
-        node_name,
-        advertise_address,
+        own,
         insecure_registry,
         copy_static_pods,
         ..
@@ -370,8 +400,8 @@ fn become_master(
         &Master {
             way,
             target,
-            node_name,
-            advertise_address,
+            node_name: own.node_name,
+            advertise_address: own.advertise_address,
             insecure_registries: insecure_registry,
             copy_static_pods,
         },

@@ -4,12 +4,15 @@
 //! running step is rewritten in place; elsewhere every step is one plain line.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::engine::Plan;
+use crate::exit;
 use crate::preflight::{Outcome, Report};
 use crate::step::State;
 
@@ -26,8 +29,8 @@ pub enum Format {
 type Sink = Mutex<Box<dyn Write + Send>>;
 
 /// A word that was cut off by a panic is no reason to keep the next one back.
-fn locked(sink: &Sink) -> MutexGuard<'_, Box<dyn Write + Send>> {
-    sink.lock().unwrap_or_else(PoisonError::into_inner)
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See the module.
@@ -39,6 +42,10 @@ pub struct Console {
     began: Instant,
     /// How every step ended, for the JSON result.
     steps: Mutex<Vec<serde_json::Value>>,
+    /// The plan, which with `--json` only who is asked about it sees.
+    plan: Mutex<Vec<String>>,
+    /// Whether a JSON document was printed.
+    documented: AtomicBool,
 }
 
 impl Console {
@@ -63,6 +70,8 @@ impl Console {
             terminal: false,
             began: Instant::now(),
             steps: Mutex::default(),
+            plan: Mutex::default(),
+            documented: AtomicBool::new(false),
         }
     }
 
@@ -74,7 +83,7 @@ impl Console {
     /// Says something to the operator.
     pub fn say(&self, text: &str) {
         // Nobody can be told that standard error is closed.
-        let _ = writeln!(locked(&self.words), "{text}");
+        let _ = writeln!(unpoisoned(&self.words), "{text}");
     }
 
     /// Prints a result as a person reads it; nothing with `--json`.
@@ -82,7 +91,7 @@ impl Console {
         if self.format == Format::Json {
             return Ok(());
         }
-        writeln!(locked(&self.results), "{text}").context("cannot write to standard output")
+        writeln!(unpoisoned(&self.results), "{text}").context("cannot write to standard output")
     }
 
     /// Prints the one JSON document; nothing without `--json`.
@@ -90,15 +99,24 @@ impl Console {
         if self.format == Format::Text {
             return Ok(());
         }
-        writeln!(locked(&self.results), "{value:#}").context("cannot write to standard output")
+        self.documented.store(true, Ordering::Relaxed);
+        writeln!(unpoisoned(&self.results), "{value:#}").context("cannot write to standard output")
+    }
+
+    /// The end of the program: with `--json` a failure that no document tells of gets one, so that a script always finds one.
+    pub fn conclude(&self, outcome: Result<()>) -> Result<()> {
+        if let Err(cause) = &outcome
+            && !self.documented.load(Ordering::Relaxed)
+        {
+            let word = exit::outcome(cause);
+            self.document(&json!({ "outcome": word, "error": format!("{cause:#}") }))?;
+        }
+        outcome
     }
 
     /// How every step of this run ended, for the JSON document.
     pub fn steps(&self) -> Vec<serde_json::Value> {
-        self.steps
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        unpoisoned(&self.steps).clone()
     }
 
     /// Asks whether to go on; `no` is the answer of everybody who is not there.
@@ -106,7 +124,10 @@ impl Console {
         if !io::stdin().is_terminal() {
             return Ok(false);
         }
-        write!(locked(&self.words), "{question} [y/N] ").context("cannot ask")?;
+        for line in unpoisoned(&self.plan).drain(..) {
+            self.say(&line);
+        }
+        write!(unpoisoned(&self.words), "{question} [y/N] ").context("cannot ask")?;
         let mut answer = String::new();
         io::stdin()
             .lock()
@@ -119,7 +140,7 @@ impl Console {
     pub fn step(&self, number: usize, of: usize, what: &str) -> Progress<'_> {
         let line = format!("[{number}/{of}] {what}");
         if self.terminal {
-            let _ = write!(locked(&self.words), "{line} …");
+            let _ = write!(unpoisoned(&self.words), "{line} …");
         }
         Progress {
             console: self,
@@ -160,23 +181,23 @@ impl Console {
             plan.rows.iter().map(column).max().unwrap_or_default()
         };
         let (steps, states) = (width(|row| row.step.len()), width(|row| row.state.len()));
+        let mut lines = Vec::new();
         for row in &plan.rows {
-            self.result(&format!(
+            lines.push(format!(
                 "{:7}  {:steps$}  {:states$}  {}",
                 row.place, row.step, row.state, row.what
-            ))?;
-            for more in [&row.why, &row.remedy]
-                .into_iter()
-                .filter(|text| !text.is_empty())
-                .flat_map(|text| text.lines())
-            {
-                self.result(&format!(
-                    "{:7}  {:steps$}  {:states$}    {more}",
-                    "", "", ""
-                ))?;
-            }
+            ));
+            let more = [&row.why, &row.remedy].into_iter();
+            let more = more.flat_map(|text| text.lines());
+            lines.extend(
+                more.map(|more| format!("{:7}  {:steps$}  {:states$}    {more}", "", "", "")),
+            );
         }
-        Ok(())
+        if self.format == Format::Json {
+            *unpoisoned(&self.plan) = lines;
+            return Ok(());
+        }
+        lines.iter().try_for_each(|line| self.result(line))
     }
 }
 

@@ -43,6 +43,14 @@ pub fn status(error: &anyhow::Error) -> u8 {
     1
 }
 
+/// The word for an error in a JSON document.
+pub fn outcome(error: &anyhow::Error) -> &'static str {
+    match status(error) {
+        3 | 4 => "refused",
+        _ => "failed",
+    }
+}
+
 /// Ends with the number for `result`, after its message.
 pub fn code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else {

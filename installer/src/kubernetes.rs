@@ -193,16 +193,14 @@ pub enum Tool {
 /// Which kernel releases kubeadm's check `SystemVerification` knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelReleases {
-    /// Those up to 5.x: newer ones are refused for their number alone.
-    EndAtFive,
-    /// The same, and what the check stands for can be proved in another way: then it is ignored.
+    /// Those up to 4.x: newer ones are refused for their number alone.
+    EndAtFour,
+    /// Those up to 5.x, and what the check stands for can be proved in another way: then it is ignored.
     EndAtFiveReplaceable,
-    /// Every one from 3.10 on (system-validators 1.0.4 to 1.8).
+    /// Every one from 3.10 on (system-validators 1.0.4 to 1.8); or every one, some with a warning (1.10.1 and later).
     Open,
     /// Every one from 4.19 on (1.9).
     FromFourNineteen,
-    /// 5.4, 5.10, 5.15, and every one from 6.0 on (1.10 and later).
-    LongTerm,
 }
 
 /// The traits of one version.
@@ -297,11 +295,11 @@ const CONNTRACK: [(u16, Tool); 3] = [(0, Tool::Wanted), (18, Tool::Demanded), (3
 
 /// [`Traits::kernel_releases`], from which minor on.
 const KERNEL_RELEASES: [(u16, KernelReleases); 5] = [
-    (0, KernelReleases::EndAtFive),
+    (0, KernelReleases::EndAtFour),
     (14, KernelReleases::EndAtFiveReplaceable),
     (17, KernelReleases::Open),
     (32, KernelReleases::FromFourNineteen),
-    (34, KernelReleases::LongTerm),
+    (34, KernelReleases::Open),
 ];
 
 /// What stands, of steps in rising order, from the last one that `minor` reaches on; of a version before the first one, the first.

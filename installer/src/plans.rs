@@ -332,6 +332,7 @@ mod tests {
             },
             reach: Reach::Silent(String::new()),
             fate: Fate::Reset,
+            certificates: "/etc/kubernetes/pki".to_owned(),
         };
         let own = || {
             let pods = StaticPods::new(Former::Nobody);

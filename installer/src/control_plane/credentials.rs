@@ -11,13 +11,13 @@ use anyhow::{Context, Result, ensure};
 use base64ct::{Base64, Encoding};
 use bundle_spec::Sha256;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use x509_cert::Certificate;
 use x509_cert::der::{DecodePem, Encode};
 
-use super::objects::{Data, List};
+use super::objects::{Data, List, Node};
 use super::{Cluster, ClusterView};
-use crate::host::command::{Cmd, Secret};
+use crate::host::command::{Cmd, Output, Secret};
 use crate::kubernetes::Kubeadm;
 
 /// How long a bootstrap token lives: a join takes a minute.
@@ -56,13 +56,22 @@ pub const CLOCK_TOLERANCE: u64 = 60;
 
 /// `sha256:…` of a certificate's SubjectPublicKeyInfo, for any type of key, as `--discovery-token-ca-cert-hash` wants it.
 pub fn ca_hash(pem: &[u8]) -> Result<String> {
-    let certificate = Certificate::from_pem(pem).context("not a PEM certificate")?;
-    let key = certificate
-        .tbs_certificate()
-        .subject_public_key_info()
-        .to_der()
-        .context("its public key cannot be encoded")?;
-    Ok(Sha256::of(&key).to_string())
+    let mut hashes = ca_hashes(pem)?.into_iter();
+    hashes.next().context("not a PEM certificate")
+}
+
+/// The same of every certificate in a file. The first one signs; others belong to its chain, or come from a change of the CA.
+pub fn ca_hashes(pem: &[u8]) -> Result<Vec<String>> {
+    let chain = Certificate::load_pem_chain(pem).context("not a PEM certificate")?;
+    let hash = |certificate: &Certificate| {
+        let key = certificate
+            .tbs_certificate()
+            .subject_public_key_info()
+            .to_der()
+            .context("its public key cannot be encoded")?;
+        Ok(Sha256::of(&key).to_string())
+    };
+    chain.iter().map(hash).collect()
 }
 
 /// When a certificate ends to be valid.
@@ -83,20 +92,49 @@ pub fn description(node: &str) -> String {
     format!("{OURS}{node} joins as a master")
 }
 
+/// What kubeadm on the healthy master is told. Without the cluster's configuration it asks the internet for a version and takes the default folder of certificates, and without the name of
+/// its node it takes its machine's, which may be none that Kubernetes takes (`VM_0_10_centos`).
+#[derive(Clone, Copy, Debug)]
+pub struct Briefing<'a> {
+    /// How kubeadm of its version behaves.
+    pub kubeadm: &'a Kubeadm,
+    /// The cluster's own ClusterConfiguration, ended with a line's end.
+    pub config_text: &'a str,
+    /// The healthy master's node.
+    pub node: &'a Node,
+    /// Where its runtime listens.
+    pub cri_socket: &'a str,
+}
+
+impl Briefing<'_> {
+    /// Runs kubeadm there with these words; `more` is part of its InitConfiguration, too.
+    fn run(&self, cluster: &Cluster, words: &[&str], more: &Value) -> Result<Output> {
+        let mut init = json!({
+            "apiVersion": self.kubeadm.api,
+            "kind": "InitConfiguration",
+            "localAPIEndpoint": { "advertiseAddress": self.node.internal_address().unwrap_or_default() },
+            "nodeRegistration": { "name": self.node.metadata.name, "criSocket": self.cri_socket },
+        });
+        if let (Some(init), Some(more)) = (init.as_object_mut(), more.as_object()) {
+            init.extend(more.clone());
+        }
+        let config = format!("{}---\n{init}\n", self.config_text);
+        // The input of a command over ssh may be a socket, which cannot be opened by name; a pipe can.
+        let args = ["-c", "cat | \"$@\"", "sh", "kubeadm"].into_iter();
+        let args = args
+            .chain(words.iter().copied())
+            .chain(["--config", "/dev/stdin"]);
+        Ok(cluster.run(&Cmd::new("sh", args).stdin(config).timeout(UPLOAD_LIMIT))?)
+    }
+}
+
 /// Makes a bootstrap token for the join of `node`.
-pub fn create_token(cluster: &Cluster, node: &str) -> Result<Secret> {
-    let args = [
-        "token",
-        "create",
-        "--ttl",
-        TOKEN_LIFE,
-        "--description",
-        &description(node),
-        "--kubeconfig",
-        super::ADMIN_CONF,
-    ];
-    let output = cluster
-        .run(&Cmd::new("kubeadm", args))
+pub fn create_token(cluster: &Cluster, briefing: Briefing<'_>, node: &str) -> Result<Secret> {
+    let words = ["token", "create", "--kubeconfig", super::ADMIN_CONF];
+    let token =
+        json!({ "bootstrapTokens": [{ "ttl": TOKEN_LIFE, "description": description(node) }] });
+    let output = briefing
+        .run(cluster, &words, &token)
         .context("cannot make a bootstrap token")?;
     let text = output.text();
     let token = text
@@ -117,37 +155,15 @@ fn is_token(word: &str) -> bool {
         .is_some_and(|(id, secret)| good(id, 6) && good(secret, 16))
 }
 
-/// Uploads the healthy master's shared certificates, sealed, into the Secret `kubeadm-certs`, and returns the key (64 hex digits). `config_text` is the cluster's own
-/// ClusterConfiguration, ended with a line's end: without it kubeadm asks the internet for a version and takes the default folder of certificates.
-pub fn upload_certs(
-    cluster: &Cluster,
-    kubeadm: &Kubeadm,
-    config_text: &str,
-    advertise: &str,
-    cri_socket: &str,
-) -> Result<Secret> {
-    let init = json!({
-        "apiVersion": kubeadm.api,
-        "kind": "InitConfiguration",
-        "localAPIEndpoint": { "advertiseAddress": advertise },
-        "nodeRegistration": { "criSocket": cri_socket },
-    });
-    let config = format!("{config_text}---\n{init}\n");
-    // The input of a command over ssh may be a socket, which cannot be opened by name; a pipe can.
-    let args = [
-        "-c",
-        "cat | \"$@\"",
-        "sh",
-        "kubeadm",
-        "init",
-        "phase",
-        "upload-certs",
-        kubeadm.upload_flag,
-        "--config",
-        "/dev/stdin",
-    ];
-    let output = cluster
-        .run(&Cmd::new("sh", args).stdin(config).timeout(UPLOAD_LIMIT))
+/// Uploads the healthy master's shared certificates, sealed, into the Secret `kubeadm-certs`, and returns the key (64 hex digits).
+pub fn upload_certs(cluster: &Cluster, briefing: Briefing<'_>) -> Result<Secret> {
+    let flag = briefing.kubeadm.upload_flag;
+    let output = briefing
+        .run(
+            cluster,
+            &["init", "phase", "upload-certs", flag],
+            &json!({}),
+        )
         .context("cannot upload the shared certificates")?;
     let text = output.text();
     let key = text

@@ -23,6 +23,14 @@ use crate::signals::Stop;
 #[serde(transparent)]
 pub struct MemberId(pub u64);
 
+impl MemberId {
+    /// Whether this text stands for it: hexadecimal as `etcdctl member list` prints it as a table, with or without `0x`, or decimal as it does in JSON.
+    pub fn is(self, text: &str) -> bool {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        u64::from_str_radix(digits, 16) == Ok(self.0) || text.parse() == Ok(self.0)
+    }
+}
+
 impl fmt::Display for MemberId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)

@@ -11,8 +11,19 @@ pub struct ExtraPath {
     pub path: String,
     /// What names it.
     pub named_by: String,
-    /// Whether a pod mounts it, with all that is in it; else it counts only where it is a file.
-    pub is_volume: bool,
+    /// What the pods do with it.
+    pub role: Role,
+}
+
+/// What pods do with a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A flag names it for reading; it counts only where it is a file.
+    Read,
+    /// A pod mounts it, with all that is in it.
+    Mounted,
+    /// A flag names it for writing, and it lies where a pod mounts something of the node: every master has its own.
+    Written,
 }
 
 /// Folders of the distribution's, which kubeadm mounts by itself where they exist. Their files differ from machine to machine.
@@ -58,7 +69,7 @@ pub(super) fn extra_paths(own: &[&Pod], certificates_dir: &str) -> Vec<ExtraPath
                 found.insert(ExtraPath {
                     path: path.to_owned(),
                     named_by: format!("a volume of {component}"),
-                    is_volume: true,
+                    role: Role::Mounted,
                 });
             }
         }
@@ -71,14 +82,16 @@ pub(super) fn extra_paths(own: &[&Pod], certificates_dir: &str) -> Vec<ExtraPath
                 else {
                     continue;
                 };
-                if !is_output(flag)
-                    && !COMMON.contains(&path.as_str())
-                    && !is_kubeadms(&path, certificates_dir)
-                {
+                let role = if is_output(flag) {
+                    Role::Written
+                } else {
+                    Role::Read
+                };
+                if !COMMON.contains(&path.as_str()) && !is_kubeadms(&path, certificates_dir) {
                     found.insert(ExtraPath {
                         path,
                         named_by: format!("{flag} of {component}"),
-                        is_volume: false,
+                        role,
                     });
                 }
             }
@@ -198,6 +211,10 @@ mod tests {
                     "--oidc-ca-file of kube-apiserver"
                 ),
                 ("/opt/k8s/audit", "a volume of kube-apiserver"),
+                (
+                    "/opt/k8s/audit/audit.log",
+                    "--audit-log-path of kube-apiserver"
+                ),
                 (
                     "/opt/k8s/audit/policy.yaml",
                     "--audit-policy-file of kube-apiserver"

@@ -527,10 +527,11 @@ fn authority(
     let there = credentials::decode_base64(&server.certificate_authority_data)
         .context("the CA certificate in cluster-info is not base64")?;
     let there =
-        credentials::ca_hash(&there).context("cannot read the CA certificate in cluster-info")?;
+        credentials::ca_hashes(&there).context("cannot read the CA certificate in cluster-info")?;
     ensure!(
-        there == hash,
-        "the CA in cluster-info ({there}) is not the one on {} ({hash}): a machine that joins could not trust the cluster. Repair the ConfigMap cluster-info in kube-public first",
+        there.contains(&hash),
+        "the CA in cluster-info ({}) is not the one on {} ({hash}): a machine that joins could not trust the cluster. Repair the ConfigMap cluster-info in kube-public first",
+        there.join(", "),
         view.address()
     );
     Ok((certificate, hash, server.server))

@@ -19,7 +19,7 @@ use crate::host::command::Cmd;
 const LAG: Duration = Duration::from_secs(15);
 
 /// Between two looks.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(300);
 
 #[derive(Deserialize)]
 struct Lease {

@@ -317,6 +317,16 @@ pub fn familiar(name: &str) -> String {
     }
 }
 
+/// How a runtime lists a name that pins a registry's digest, with or without a tag beside it; nothing of a name without a digest.
+pub fn by_digest(name: &str) -> Option<String> {
+    let (name, digest) = name.split_once('@')?;
+    let tag = name.rsplit('/').next().and_then(|last| last.find(':'));
+    let end = tag.map_or(name.len(), |at| {
+        name.rfind('/').map_or(0, |slash| slash + 1) + at
+    });
+    Some(familiar(&format!("{}@{digest}", &name[..end])))
+}
+
 /// The full form of a name, as containerd has it: with Docker Hub's own host and folder, and a tag.
 pub fn qualified(name: &str) -> String {
     let name = familiar(name);
@@ -545,6 +555,22 @@ mod tests {
         ] {
             assert_eq!(qualified(name), full, "{name}");
         }
+    }
+
+    #[test]
+    fn a_pinned_name_is_compared_without_its_tag() {
+        for (name, listed) in [
+            (
+                "quay.io/cilium/cilium:v1@sha256:a",
+                "quay.io/cilium/cilium@sha256:a",
+            ),
+            ("reg:5000/a@sha256:a", "reg:5000/a@sha256:a"),
+            ("docker.io/calico/node:v3@sha256:a", "calico/node@sha256:a"),
+            ("busybox:1@sha256:a", "busybox@sha256:a"),
+        ] {
+            assert_eq!(by_digest(name).as_deref(), Some(listed), "{name}");
+        }
+        assert_eq!(by_digest("reg:5000/a:1"), None);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::facts::ETCD_DATA;
+
 /// kubeadm's `ClusterConfiguration`, as far as a join needs to know it. Field names are kubeadm's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -38,12 +40,20 @@ pub struct EtcdSection {
 }
 
 impl EtcdSection {
-    /// The folder of a stacked etcd's data.
-    pub fn data_dir(&self) -> &str {
-        match &self.local {
-            Some(local) if !local.data_dir.is_empty() => local.data_dir.trim_end_matches('/'),
-            _ => "/var/lib/etcd",
+    /// The folder of a stacked etcd's data; nothing where etcd is external: whatever lies on a master then is not Kubernetes' own, even if that etcd runs beside it.
+    pub fn data_dir(&self) -> Option<&str> {
+        match (&self.external, &self.local) {
+            (Some(_), _) => None,
+            (None, Some(local)) if !local.data_dir.is_empty() => {
+                Some(local.data_dir.trim_end_matches('/'))
+            }
+            (None, _) => Some(ETCD_DATA),
         }
+    }
+
+    /// The folder in there that a member makes.
+    pub fn member_dir(&self) -> Option<String> {
+        self.data_dir().map(|data| format!("{data}/member"))
     }
 }
 
@@ -147,6 +157,10 @@ pub struct KubeletConfiguration {
     pub image_gc_high_threshold_percent: Option<u8>,
     /// Signals and thresholds, such as `imagefs.available: 15%`.
     pub eviction_hard: BTreeMap<String, String>,
+    /// The file that the DNS configuration of pods is made from; empty is none.
+    pub resolv_conf: Option<String>,
+    /// Whether the kubelet demands sysctls that it else sets.
+    pub protect_kernel_defaults: bool,
 }
 
 #[cfg(test)]
@@ -195,7 +209,7 @@ mod tests {
         assert_eq!(newest.kubernetes_version, "v1.34.4");
         assert_eq!(newest.dns.kind, "");
         assert_eq!(newest.dns.image_repository, "registry.example.com/dns");
-        assert_eq!(newest.etcd.data_dir(), "/var/lib/etcd");
+        assert_eq!(newest.etcd.data_dir(), Some("/var/lib/etcd"));
         assert_eq!(newest.etcd.local.unwrap().image_tag, "3.6.5-0");
         let gated = ClusterConfiguration::parse(
             "apiVersion: kubeadm.k8s.io/v1beta3\nfeatureGates:\n  EtcdLearnerMode: true\nkind: ClusterConfiguration\n",

@@ -112,6 +112,7 @@ fn enough_room(view: &ClusterView, folder: &str, db_size: u64) -> Result<()> {
 /// Removes every snapshot of this program from etcd's data folder, and what etcdctl has only begun.
 fn sweep(cluster: &Cluster, data: &DataFolder) -> Result<()> {
     let args = [
+        "-H",
         data.outside.as_str(),
         "-mindepth",
         "1",

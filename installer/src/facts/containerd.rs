@@ -99,6 +99,9 @@ pub struct Listed {
     /// Its names with a tag, in their full form.
     #[serde(default)]
     pub repo_tags: Vec<String>,
+    /// Its names with the digest that a registry has it by, in their full form.
+    #[serde(default)]
+    pub repo_digests: Vec<String>,
 }
 
 /// What the running containerd says; nothing where none runs.

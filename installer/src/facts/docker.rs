@@ -165,6 +165,17 @@ pub fn images(host: &HostView) -> Result<Option<Vec<(String, String)>>> {
     Ok(Some(images.map(owned).collect()))
 }
 
+/// The names of the running Docker's images by digests, of which one without has `<none>`; none where no Docker answers.
+pub fn digests(host: &HostView) -> Result<Vec<String>> {
+    if host.program("docker").is_none() {
+        return Ok(Vec::new());
+    }
+    let answer = host.probe(&Probe::docker_digests())?;
+    let text = answer.text();
+    let names = text.lines().filter(|_| answer.ok());
+    Ok(names.map(str::to_owned).collect())
+}
+
 /// Looks whose Docker is here. Where `manifest` has no Docker, none is the pot's.
 pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> Result<Docker> {
     let Some(path) = host.program("dockerd") else {

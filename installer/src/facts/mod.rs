@@ -187,12 +187,13 @@ pub fn configures_network(name: &str) -> bool {
     ["conf", "conflist", "json"].contains(&kind)
 }
 
-/// Looks at this machine, which has or will have this runtime; `healthy` is the address of the healthy master that it will talk to, and `etcd` the folder that the cluster has for etcd's data.
+/// Looks at this machine, which has or will have this runtime; `healthy` is the address of the healthy master that it will talk to, and `etcd` the folder that the cluster has for the data of its masters' own
+/// etcd; nothing where etcd is external.
 pub fn gather(
     host: &HostView,
     runtime: Runtime,
     healthy: Option<IpAddr>,
-    etcd: &str,
+    etcd: Option<&str>,
 ) -> Result<Facts> {
     let line = |path: &str| -> Result<String> {
         Ok(host.text(path)?.unwrap_or_default().trim().to_owned())
@@ -215,7 +216,7 @@ pub fn gather(
         plugins: host.space(PLUGINS)?,
         images: host.space(images.as_deref().unwrap_or(usual))?,
         kubelet: host.space("/var/lib/kubelet")?,
-        etcd: host.space(etcd)?,
+        etcd: host.space(etcd.unwrap_or(ETCD_DATA))?,
         state: host.space(crate::journal::STATE_DIR)?,
     };
     let mut standings = BTreeMap::new();
@@ -258,19 +259,20 @@ pub fn gather(
     })
 }
 
-/// The names of the images that the runtime has; none where it does not answer.
+/// The names of the images that the runtime has, with a tag or with the digest that a registry has them by; none where it does not answer.
 pub fn image_names(host: &HostView, runtime: Runtime) -> Result<Vec<String>> {
     Ok(match runtime {
         Runtime::Docker => docker::images(host)?
             .unwrap_or_default()
             .into_iter()
             .map(|(_, name)| name)
+            .chain(docker::digests(host)?)
             .filter(|name| !name.contains("<none>"))
             .collect(),
         Runtime::Containerd => containerd::images(host)?
             .unwrap_or_default()
             .into_iter()
-            .flat_map(|image| image.repo_tags)
+            .flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests))
             .collect(),
     })
 }
@@ -333,14 +335,14 @@ fn memory(host: &HostView) -> Result<u64> {
         .context("cannot read the size of the memory from /proc/meminfo")
 }
 
-fn leftovers(host: &HostView, etcd: &str) -> Result<Vec<String>> {
+fn leftovers(host: &HostView, etcd: Option<&str>) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for path in FILES {
         if host.exists(path)? {
             found.push(path.to_owned());
         }
     }
-    for path in FOLDERS.into_iter().chain([etcd]) {
+    for path in FOLDERS.into_iter().chain(etcd) {
         let mut names = host.list(path)?.into_iter();
         if names.any(|name| path != NETWORKS || configures_network(&name)) {
             found.push(format!("{path}/"));
@@ -384,7 +386,7 @@ mod tests {
             &machine.view(Scripted::new()),
             Runtime::Docker,
             None,
-            ETCD_DATA,
+            Some(ETCD_DATA),
         )
         .unwrap();
         assert_eq!(
@@ -435,15 +437,20 @@ mod tests {
                 r#"{"ServerVersion":"18.09.9","CgroupDriver":"cgroupfs","DockerRootDir":"/data"}"#,
             )
             .on(
-                "docker images",
+                "docker images --no-trunc",
                 0,
                 "sha256:1 busybox:1\nsha256:2 <none>:<none>",
+            )
+            .on(
+                "docker images --digests",
+                0,
+                "busybox@<none>\nquay.io/cilium/cilium@sha256:3\n",
             );
         let facts = gather(
             &machine.view(script),
             Runtime::Docker,
             Some("127.0.0.1".parse().unwrap()),
-            ETCD_DATA,
+            Some(ETCD_DATA),
         )
         .unwrap();
         assert_eq!(
@@ -452,7 +459,10 @@ mod tests {
         );
         assert_eq!(facts.cgroups.version, CgroupVersion::V2);
         assert_eq!(facts.ports, BTreeSet::from([6443]));
-        assert_eq!(facts.image_names, ["busybox:1"]);
+        assert_eq!(
+            facts.image_names,
+            ["busybox:1", "quay.io/cilium/cilium@sha256:3"]
+        );
         assert_eq!(facts.running.as_deref(), Some("18.09.9"));
         assert_eq!(facts.glibc, Some((2, 31)));
         assert_eq!(facts.source_address, Some("127.0.0.1".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! Moves a folder to another file system: copied whole, brought to the disk, and only then removed where it was.
+//! Moves a folder, or a file, to another file system: copied whole, brought to the disk, and only then removed where it was.
 //!
 //! The copy grows under one name in the state folder: what a failure leaves there goes at once, and what a kill leaves there goes with the next try. A full disk so costs nothing
 //! but the time.
@@ -31,7 +31,7 @@ impl Host<'_> {
             let _ = discard(&fresh);
         }
         copied?;
-        fs::remove_dir_all(source).with_context(|| format!("cannot remove {}", source.display()))
+        discard(source).with_context(|| format!("cannot remove {}", source.display()))
     }
 
     fn copy(&self, source: &Path, fresh: &Path, target: &Path) -> Result<()> {
@@ -47,7 +47,13 @@ impl Host<'_> {
 }
 
 fn discard(tree: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(tree) {
+    let is_folder = fs::symlink_metadata(tree).is_ok_and(|facts| facts.is_dir());
+    let gone = if is_folder {
+        fs::remove_dir_all(tree)
+    } else {
+        fs::remove_file(tree)
+    };
+    match gone {
         Err(cause) if !absent(&cause) => Err(cause),
         _ => Ok(()),
     }
@@ -109,6 +115,17 @@ mod tests {
         assert_eq!(fs::read(target.join("snap/db")).unwrap(), b"keys");
         assert!(!source.exists() && !target.join("half").exists());
         assert!(!root.path().join("state/moving").exists());
+    }
+
+    #[test]
+    fn a_file_is_moved_like_a_folder() {
+        let root = machine();
+        let [source, target] = places(root.path());
+        fs::remove_dir_all(&source).unwrap();
+        fs::write(&source, "a snapshot").unwrap();
+        carry(root.path(), Arc::new(Local)).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"a snapshot");
+        assert!(!source.exists());
     }
 
     #[test]

@@ -384,13 +384,23 @@ impl Runner for Local {
     }
 }
 
+/// Where the kubelet's dockershim looks for Docker, and kubeadm. The operator's shell may look elsewhere.
+const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
+
+/// What else leads Docker's client elsewhere, or to TLS.
+const DOCKERS_VARIABLES: [&str; 3] = ["DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"];
+
 /// The command, ready to start with a pipe for its input and a process group of its own.
 pub(super) fn prepared(cmd: &Cmd) -> Command {
     let mut command = Command::new(&cmd.program);
     let variables = cmd.env.iter().map(|(name, value)| (name, value));
+    for name in DOCKERS_VARIABLES {
+        command.env_remove(name);
+    }
     command
         .args(&cmd.args)
         .env("PATH", search_path())
+        .env("DOCKER_HOST", DOCKER_SOCKET)
         .envs(variables)
         .stdin(Stdio::piped())
         .process_group(0);

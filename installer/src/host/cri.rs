@@ -11,7 +11,7 @@ pub(crate) const QUESTION: Duration = Duration::from_secs(20);
 pub(crate) const STOPPING: Duration = Duration::from_mins(1);
 
 /// How often, and how long apart, a containerd that has just started is asked: its CRI answers some seconds after systemd was told that it is ready.
-pub(crate) const STARTING: (u32, Duration) = (30, Duration::from_secs(1));
+pub(crate) const STARTING: (u32, Duration) = (120, Duration::from_millis(250));
 
 /// Where containerd's CRI keeps one folder a pod that runs. A containerd that serves Docker alone has no such folder.
 pub(crate) const SANDBOXES: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes";

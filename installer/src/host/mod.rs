@@ -267,7 +267,7 @@ impl<'a> Host<'a> {
         self.keep(name, &mut |file| Ok(io::copy(&mut source, file).map(drop)?))
     }
 
-    /// Moves a folder to `to` in the state folder; the journal holds `change` first. It is copied where the state folder is on another file system. What is not there is fine.
+    /// Moves a folder, or a file, to `to` in the state folder; the journal holds `change` first. It is copied where the state folder is on another file system. What is not there is fine.
     pub fn move_away(&self, path: &str, to: &str, change: Change) -> Result<()> {
         if !self.view.exists(path)? {
             return Ok(());

@@ -103,20 +103,21 @@ impl Probe {
         ))
     }
 
-    /// The IDs of Docker's containers, running or not: all, or those of the kubelet's pods.
+    /// The names of Docker's images by the digests that registries have them by: lines of `repository@sha256:…`.
+    pub fn docker_digests() -> Self {
+        let format = "{{.Repository}}@{{.Digest}}";
+        Self(Cmd::new(
+            "docker",
+            ["images", "--digests", "--format", format],
+        ))
+    }
+
+    /// The IDs of Docker's containers, running or not: all, or those of the kubelet's pods, by the label that each of them bears. Other people's may have any name.
     pub fn docker_containers(of: Containers) -> Self {
         let mut args = vec!["ps", "--all", "--quiet", "--no-trunc"];
         if of == Containers::Pods {
-            // dockershim names every container so; cri-dockerd does too.
-            args.extend(["--filter", "name=k8s_"]);
+            args.extend(["--filter", "label=io.kubernetes.pod.namespace"]);
         }
-        Self(Cmd::new("docker", args))
-    }
-
-    /// The IDs of the containers that a kubelet had Docker make, running or not, by the label that each of them bears; other people's containers may have any name.
-    pub fn docker_pods() -> Self {
-        let label = "label=io.kubernetes.pod.namespace";
-        let args = ["ps", "--all", "--quiet", "--no-trunc", "--filter", label];
         Self(Cmd::new("docker", args))
     }
 

@@ -77,11 +77,13 @@ impl RemoteView {
         self.fetch(Cmd::new("cat", ["--", path]), sink)
     }
 
-    /// Writes a tar of these absolute paths, all of which exist, into `sink`. What the sink got is whole only where this returns no error.
-    pub fn archive(&self, paths: &[String], sink: &mut dyn Write) -> Result<()> {
-        let fixed = ["-C", "/", "-c", "-f", "-", "--ignore-failed-read", "--"];
+    /// Writes a tar of these absolute paths, all of which exist, without what is at or below `except`, into `sink`. What the sink got is whole only where this returns no error.
+    pub fn archive(&self, paths: &[String], except: &str, sink: &mut dyn Write) -> Result<()> {
+        let except = format!("--exclude={}", except.trim_start_matches('/'));
+        let fixed = ["-C", "/", "-c", "-f", "-", "--ignore-failed-read"];
+        let fixed = fixed.into_iter().chain([except.as_str(), "--"]);
         let relative = paths.iter().map(|path| path.trim_start_matches('/'));
-        self.fetch(Cmd::new("tar", fixed.into_iter().chain(relative)), sink)
+        self.fetch(Cmd::new("tar", fixed.chain(relative)), sink)
     }
 
     fn fetch(&self, cmd: Cmd, sink: &mut dyn Write) -> Result<()> {
@@ -139,19 +141,7 @@ impl RemoteView {
 
     /// What [`Self::tree`] asks.
     pub(crate) fn tree_question(path: &str) -> Cmd {
-        find([
-            "-H",
-            path,
-            "(",
-            "-type",
-            "d",
-            "-o",
-            "-type",
-            "f",
-            ")",
-            "-printf",
-            "%y %m %s %p\n",
-        ])
+        entries(path, &[])
     }
 
     /// What [`Self::links`] asks.
@@ -175,9 +165,10 @@ impl RemoteView {
             return Ok(None);
         }
         let place = place.text();
-        let fixed = ["-maxdepth", "0", "-type", "f,d", "-printf", "%y %m %s %p\n"];
-        let args = ["-H", &place].into_iter().chain(fixed);
-        Ok(TreeEntry::parse(&self.found(&find(args))?.text()))
+        let only = ["-maxdepth", "0"];
+        Ok(TreeEntry::parse(
+            &self.found(&entries(&place, &only))?.text(),
+        ))
     }
 
     /// Runs `find`. A path that is not there is an answer; anything else that it complains of is an error, so that nothing is taken for absent that could not be looked at.
@@ -197,6 +188,14 @@ impl RemoteView {
 
 fn find<'t>(args: impl IntoIterator<Item = &'t str>) -> Cmd {
     Cmd::new("find", args).env("LC_ALL", "C")
+}
+
+/// Lists files and folders in the form that [`TreeEntry`] reads, by what a find of 2010 understands; CentOS 7 has one.
+fn entries(path: &str, depth: &[&str]) -> Cmd {
+    const KINDS: [&str; 7] = ["(", "-type", "d", "-o", "-type", "f", ")"];
+    let kinds = depth.iter().chain(&KINDS).copied();
+    let args = ["-H", path].into_iter().chain(kinds);
+    find(args.chain(["-printf", "%y %m %s %p\n"]))
 }
 
 /// A file or folder of another machine.

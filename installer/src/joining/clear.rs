@@ -144,12 +144,12 @@ impl Step for ClearInterruptedJoin {
             .run(&reset, Change::ClearJoin { node: node.clone() })?;
         clear_pod_network(world.host, &|| Change::ClearJoin { node: node.clone() })?;
         // kubeadm leaves etcd's data where it finds no manifest of it.
-        let data = format!("{}/member", config.etcd.data_dir());
-        for left in [
-            data.as_str(),
-            &config.certificates_dir,
+        let data = config.etcd.member_dir();
+        let others = [
+            config.certificates_dir.as_str(),
             "/etc/kubernetes/manifests",
-        ] {
+        ];
+        for left in data.as_deref().into_iter().chain(others) {
             world
                 .host
                 .remove_tree(left, Change::ClearJoin { node: node.clone() })?;

@@ -4,6 +4,7 @@
 //! is each master's own is never brought along with a folder around it: TKE's pods mount the whole of /etc/kubernetes, credentials, certificates and manifests included. In a change they
 //! come from the master whose place is taken where its machine has them: what differs from the healthy master's is told in the plan. A file that is here already and is neither's is
 //! a conflict, not something to overwrite, unless it is the distribution's. Other folders that pods mount (for logs, say) are made, without the files that no flag names; the plan counts them.
+//! What a flag names for writing is never brought: a file that a pod mounts for that alone begins empty.
 //! A link is brought as the file that it leads to; one that leads to no file, or to a master's own, is told.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +13,11 @@ use anyhow::{Context, Result, ensure};
 use bundle_spec::Sha256;
 
 use crate::control_plane::ClusterView;
-use crate::control_plane::extra_paths::{DISTRIBUTION, ExtraPath};
+use crate::control_plane::extra_paths::{DISTRIBUTION, ExtraPath, Role};
 use crate::host::remote::{RemoteView, TreeEntry};
 use crate::host::{HostView, Kind};
 use crate::replacing::clear::LEFT;
+use crate::replacing::{ASIDE, is_below};
 use crate::step::{State, Step, View, World};
 
 /// The most files that are brought; a control plane names a handful.
@@ -37,7 +39,7 @@ const TKE: [&str; 6] = [
 /// What else in /etc/kubernetes is one machine's: what kubeadm puts aside before an upgrade, a backup of etcd included; what the runbook for a lost quorum moves away; and what TKE gave
 /// kubeadm there, with a token and a certificate key.
 const PUT_ASIDE: [&str; 3] = [
-    "/etc/kubernetes/tmp",
+    ASIDE,
     "/etc/kubernetes/stopped",
     "/etc/kubernetes/kubeadm-config.yaml",
 ];
@@ -66,12 +68,18 @@ enum Wanted {
         /// How many files in it are not brought.
         without: usize,
     },
+    /// A file that a pod mounts by itself to write it: each master has its own, which begins empty. A runtime would make a folder of one that is not there.
+    Output {
+        path: String,
+        mode: u32,
+        named_by: String,
+    },
 }
 
 impl Wanted {
     fn path(&self) -> &str {
         match self {
-            Self::File { path, .. } | Self::Folder { path, .. } => path,
+            Self::File { path, .. } | Self::Folder { path, .. } | Self::Output { path, .. } => path,
         }
     }
 }
@@ -108,7 +116,7 @@ impl ExtraFiles {
                 paths.push(ExtraPath {
                     path: path.to_owned(),
                     named_by: "TKE's".to_owned(),
-                    is_volume: false,
+                    role: Role::Read,
                 });
             }
         }
@@ -150,7 +158,7 @@ impl ExtraFiles {
             for wanted in found.wanted {
                 let digest = match &wanted {
                     Wanted::File { digest, .. } => Some(*digest),
-                    Wanted::Folder { .. } => None,
+                    Wanted::Folder { .. } | Wanted::Output { .. } => None,
                 };
                 match choices.get_mut(wanted.path()) {
                     None => {
@@ -201,14 +209,19 @@ impl ExtraFiles {
             .filter(|extra| is_copied(extra))
             .map(|extra| extra.path.as_str())
             .collect();
+        let looked_at = |extra: &&ExtraPath| extra.role != Role::Written;
         let question = |extra: &ExtraPath| RemoteView::tree_question(&extra.path);
-        let mut questions: Vec<_> = self.paths.iter().map(question).collect();
+        let mut questions: Vec<_> = (self.paths.iter().filter(looked_at))
+            .map(question)
+            .collect();
         if !copied.is_empty() {
             questions.push(RemoteView::links_question(&copied));
         }
         let machine = &machine.ahead(&questions);
         let (behind, links) = self.links(machine, &copied)?;
-        for extra in &self.paths {
+        let (outputs, inputs): (Vec<&ExtraPath>, Vec<&ExtraPath>) =
+            (self.paths.iter()).partition(|extra| extra.role == Role::Written);
+        for extra in inputs {
             let linked = behind
                 .iter()
                 .filter(|entry| is_copied(extra) && is_below(&entry.path, &extra.path));
@@ -223,7 +236,7 @@ impl ExtraFiles {
                     continue;
                 }
                 if entry.is_folder {
-                    if !extra.is_volume {
+                    if extra.role != Role::Mounted {
                         continue;
                     }
                     let folder = Wanted::Folder {
@@ -233,6 +246,15 @@ impl ExtraFiles {
                         without: 0,
                     };
                     wanted.insert(entry.path, folder);
+                } else if outputs.iter().any(|output| output.path == entry.path) {
+                    if entry.path == extra.path {
+                        let output = Wanted::Output {
+                            path: entry.path.clone(),
+                            mode: entry.mode,
+                            named_by,
+                        };
+                        wanted.insert(entry.path, output);
+                    }
                 } else if is_copied(extra) || entry.path == extra.path {
                     ensure!(
                         entry.size <= FILE,
@@ -249,7 +271,7 @@ impl ExtraFiles {
                         named_by,
                     };
                     wanted.insert(entry.path, file);
-                } else if extra.is_volume {
+                } else if extra.role == Role::Mounted {
                     without.insert(entry.path);
                 }
             }
@@ -315,18 +337,12 @@ impl ExtraFiles {
 
 /// Whether the files in a folder are brought with it.
 fn is_copied(extra: &ExtraPath) -> bool {
-    extra.is_volume && extra.path.starts_with("/etc/")
+    extra.role == Role::Mounted && extra.path.starts_with("/etc/")
 }
 
 /// Whether a file is the distribution's by its place: where it is here, nobody needs the healthy master's.
 fn is_distributions(path: &str) -> bool {
     DISTRIBUTION.iter().any(|folder| is_below(path, folder))
-}
-
-/// Whether a path lies in a folder, at any depth.
-fn is_below(path: &str, folder: &str) -> bool {
-    path.strip_prefix(folder)
-        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether a file here is empty, or zeros only: what a power loss leaves of one that was just written. No API server starts with it.
@@ -358,7 +374,10 @@ fn differences(choices: &[Choice<'_>], host: &HostView) -> Result<Vec<Difference
                 };
                 found.push(Difference::Missing(format!("{path}/ ({named_by}){told}")));
             }
-            Wanted::Folder { .. } => {}
+            Wanted::Output { path, named_by, .. } if !host.exists(path)? => {
+                found.push(Difference::Missing(format!("{path}, empty ({named_by})")));
+            }
+            Wanted::Folder { .. } | Wanted::Output { .. } => {}
             Wanted::File {
                 path,
                 digest,
@@ -467,6 +486,8 @@ impl Step for ExtraFiles {
             let from = choice.from;
             match choice.wanted {
                 Wanted::Folder { path, mode, .. } => world.host.make_dir(&path, mode)?,
+                Wanted::Output { path, .. } if world.host.view().exists(&path)? => {}
+                Wanted::Output { path, mode, .. } => world.host.write_file(&path, b"", mode)?,
                 // What is here stays: check has judged it.
                 Wanted::File { path, .. }
                     if world.host.view().exists(&path)?

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::admission::{self, Admission};
 use super::{Joining, REVOKED, Standing, UPLOADING, uploaded_by_us};
 use crate::control_plane::Cluster;
-use crate::control_plane::credentials::{self, ca_hash};
+use crate::control_plane::credentials::{self, Briefing, ca_hash};
 use crate::host::Host;
 use crate::host::command::{Cmd, Secret};
 use crate::journal::Change;
@@ -198,27 +198,21 @@ impl Step for KubeadmJoin {
                 credentials::description(&joining.node)
             ),
         })?;
-        let token = credentials::create_token(cluster, &joining.node)?;
+        let (traits, config_text) = (joining.traits(), joining.cluster.config_for_kubeadm());
+        let briefing = Briefing {
+            kubeadm: &traits.kubeadm,
+            config_text: &config_text,
+            node: &joining.cluster.healthy,
+            cri_socket: &joining.cluster.cri_socket,
+        };
+        let token = credentials::create_token(cluster, briefing, &joining.node)?;
         let upload = || {
             world.host.note(Change::Cluster {
                 what: UPLOADING.to_owned(),
             })?;
-            let healthy = &joining.cluster.healthy;
-            let address = healthy
-                .status
-                .addresses
-                .iter()
-                .find(|address| address.kind == "InternalIP")
-                .map_or("", |address| &address.address);
-            credentials::upload_certs(
-                cluster,
-                &joining.traits().kubeadm,
-                &joining.cluster.config_for_kubeadm(),
-                address,
-                &joining.cluster.cri_socket,
-            )
+            credentials::upload_certs(cluster, briefing)
         };
-        let key = match joining.traits().kubeadm.certificates {
+        let key = match traits.kubeadm.certificates {
             Certificates::Copied => {
                 self.copy_certificates(world.host, cluster)?;
                 None
@@ -243,16 +237,7 @@ impl Step for KubeadmJoin {
             .timeout(LIMIT)
             .outlive(joining.kubeadm_log());
         let mut own_places = vec![joining.cluster.config.certificates_dir.as_str()];
-        own_places.extend(
-            joining
-                .cluster
-                .config
-                .etcd
-                .local
-                .iter()
-                .map(|etcd| etcd.data_dir.as_str())
-                .filter(|path| !path.is_empty()),
-        );
+        own_places.extend(joining.cluster.config.etcd.data_dir());
         footprint::announce(world.host, &footprint::MASTER, &own_places)?;
         footprint::announce_unit(world.host, "kubelet.service")?;
         let mut admission = Admission::since_now(&joining.node);

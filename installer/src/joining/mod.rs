@@ -89,16 +89,16 @@ impl Joining {
         };
         let node: Option<Node> = cluster.find(&["node", &self.node])?;
         let mut files = Vec::new();
-        let data = format!("{}/member", self.cluster.config.etcd.data_dir());
-        for path in [
+        let places = [
             "/etc/kubernetes/kubelet.conf",
             "/etc/kubernetes/bootstrap-kubelet.conf",
             "/etc/kubernetes/admin.conf",
             "/var/lib/kubelet/config.yaml",
-            &data,
-        ] {
-            if view.host.exists(path)? {
-                files.push(path.to_owned());
+        ];
+        let places = places.map(str::to_owned).into_iter();
+        for path in places.chain(self.cluster.config.etcd.member_dir()) {
+            if view.host.exists(&path)? {
+                files.push(path);
             }
         }
         files.extend(

@@ -495,7 +495,12 @@ fn network<'h>(
                 .map(|name| familiar(name)),
         );
     }
-    let absent = |image: &&MissingImage| !present.contains(&familiar(&image.name));
+    // A pot brings no digest of a registry along.
+    let here_by_digest = |name: &str| here.images.iter().any(|image| familiar(image) == name);
+    let absent = |image: &&MissingImage| match images::by_digest(&image.name) {
+        Some(name) => !here_by_digest(&name),
+        None => !present.contains(&familiar(&image.name)),
+    };
     let pods = here.static_pods.iter().map(|pod| &pod.image);
     let missing = here
         .network

@@ -19,8 +19,8 @@ const LIMIT: Duration = Duration::from_secs(480);
 /// How often the DaemonSets of the pod network are reminded of a node for which they have made no pod.
 const REMINDER: Duration = Duration::from_secs(60);
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Between the first two looks, and the longest pause: a member that is well is so within a second or two, and one that is not is not asked all the time.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// See the module.
 pub struct Voting {
@@ -155,6 +155,7 @@ impl Step for Voting {
         let clock = cluster.view().clock();
         let deadline = clock.now() + LIMIT;
         let mut reminder = clock.now() + REMINDER;
+        let mut pause = PAUSES.0;
         loop {
             // A moment without an answer is part of a new member's start: only the last look counts.
             let missing = match self.missing(world.view()) {
@@ -175,7 +176,8 @@ impl Step for Voting {
                 let _ = self.remind(world);
                 reminder = clock.now() + REMINDER;
             }
-            clock.pause(PAUSE);
+            clock.pause(pause);
+            pause = (pause * 2).min(PAUSES.1);
         }
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use bundle_spec::manifest::Encoding;
 use bundle_spec::{Manifest, Sha256};
 
-use super::{Needs, Purpose, Standing, Verdict};
+use super::{EtcdPlace, Needs, Purpose, Standing, Verdict};
 use crate::facts::{Disks, Facts, containerd, docker};
 use crate::host::{HostView, Space};
 use crate::runtime::Runtime;
@@ -213,6 +213,7 @@ struct Demand {
 fn demands(disks: &Disks, needs: &Needs) -> Vec<Demand> {
     let write = &needs.to_write;
     let etcd = match (needs.purpose, needs.standing) {
+        _ if needs.etcd == EtcdPlace::Elsewhere => 0,
         (Purpose::Master, Standing::Bare | Standing::Interrupted) => write.etcd + ETCD_START,
         _ => 0,
     };

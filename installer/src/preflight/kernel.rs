@@ -1,6 +1,6 @@
 //! What kubeadm's check `SystemVerification` says about kernels, and what it stands for.
 //!
-//! Up to 1.16 kubeadm's list of kernel releases ends at 5.x and is searched for anywhere in the release, so that newer kernels are refused for their number alone.
+//! Up to 1.16 kubeadm's list of kernel releases ends at 5.x (of 1.13, at 4.x) and is searched for anywhere in the release, so that newer kernels are refused for their number alone.
 //! From 1.35 on it refuses cgroup v1, also where the cluster's kubelets are told to bear it (`failCgroupV1: false`). There, and only there, the check is ignored, after what it would have looked at has been looked at here: the kernel's configuration by the same list, or, where the
 //! configuration cannot be read, what the kernel can be seen to do; and the cgroup controllers. (kubeadm's sources 1.14.0 and 1.15.0, cmd/kubeadm/app/util/system; from
 //! 1.17 on k8s.io/system-validators; its 1.12.1, of 1.36, looks at the kubelet's version alone for cgroup v1, and says
@@ -15,17 +15,13 @@ use crate::kubernetes::{KernelReleases, OnCgroupV1, Traits};
 pub const SYSTEM_VERIFICATION: &str = "SystemVerification";
 
 /// The options that kubeadm's check demands; alternatives stand in one entry.
-const OPTIONS: [&[&str]; 17] = [
+const OPTIONS: [&[&str]; 13] = [
     &["NAMESPACES"],
     &["NET_NS"],
     &["PID_NS"],
     &["IPC_NS"],
     &["UTS_NS"],
     &["CGROUPS"],
-    &["CGROUP_CPUACCT"],
-    &["CGROUP_DEVICE"],
-    &["CGROUP_FREEZER"],
-    &["CGROUP_SCHED"],
     &["CPUSETS"],
     &["MEMCG"],
     &["INET"],
@@ -35,22 +31,56 @@ const OPTIONS: [&[&str]; 17] = [
     &["NETFILTER_XT_MATCH_COMMENT"],
 ];
 
+/// What it demands besides for the controllers of cgroups: up to 1.34 the same on either version (system-validators dropped it in 1.9.2 and 1.10.2, which only the last patches of 1.32 to 1.34
+/// have), from 1.35 on (1.12.1) what each version needs.
+const CONTROLLERS: &[&[&str]] = &[
+    &["CGROUP_CPUACCT"],
+    &["CGROUP_DEVICE"],
+    &["CGROUP_FREEZER"],
+    &["CGROUP_SCHED"],
+];
+const CONTROLLERS_OF_V1: &[&[&str]] = &[
+    &["CGROUP_CPUACCT"],
+    &["CGROUP_DEVICE"],
+    &["CGROUP_FREEZER"],
+    &["CGROUP_PIDS"],
+    &["CGROUP_SCHED"],
+];
+const CONTROLLERS_OF_V2: &[&[&str]] = &[&["CGROUP_BPF"], &["CGROUP_PIDS"], &["CGROUP_SCHED"]];
+
+/// What it demands from 1.21 on (system-validators 1.3).
+const SCHEDULING: &[&str] = &["FAIR_GROUP_SCHED"];
+
+/// Every option that kubeadm of this version demands of a kernel with these cgroups.
+fn demanded(
+    version: KubeVersion,
+    cgroups: CgroupVersion,
+) -> impl Iterator<Item = &'static [&'static str]> {
+    let controllers = match (version.minor, cgroups) {
+        (..=34, _) => CONTROLLERS,
+        (_, CgroupVersion::V1) => CONTROLLERS_OF_V1,
+        (_, CgroupVersion::V2) => CONTROLLERS_OF_V2,
+    };
+    let scheduling = (version.minor >= 21).then_some(SCHEDULING);
+    (OPTIONS.into_iter())
+        .chain(controllers.iter().copied())
+        .chain(scheduling)
+}
+
 /// Whether kubeadm of this version knows a kernel release.
 pub fn kubeadm_knows(version: KubeVersion, release: &str) -> bool {
     let is = |known: fn((u32, u32)) -> bool| release_numbers(release).is_some_and(known);
     match Traits::of(version).kernel_releases {
-        KernelReleases::EndAtFive | KernelReleases::EndAtFiveReplaceable => {}
+        KernelReleases::EndAtFour | KernelReleases::EndAtFiveReplaceable => {}
         KernelReleases::Open => return is(|numbers| numbers >= (3, 10)),
         KernelReleases::FromFourNineteen => return is(|numbers| numbers >= (4, 19)),
-        KernelReleases::LongTerm => {
-            return is(|numbers| numbers >= (6, 0) || matches!(numbers, (5, 4 | 10 | 15)));
-        }
     }
     let three = release.match_indices("3.").any(|(at, _)| {
         let rest = &release.as_bytes()[at + 2..];
         matches!(rest, [b'1'..=b'9', b'0'..=b'9', ..])
     });
-    three || release.contains("4.") || release.contains("5.")
+    let five = Traits::of(version).kernel_releases == KernelReleases::EndAtFiveReplaceable;
+    three || release.contains("4.") || (five && release.contains("5."))
 }
 
 /// Why a check of kubeadm is ignored, though what it stands for holds.
@@ -100,14 +130,16 @@ pub fn ignored_check(
     } else {
         return None;
     };
-    system_verification_proved(facts).is_ok().then_some(why)
+    system_verification_proved(version, facts)
+        .is_ok()
+        .then_some(why)
 }
 
 /// Whether this kernel has what kubeadm's check stands for: namespaces, cgroup controllers, the overlay file system, netfilter.
 ///
 /// # Errors
 /// What is missing, in words.
-pub fn system_verification_proved(facts: &Facts) -> Result<(), String> {
+pub fn system_verification_proved(version: KubeVersion, facts: &Facts) -> Result<(), String> {
     let mut missing: Vec<String> = missing_controllers(facts)
         .into_iter()
         .map(|name| format!("cgroup controller {name}"))
@@ -115,8 +147,7 @@ pub fn system_verification_proved(facts: &Facts) -> Result<(), String> {
     let seen = &facts.kernel.functions;
     if let Some(options) = &facts.kernel.options {
         missing.extend(
-            OPTIONS
-                .iter()
+            demanded(version, facts.cgroups.version)
                 .filter(|names| !names.iter().any(|name| options.contains(*name)))
                 .map(|names| format!("CONFIG_{}", names[0])),
         );

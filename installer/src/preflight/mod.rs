@@ -40,6 +40,8 @@ pub struct Needs {
     pub node_name: String,
     /// The port of its apiserver; 6443 by default.
     pub api_port: u16,
+    /// Where the cluster's etcd runs.
+    pub etcd: EtcdPlace,
     /// What has still to be written.
     pub to_write: ToWrite,
     /// From when on its kubelet will delete images and evict pods.
@@ -53,6 +55,15 @@ pub enum Purpose {
     Environment,
     /// A master.
     Master,
+}
+
+/// Where the cluster's etcd runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EtcdPlace {
+    /// On every master, in a pod.
+    Here,
+    /// Wherever somebody else runs it, which may be beside the masters' pods.
+    Elsewhere,
 }
 
 /// Who gives the cluster's nodes their CNI configuration.

@@ -5,7 +5,7 @@
 
 use bundle_spec::KubeVersion;
 
-use super::{Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
+use super::{EtcdPlace, Needs, Network, Purpose, Row, Standing, Verdict, disk, kernel};
 use crate::facts::containerd::release;
 use crate::facts::firewall::Kind;
 use crate::facts::modules;
@@ -209,7 +209,7 @@ fn kernel_release(facts: &Facts, _: &Needs) -> Verdict {
 
 fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
     let release = &facts.kernel.release;
-    if let Err(missing) = kernel::system_verification_proved(facts) {
+    if let Err(missing) = kernel::system_verification_proved(needs.kubernetes, facts) {
         return Verdict::refuse(
             format!("the kernel {release} lacks {missing}"),
             "boot a kernel that has them; in a container, load the modules on its host",
@@ -222,12 +222,12 @@ fn kernel_features(facts: &Facts, needs: &Needs) -> Verdict {
         return Verdict::refuse(
             format!("kubeadm {version} does not know the kernel release {release}"),
             match Traits::of(version).kernel_releases {
-                KernelReleases::EndAtFive | KernelReleases::EndAtFiveReplaceable => {
+                KernelReleases::EndAtFour | KernelReleases::EndAtFiveReplaceable => {
                     "boot an older kernel"
                 }
-                KernelReleases::Open
-                | KernelReleases::FromFourNineteen
-                | KernelReleases::LongTerm => "boot a newer kernel, such as 6.1",
+                KernelReleases::Open | KernelReleases::FromFourNineteen => {
+                    "boot a newer kernel, such as 6.1"
+                }
             },
         );
     }
@@ -467,19 +467,19 @@ fn leftovers(facts: &Facts, needs: &Needs) -> Verdict {
     }
 }
 
+/// The ports of a master's own etcd.
+fn etcd_ports(needs: &Needs) -> &'static [u16] {
+    match needs.etcd {
+        EtcdPlace::Here => &[2379, 2380],
+        EtcdPlace::Elsewhere => &[],
+    }
+}
+
 /// The ports of a master: its apiserver, etcd, kubelet, kube-proxy, and the controller manager and scheduler, which up to 1.22 can have two each.
 fn ports_of(needs: &Needs) -> Vec<u16> {
-    let mut ports = vec![
-        needs.api_port,
-        2379,
-        2380,
-        10248,
-        10249,
-        10250,
-        10256,
-        10257,
-        10259,
-    ];
+    let mut ports = vec![needs.api_port];
+    ports.extend(etcd_ports(needs));
+    ports.extend([10248, 10249, 10250, 10256, 10257, 10259]);
     if Traits::of(needs.kubernetes).insecure_ports {
         ports.extend([10251, 10252]);
     }
@@ -509,10 +509,9 @@ fn firewall(facts: &Facts, needs: &Needs) -> Verdict {
     let Some(firewall) = &facts.firewall else {
         return Verdict::Good;
     };
-    let wanted = [needs.api_port, 2379, 2380, 10250];
-    let shut: Vec<String> = wanted
-        .into_iter()
-        .filter(|port| !firewall.lets_in(*port))
+    let (api, kubelet) = ([needs.api_port], [10250]);
+    let shut: Vec<String> = (api.iter().chain(etcd_ports(needs)).chain(&kubelet))
+        .filter(|port| !firewall.lets_in(**port))
         .map(|port| port.to_string())
         .collect();
     if shut.is_empty() || needs.purpose == Purpose::Environment {

@@ -55,6 +55,9 @@ pub(crate) fn good() -> Facts {
                 "CGROUP_DEVICE",
                 "CGROUP_FREEZER",
                 "CGROUP_SCHED",
+                "CGROUP_BPF",
+                "CGROUP_PIDS",
+                "FAIR_GROUP_SCHED",
                 "CPUSETS",
                 "MEMCG",
                 "INET",
@@ -120,6 +123,7 @@ fn needs() -> Needs {
         arch: Arch::Amd64,
         node_name: "b1.example.com".to_owned(),
         api_port: 6443,
+        etcd: EtcdPlace::Here,
         to_write: ToWrite {
             programs: GB / 4,
             plugins: GB / 20,
@@ -289,9 +293,13 @@ fn kernels_that_kubeadm_does_not_know_are_accepted_where_they_prove_themselves()
         (31, "3.10.0-1160.el7.x86_64", true),
         (32, "4.18.0-553.el8_10.x86_64", false),
         (33, "4.19.0-27-amd64", true),
-        (34, "4.19.0-27-amd64", false),
-        (34, "5.10.0-8-amd64", true),
-        (36, "5.14.0-427.el9.x86_64", false),
+        // Up to 4.x, wherever that stands in the release.
+        (13, "4.19.0", true),
+        (13, "5.10.0-8-amd64", false),
+        (13, "5.14.0-427.el9.x86_64", true),
+        // It only warns.
+        (34, "4.18.0-553.el8_10.x86_64", true),
+        (36, "5.14.0-427.el9.x86_64", true),
         (36, "6.1.0-56-amd64", true),
     ] {
         let version = KubeVersion::new(1, minor, 0);
@@ -320,11 +328,31 @@ fn kernels_that_kubeadm_does_not_know_are_accepted_where_they_prove_themselves()
     facts.kernel.functions.namespaces.remove("pid");
     facts.kernel.functions.modules.remove("overlay");
     assert_eq!(
-        system_verification_proved(&facts).unwrap_err(),
+        system_verification_proved(V1_14, &facts).unwrap_err(),
         "namespaces of kind pid, the overlay file system"
     );
     assert_eq!(ignored_check(V1_14, &facts, None), None);
     assert_eq!(refused(&facts, &needs()), ["kernel-features"]);
+}
+
+#[test]
+fn which_options_of_cgroups_are_demanded_depends_on_kubeadm_and_on_the_cgroups() {
+    let mut facts = good();
+    let options = facts.kernel.options.as_mut().unwrap();
+    for gone in ["CPUACCT", "DEVICE", "FREEZER"] {
+        options.remove(&format!("CGROUP_{gone}"));
+    }
+    let mut proved = |minor: u16, cgroups: CgroupVersion| {
+        facts.cgroups.version = cgroups;
+        facts.cgroups.controllers = owned(&[
+            "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids",
+        ]);
+        system_verification_proved(KubeVersion::new(1, minor, 0), &facts)
+    };
+    let missing = "CONFIG_CGROUP_CPUACCT, CONFIG_CGROUP_DEVICE, CONFIG_CGROUP_FREEZER";
+    assert_eq!(proved(34, CgroupVersion::V2).unwrap_err(), missing);
+    assert_eq!(proved(35, CgroupVersion::V1).unwrap_err(), missing);
+    proved(35, CgroupVersion::V2).unwrap();
 }
 
 #[test]

@@ -11,13 +11,14 @@ use bundle_spec::Sha256;
 use serde::{Deserialize, Serialize};
 
 use super::clear::LEFT;
+use super::{ASIDE, KUBERNETES};
 use crate::host::{HostView, Kind};
 use crate::joining::MANIFESTS;
 use crate::journal::STATE_DIR;
 use crate::step::{State, Step, View, World};
 
 /// What is kept: what kubeadm and the kubelet wrote, and what people put beside it.
-const KEPT: [&str; 2] = ["/etc/kubernetes", "/etc/cni/net.d"];
+const KEPT: [&str; 2] = [KUBERNETES, "/etc/cni/net.d"];
 
 /// The kubelet's folder, which `kubeadm reset` empties.
 const KUBELET: &str = "/var/lib/kubelet";
@@ -139,8 +140,11 @@ impl BackUp {
     }
 }
 
-/// The regular files at and below a path; links are left alone, they hold nothing.
+/// The regular files at and below a path, but for what kubeadm put aside; links are left alone, they hold nothing.
 pub(super) fn files_below(host: &HostView, path: &str, found: &mut Manifest) -> Result<()> {
+    if path == ASIDE {
+        return Ok(());
+    }
     let Some(facts) = host.facts(path)? else {
         return Ok(());
     };

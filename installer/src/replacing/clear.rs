@@ -22,7 +22,7 @@ use crate::step::{State, Step, View, World};
 use crate::steps::stop_kubelet;
 
 /// The step's name, by which the journal knows what a reset took.
-pub(super) const ID: &str = "clear-this-machine";
+pub(crate) const ID: &str = "clear-this-machine";
 
 /// What a node leaves, besides etcd's data.
 pub(crate) const LEFT: [&str; 7] = [
@@ -54,7 +54,7 @@ pub struct ClearNode {
     node: String,
     log: PathBuf,
     certificates: String,
-    etcd: String,
+    etcd: Option<String>,
     own: OwnFiles,
     socket: Option<String>,
 }
@@ -68,7 +68,7 @@ impl ClearNode {
             socket,
             log: kubeadm_log(state),
             certificates: cluster.config.certificates_dir.clone(),
-            etcd: format!("{}/member", cluster.config.etcd.data_dir()),
+            etcd: cluster.config.etcd.data_dir().map(str::to_owned),
             own: OwnFiles::of(cluster),
         }
     }
@@ -82,11 +82,7 @@ impl ClearNode {
 
     fn left(&self, host: &HostView) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        for path in self
-            .removed()
-            .chain(POD_NETWORK)
-            .chain([self.etcd.as_str()])
-        {
+        for path in self.removed().chain(POD_NETWORK) {
             // kubeadm reset leaves these folders, empty.
             let empty_folder =
                 path.ends_with("manifests") || path.ends_with("pki") || path == self.certificates;
@@ -94,6 +90,7 @@ impl ClearNode {
                 left.push(path.to_owned());
             }
         }
+        left.extend(self.etcds(host)?);
         for name in MASTER.interfaces {
             if host.exists(&interface_path(name))? {
                 left.push(format!("interface {name}"));
@@ -101,14 +98,24 @@ impl ClearNode {
         }
         Ok(left)
     }
+
+    /// What lies in the folder of etcd's data: kubeadm joins no machine where anything does, be it a snapshot that somebody forgot or an empty `lost+found`.
+    fn etcds(&self, host: &HostView) -> Result<Vec<String>> {
+        let Some(folder) = &self.etcd else {
+            return Ok(Vec::new());
+        };
+        let names = host.list(folder)?.into_iter();
+        Ok(names.map(|name| format!("{folder}/{name}")).collect())
+    }
 }
 
 /// Bytes that clearing this machine copies into its state folder: etcd's old data, where a file system of its own has them. What a killed run left of such a copy makes room for it.
 pub(crate) fn copied(host: &HostView, disks: &Disks, cluster: &ClusterFacts) -> Result<u64> {
-    if disks.etcd.device == disks.state.device {
+    let data = (cluster.config.etcd.data_dir()).filter(|_| disks.etcd.device != disks.state.device);
+    let Some(data) = data else {
         return Ok(0);
-    }
-    let old = host.size(&format!("{}/member", cluster.config.etcd.data_dir()))?;
+    };
+    let old = host.size(data)?;
     let left = host.size(&format!("{STATE_DIR}/{UNFINISHED}"))?;
     Ok(old.saturating_sub(left))
 }
@@ -177,8 +184,16 @@ impl Step for ClearNode {
         let args = ["reset", "--force"].into_iter().chain(socket);
         host.run(&Cmd::new("kubeadm", args).timeout(RESET), change())?;
         clear_pod_network(host, &change)?;
-        let kept = format!("backup/{}/etcd-member", host.run_name());
-        host.move_away(&self.etcd, &kept, change())?;
+        for path in self.etcds(host.view())? {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            if name == "lost+found" && host.view().list(&path)?.is_empty() {
+                // fsck makes it anew where it needs it.
+                host.remove_path(&path, change())?;
+                continue;
+            }
+            let kept = format!("backup/{}/etcd-{name}", host.run_name());
+            host.move_away(&path, &kept, change())?;
+        }
         // kubeadm reset makes some of them anew, empty.
         for path in self.removed() {
             host.remove_path(path, change())?;
@@ -197,6 +212,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::control_plane::kubeadm::ExternalEtcd;
     use crate::host::scripted::Scripted;
     use crate::joining::fixtures::cluster;
     use crate::journal::{Event, Journal};
@@ -215,6 +231,7 @@ mod tests {
             ("etc/kubernetes/manifests/etcd.yaml", "kind: Pod"),
             ("etc/kubernetes/pki/ca.key", "key"),
             ("var/lib/etcd/member/snap/db", "keys"),
+            ("var/lib/etcd/forgotten.db", "a snapshot"),
             ("var/lib/cni/networks/cbr0/10.244.2.2", "pod"),
             ("etc/cni/net.d/10-bridge.conf", "by hand"),
             ("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration"),
@@ -227,6 +244,7 @@ mod tests {
             fs::create_dir_all(place.parent().unwrap()).unwrap();
             fs::write(place, content).unwrap();
         }
+        fs::create_dir(root.path().join("var/lib/etcd/lost+found")).unwrap();
         root
     }
 
@@ -279,6 +297,23 @@ mod tests {
     }
 
     #[test]
+    fn the_data_of_an_external_etcd_beside_it_are_not_the_nodes() {
+        let root = former_master();
+        let mut cluster = cluster();
+        cluster.config.etcd.external = Some(ExternalEtcd::default());
+        let step = ClearNode::new(
+            "m3".to_owned(),
+            &root.path().join("var/lib/kpot"),
+            &cluster,
+            Some("unix:///run/containerd/containerd.sock".to_owned()),
+        );
+        let (_, after) = ensure(&step, root.path(), Arc::new(script(root.path())));
+        assert_eq!(after, State::Satisfied);
+        assert!(root.path().join("var/lib/etcd/member/snap/db").exists());
+        assert!(!root.path().join("etc/kubernetes/admin.conf").exists());
+    }
+
+    #[test]
     fn what_is_wiped_is_kept_first_and_what_is_nobodys_stays() {
         let root = former_master();
         let (before, after) = ensure(&back_up(), root.path(), Arc::new(Scripted::new()));
@@ -319,12 +354,16 @@ mod tests {
         let text = |path: &str| fs::read_to_string(root.path().join(path)).unwrap_or_default();
         assert_eq!(text("etc/cni/net.d/10-bridge.conf"), "by hand");
         assert_eq!(text("var/lib/kubelet/config.json"), "login");
-        let backups = fs::read_dir(root.path().join("var/lib/kpot/backup")).unwrap();
-        let data = backups
-            .filter_map(Result::ok)
-            .map(|run| run.path().join("etcd-member/snap/db"))
-            .find(|path| path.exists());
-        assert_eq!(fs::read(data.unwrap()).unwrap(), b"keys");
+        for (name, content) in [("member/snap/db", "keys"), ("forgotten.db", "a snapshot")] {
+            let backups = fs::read_dir(root.path().join("var/lib/kpot/backup")).unwrap();
+            let data = backups
+                .filter_map(Result::ok)
+                .map(|run| run.path().join(format!("etcd-{name}")))
+                .find(|path| path.exists());
+            assert_eq!(fs::read_to_string(data.unwrap()).unwrap(), content);
+        }
+        let etcds = fs::read_dir(root.path().join("var/lib/etcd")).unwrap();
+        assert_eq!(etcds.count(), 0, "kubeadm demands that it is empty");
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Departed {
         Ok(departed)
     }
 
-    /// The master that the operator calls `down`, by node name, address or member ID (hexadecimal, as `etcdctl member list` prints it).
+    /// The master that the operator calls `down`, by node name, address or member ID (as `etcdctl member list` prints it, in either of its ways).
     pub fn named(
         cluster: &ClusterFacts,
         records: &[Record],
@@ -76,13 +76,18 @@ impl Departed {
         own: (&str, &str),
     ) -> Result<Self, Refusal> {
         let known = known(cluster, records);
+        let of_node = cluster.nodes.iter().find(|node| node.has_address(down));
         let mut found: BTreeSet<(String, String)> = known
             .iter()
-            .filter(|(name, address)| down == name || down == address)
+            .filter(|(name, address)| {
+                down == name
+                    || down == address
+                    || of_node.is_some_and(|node| node.metadata.name == *name)
+            })
             .cloned()
             .collect();
         for member in &cluster.members {
-            if down == member.id.to_string() || down == member.name || member.is_at(down) {
+            if member.id.is(down) || down == member.name || member.is_at(down) {
                 let address = member.address().unwrap_or_default();
                 // A member that never started has no name; what else is known of its address tells whose it is.
                 let theirs = known.iter().find(|(_, place)| place == address);
@@ -194,13 +199,9 @@ fn known(cluster: &ClusterFacts, records: &[Record]) -> BTreeSet<(String, String
         .nodes
         .iter()
         .filter(|node| node.is_master() || half_joined(node));
-    let nodes = nodes.flat_map(|node| {
-        let internal = node
-            .status
-            .addresses
-            .iter()
-            .filter(|address| address.kind == "InternalIP");
-        internal.map(|address| (node.metadata.name.clone(), address.address.clone()))
+    let nodes = nodes.filter_map(|node| {
+        let name = &node.metadata.name;
+        Some((name.clone(), place(cluster, node)?.to_owned()))
     });
     let records = records
         .iter()
@@ -209,6 +210,22 @@ fn known(cluster: &ClusterFacts, records: &[Record]) -> BTreeSet<(String, String
         .chain(cluster.api_endpoints.iter().cloned())
         .chain(records)
         .collect()
+}
+
+/// At which of its addresses a Node is a master: it may have one of either family. Its member is there, or its API server.
+fn place<'c>(cluster: &'c ClusterFacts, node: &'c Node) -> Option<&'c str> {
+    let internal = |address: &&str| {
+        let mut own = node.status.addresses.iter();
+        own.any(|own| own.kind == "InternalIP" && own.address == *address)
+    };
+    let name = &node.metadata.name;
+    let mut members = cluster.members.iter();
+    let member = members.find(|member| member.name == *name);
+    let member = member.and_then(Member::address).filter(internal);
+    let mut entries = cluster.api_endpoints.iter();
+    let entry = entries.find(|(known, _)| known == name);
+    let entry = entry.map(|(_, address)| address.as_str()).filter(internal);
+    member.or(entry).or(node.internal_address())
 }
 
 fn unclear(cluster: &ClusterFacts, down: &str) -> Refusal {
@@ -256,8 +273,25 @@ mod tests {
 
     #[test]
     fn name_address_and_member_id_name_the_same_master() {
-        for down in ["m3", "10.0.0.13", "1f"] {
-            let found = find(&three(), down).expect(down);
+        // As a dual-stack kubelet lists them; etcd has one of them.
+        let mut two_families = three();
+        let own = &mut two_families.nodes.last_mut().unwrap().status.addresses;
+        let mut other = own[0].clone();
+        other.address = "fd00::13".to_owned();
+        own.insert(0, other);
+        for (cluster, down) in [
+            (&three(), "m3"),
+            (&three(), "10.0.0.13"),
+            (&three(), "1f"),
+            (&three(), "1F"),
+            (&three(), "0x1f"),
+            (&three(), "31"),
+            (&two_families, "m3"),
+            (&two_families, "10.0.0.13"),
+            (&two_families, "fd00::13"),
+            (&two_families, "1f"),
+        ] {
+            let found = find(cluster, down).expect(down);
             assert_eq!(
                 (found.name.as_str(), found.address.as_str()),
                 ("m3", "10.0.0.13")

@@ -8,16 +8,16 @@ use std::io::Write as _;
 
 use anyhow::{Context, Result};
 
-use super::Departed;
+use super::{ASIDE, Departed, KUBERNETES, is_below};
 use crate::host::HostView;
 use crate::host::remote::RemoteView;
 use crate::host::ssh::{Connect, Role, Target};
 use crate::journal::STATE_DIR;
 use crate::step::{State, Step, View, World};
 
-/// What is backed up.
+/// What is backed up, and the folder of certificates, wherever that is.
 const KEPT: [&str; 6] = [
-    "/etc/kubernetes",
+    KUBERNETES,
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/instance-config.yaml",
     "/var/lib/kubelet/kubeadm-flags.env",
@@ -34,6 +34,8 @@ pub struct Down {
     pub reach: Reach,
     /// What becomes of the machine.
     pub fate: Fate,
+    /// The cluster's folder of certificates.
+    pub certificates: String,
 }
 
 /// Whether a machine answers over SSH.
@@ -84,6 +86,28 @@ impl Reach {
 }
 
 impl Down {
+    /// The folder of certificates, where it is not in kubeadm's.
+    pub(super) fn certificates_elsewhere(&self) -> Option<&str> {
+        let folder = self.certificates.as_str();
+        (!folder.is_empty() && !is_below(folder, KUBERNETES)).then_some(folder)
+    }
+
+    /// What is backed up.
+    fn kept(&self) -> Vec<&str> {
+        KEPT.into_iter()
+            .chain(self.certificates_elsewhere())
+            .collect()
+    }
+
+    /// What tells whether a file at or below these paths was touched, a line a file.
+    pub(super) fn stamps(machine: &RemoteView, paths: &[&str]) -> Result<BTreeSet<String>> {
+        let mut stamps = machine.stamps(paths)?;
+        // Time, size, path.
+        let path = |stamp: &str| stamp.splitn(3, ' ').nth(2).map(str::to_owned);
+        stamps.retain(|stamp| !path(stamp).is_some_and(|path| is_below(&path, ASIDE)));
+        Ok(stamps)
+    }
+
     /// Whether one of this machine's backups holds the files that these lines stand for, untouched since.
     pub(super) fn is_kept(&self, host: &HostView, stamps: &BTreeSet<String>) -> Result<bool> {
         let backups = format!("{STATE_DIR}/backup");
@@ -144,7 +168,7 @@ impl Step for BackUpDown {
                 )));
             }
         };
-        let stamps = machine.stamps(&KEPT)?;
+        let stamps = Down::stamps(machine, &self.down.kept())?;
         Ok(
             if stamps.is_empty() || self.down.is_kept(view.host, &stamps)? {
                 State::Satisfied
@@ -164,9 +188,10 @@ impl Step for BackUpDown {
             .reach
             .machine()
             .context("a machine that does not answer cannot be backed up")?;
-        let (stamps, found) = (machine.stamps(&KEPT)?, machine.existing(&KEPT)?);
+        let kept = self.down.kept();
+        let (stamps, found) = (Down::stamps(machine, &kept)?, machine.existing(&kept)?);
         world.host.keep(&self.down.archive(), &mut |file| {
-            machine.archive(&found, file)
+            machine.archive(&found, ASIDE, file)
         })?;
         world.host.keep(&self.down.list(), &mut |file| {
             Ok(stamps
@@ -198,6 +223,7 @@ pub(super) mod tests {
             },
             reach: Reach::Answers(RemoteView::new(script, "10.0.0.13")),
             fate: Fate::Reset,
+            certificates: "/etc/kubernetes/pki".to_owned(),
         }
     }
 
@@ -233,7 +259,7 @@ pub(super) mod tests {
     #[test]
     fn what_the_machine_has_is_streamed_into_a_private_file_once() {
         let script = stamped(["1 9 /f", "1 9 /f", "1 9 /f", "2 9 /f"]).on(
-            "tar -C / -c -f - --ignore-failed-read -- etc/kubernetes var/lib/kubelet/pki",
+            "tar -C / -c -f - --ignore-failed-read --exclude=etc/kubernetes/tmp -- etc/kubernetes var/lib/kubelet/pki",
             0,
             "tar",
         );

@@ -18,3 +18,15 @@ pub mod reset_down;
 pub mod restore;
 
 pub use departed::{Departed, Whose};
+
+/// kubeadm's folder.
+pub(crate) const KUBERNETES: &str = "/etc/kubernetes";
+
+/// What kubeadm puts aside in there before an upgrade, whole databases of etcd among it. Its own reset leaves that, and so it is left here, and not kept either.
+pub(crate) const ASIDE: &str = "/etc/kubernetes/tmp";
+
+/// Whether a path lies in a folder.
+pub(crate) fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with('/'))
+}

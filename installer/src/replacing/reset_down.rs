@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::down::{Down, Reach};
+use super::{ASIDE, KUBERNETES, is_below};
 use crate::control_plane::ClusterView;
 use crate::control_plane::containers::ctr;
 use crate::control_plane::etcd::Etcd;
@@ -16,13 +17,10 @@ use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::objects::{List, Node};
 use crate::host::command::{Cmd, Output};
 use crate::host::cri::{self, SANDBOXES, crictl};
-use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Probe};
-use crate::host::remote::{Remote, RemoteView};
+use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Containers, Probe};
+use crate::host::remote::{Remote, RemoteView, TreeEntry};
 use crate::step::{Place, State, Step, View, World};
 use crate::steps::unescape;
-
-/// kubeadm's folder, which is emptied: all of it is in the backup.
-const KUBERNETES: &str = "/etc/kubernetes";
 
 /// Where pod networks put their configuration.
 const NETWORKS: &str = "/etc/cni/net.d";
@@ -30,7 +28,7 @@ const NETWORKS: &str = "/etc/cni/net.d";
 /// The kubelet's folder; what people put there, profiles of seccomp for one, stays.
 const KUBELET: &str = "/var/lib/kubelet";
 
-/// What goes besides, whole, and etcd's data, which lies where kubeadm's configuration says. Most is the kubelet's own, by the names in its sources (`pkg/kubelet/config/defaults.go` and `pkg/kubelet/cm`).
+/// What goes besides, whole, and the certificates and etcd's data, which lie where kubeadm's configuration says. Most is the kubelet's own, by the names in its sources (`pkg/kubelet/config/defaults.go` and `pkg/kubelet/cm`).
 const MADE: [&str; 19] = [
     "/var/lib/cni",
     "/var/lib/dockershim",
@@ -78,8 +76,8 @@ pub struct ResetDown {
     down: Down,
     etcd: Option<Etcd>,
     ca: String,
-    /// etcd's data.
-    data: String,
+    /// What lies where the cluster's configuration says: the certificates, where they are not in kubeadm's folder, and etcd's data, where etcd is the master's own.
+    places: Vec<String>,
 }
 
 /// What is left of Kubernetes on a machine.
@@ -99,11 +97,13 @@ struct Left {
 impl ResetDown {
     /// Resets the machine of `down`, a master of `cluster` before.
     pub fn new(down: Down, cluster: &ClusterFacts) -> Self {
+        let certificates = down.certificates_elsewhere().map(str::to_owned);
+        let data = cluster.config.etcd.member_dir();
         Self {
-            down,
             etcd: cluster.etcd.clone(),
             ca: format!("{}/ca.crt", cluster.config.certificates_dir),
-            data: format!("{}/member", cluster.config.etcd.data_dir()),
+            places: certificates.into_iter().chain(data).collect(),
+            down,
         }
     }
 
@@ -166,7 +166,7 @@ impl Step for ResetDown {
 
     fn check(&self, _view: View<'_>) -> Result<State> {
         Ok(match &self.down.reach {
-            Reach::Answers(machine) => match Left::on(machine, &self.data)?.to_string() {
+            Reach::Answers(machine) => match Left::on(machine, &self.places)?.to_string() {
                 left if left.is_empty() => State::Satisfied,
                 left => State::Pending(format!(
                     "on {}: {left}; not reversible, but for what is backed up",
@@ -189,8 +189,10 @@ impl Step for ResetDown {
             .context("a machine that does not answer cannot be reset")?;
         self.may_reset(cluster.view(), machine)?;
         let remote = Remote::new(machine, world.host);
-        let left = Left::on(machine, &self.data)?;
-        let files = machine.stamps(&[KUBERNETES])?;
+        let left = Left::on(machine, &self.places)?;
+        let certificates = self.down.certificates_elsewhere();
+        let wiped: Vec<&str> = [KUBERNETES].into_iter().chain(certificates).collect();
+        let files = Down::stamps(machine, &wiped)?;
         ensure!(
             self.down.is_kept(world.host.view(), &files)? || files.is_empty(),
             "{} is not reset: none of this machine's backups holds its files as they are now. Run the same command again",
@@ -198,20 +200,22 @@ impl Step for ResetDown {
         );
         left.stop_kubelet(&remote)?;
         // What it began while it was being stopped is seen now.
-        Left::on(machine, &self.data)?.remove_pods(&remote)?;
+        Left::on(machine, &self.places)?.remove_pods(&remote)?;
         unmount(machine, &remote)?;
-        remove_files(machine, &remote, &self.data)
+        remove_files(machine, &remote, &self.places)
     }
 }
 
 impl Left {
-    /// `data` is where etcd's lies.
-    fn on(machine: &RemoteView, data: &str) -> Result<Self> {
+    /// `places` go besides what every node has.
+    fn on(machine: &RemoteView, places: &[String]) -> Result<Self> {
         let unit = machine.probe(&Probe::unit("kubelet.service"))?.text();
         let is = |line: &str| unit.lines().any(|one| one == line);
         let found = is("LoadState=loaded") || is("LoadState=masked");
         let files = machine.tree(KUBERNETES)?;
         let networks = machine.tree(NETWORKS)?.into_iter().map(|entry| entry.path);
+        let goes = |entry: &TreeEntry| !entry.is_folder && !is_below(&entry.path, ASIDE);
+        let made: Vec<&str> = (places.iter().map(String::as_str)).chain(MADE).collect();
         let (containerd, tasks) = of_containerd(machine)?;
         Ok(Self {
             // A kubelet without its configuration is "activating" for ever.
@@ -220,8 +224,8 @@ impl Left {
             docker: of_docker(machine)?,
             containerd,
             tasks,
-            files: files.iter().filter(|entry| !entry.is_folder).count(),
-            made: machine.existing(&[&[data], &MADE[..]].concat())?,
+            files: files.iter().filter(|entry| goes(entry)).count(),
+            made: machine.existing(&made)?,
             networks: networks.filter(|path| is_pod_network(path)).collect(),
         })
     }
@@ -289,7 +293,7 @@ impl std::fmt::Display for Left {
 
 /// The IDs of the containers that a kubelet had Docker make; nothing where the machine has no Docker, or it does not run: then none of its containers does.
 fn of_docker(machine: &RemoteView) -> Result<Vec<String>> {
-    let output = machine.probe(&Probe::docker_pods())?;
+    let output = machine.probe(&Probe::docker_containers(Containers::Pods))?;
     Ok(if output.ok() {
         lines(&output)
     } else {
@@ -346,11 +350,13 @@ fn unmount(machine: &RemoteView, remote: &Remote<'_>) -> Result<()> {
 }
 
 /// Removes the files. What is mounted somewhere below all the same is not entered.
-fn remove_files(machine: &RemoteView, remote: &Remote<'_>, data: &str) -> Result<()> {
-    let left = Left::on(machine, data)?;
+fn remove_files(machine: &RemoteView, remote: &Remote<'_>, places: &[String]) -> Result<()> {
+    let left = Left::on(machine, places)?;
     if !machine.existing(&[KUBERNETES])?.is_empty() {
-        let args = ["-H", KUBERNETES, "-xdev", "-mindepth", "1", "-delete"];
-        remote.run(&Cmd::new("find", args))?;
+        let inside = format!("{ASIDE}/*");
+        let args = ["-H", KUBERNETES, "-xdev", "-mindepth", "1"];
+        let but = ["!", "-path", ASIDE, "!", "-path", &inside, "-delete"];
+        remote.run(&Cmd::new("find", args.into_iter().chain(but)))?;
     }
     let paths: Vec<String> = left.made.into_iter().chain(left.networks).collect();
     if !paths.is_empty() {

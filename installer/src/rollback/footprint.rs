@@ -77,7 +77,8 @@ pub(crate) const CONTAINERD: Footprint = Footprint {
     sysctls: &[],
 };
 
-/// kubeadm, the kubelet, and the pods that come with a master: the control plane's, kube-proxy, the pod network's.
+/// kubeadm, the kubelet, and the pods that come with a master: the control plane's, kube-proxy, the pod network's. etcd's data is not among them: it is where the cluster says, and
+/// not Kubernetes' own where etcd is external.
 pub(crate) const MASTER: Footprint = Footprint {
     trees: &[
         ("/etc/cni", Sharing::Beside),
@@ -92,7 +93,6 @@ pub(crate) const MASTER: Footprint = Footprint {
         ("/var/lib/calico", Sharing::Alone),
         ("/var/lib/cni", Sharing::Beside),
         ("/var/lib/dockershim", Sharing::Alone),
-        ("/var/lib/etcd", Sharing::Beside),
         ("/var/lib/kubelet", Sharing::Beside),
     ],
     // The control plane's pods and kube-proxy's mount them, and they are made for them.

@@ -11,6 +11,7 @@ use crate::facts::containerd;
 use crate::facts::docker::DOCKERD;
 use crate::joining;
 use crate::journal::{Before, Change, Entry, Event};
+use crate::replacing::clear;
 
 /// The workflow's name in the journal.
 pub(crate) const WORKFLOW: &str = "rollback";
@@ -119,6 +120,8 @@ impl<'a> Reader<'a> {
             Change::ClearJoin { .. } => {
                 self.clearing.insert(run);
             }
+            // Whose kubelet it was, his node is gone for good: without its files it would only fail, again and again.
+            Change::Unit { .. } if self.steps.get(run) == Some(&clear::ID) => {}
             Change::LeftCluster { .. } => self.member = None,
             _ => {
                 self.has_trees |= matches!(change, Change::Tree { .. });
@@ -322,6 +325,22 @@ mod tests {
             uid: 0,
             gid: 0,
         }
+    }
+
+    #[test]
+    fn the_kubelet_of_a_node_that_was_cleared_is_not_started_again() {
+        let kubelet = |active: &str| Change::Unit {
+            name: "kubelet.service".to_owned(),
+            active: active.to_owned(),
+            enabled: "enabled".to_owned(),
+        };
+        let cleared = [step(clear::ID), intent(kubelet("active")), done(clear::ID)];
+        let mut journal = entries("1", cleared.into());
+        assert_eq!(Owed::of(&journal).changes, []);
+        // A join that follows finds it as it was left.
+        let joined = [step(joining::join::ID), intent(kubelet("inactive"))];
+        journal.extend(entries("1", joined.into()));
+        assert_eq!(Owed::of(&journal).changes, [kubelet("inactive")]);
     }
 
     #[test]

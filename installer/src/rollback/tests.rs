@@ -188,7 +188,7 @@ impl Lab {
             .unwrap();
         host.write_secret("/etc/kubernetes/pki/ca.key", b"secret", 0o600)
             .unwrap();
-        footprint::announce(&host, &footprint::MASTER, &["/data/etcd"]).unwrap();
+        footprint::announce(&host, &footprint::MASTER, &["/var/lib/etcd", "/data/etcd"]).unwrap();
         footprint::announce_unit(&host, "kubelet.service").unwrap();
         host.note(change()).unwrap();
         self.machine

@@ -13,8 +13,8 @@ use crate::control_plane::credentials::{decode_base64, expiry};
 use crate::host::HostView;
 use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES, KUBECONFIGS};
 
-/// kubeadm's folder.
-const FOLDER: &str = "/etc/kubernetes/pki";
+/// kubeadm's folder, unless the cluster has another.
+pub(super) const FOLDER: &str = "/etc/kubernetes/pki";
 
 /// Fewer days than this are worth a word: kubeadm's certificates last a year, and a renewal needs a quiet hour.
 const SOON: i64 = 30;
@@ -68,14 +68,15 @@ pub(super) enum Expected {
     WithEtcd,
 }
 
-/// Every certificate that is here, and those that should be.
+/// Every certificate that is here, those of the control plane in `folder`, and those that should be.
 pub(super) fn look(
     host: &HostView,
     expected: Expected,
+    folder: &str,
     now: SystemTime,
 ) -> Result<Vec<Certificate>> {
     let mut paths = BTreeSet::new();
-    for folder in [FOLDER.to_owned(), format!("{FOLDER}/etcd")] {
+    for folder in [folder.to_owned(), format!("{folder}/etcd")] {
         let names = host.list(&folder)?.into_iter();
         paths.extend(names.map(|name| format!("{folder}/{name}")));
     }
@@ -89,7 +90,7 @@ pub(super) fn look(
             .iter()
             .copied()
             .flatten()
-            .map(|name| format!("{FOLDER}/{name}")),
+            .map(|name| format!("{folder}/{name}")),
     );
     let mut found = Vec::new();
     for path in paths

@@ -120,10 +120,15 @@ impl Machine {
         let member = journal.as_ref().ok().and_then(|told| told.member.clone());
         let (node, journaled) = member.map(|place| (place.node, place.address)).unzip();
         let manifests = Manifests::look(host);
+        let folder = own
+            .as_ref()
+            .map_or(certificates::FOLDER, |own| &own.certificates);
         let certificates = manifests
             .as_ref()
             .map_err(|cause| anyhow::anyhow!("{cause:#}"))
-            .and_then(|manifests| certificates::look(host, expected(host, manifests)?, now));
+            .and_then(|manifests| {
+                certificates::look(host, expected(host, manifests)?, folder, now)
+            });
         Self {
             hostname: Told::of(hostname(host)),
             node,
@@ -208,6 +213,8 @@ struct OwnServer {
     address: String,
     port: String,
     stacked: bool,
+    /// The folder of the control plane's certificates.
+    certificates: String,
 }
 
 /// Reads it off the apiserver's manifest; nothing where there is none.
@@ -218,12 +225,16 @@ fn own_server(host: &HostView) -> Result<Option<OwnServer>> {
     let words = || text.split([' ', '\n', '"', '\'']);
     let flag = |name: &str| words().find_map(|word| word.strip_prefix(name));
     let etcd = flag("--etcd-servers=").unwrap_or_default();
+    let ca = flag("--client-ca-file=").and_then(|ca| ca.rsplit_once('/'));
     Ok(Some(OwnServer {
         address: flag("--advertise-address=")
             .context("the manifest of kube-apiserver names no --advertise-address")?
             .to_owned(),
         port: flag("--secure-port=").unwrap_or("6443").to_owned(),
         stacked: etcd.contains("//127.0.0.1:") || etcd.contains("//[::1]:"),
+        certificates: ca
+            .map_or(certificates::FOLDER, |(folder, _)| folder)
+            .to_owned(),
     }))
 }
 

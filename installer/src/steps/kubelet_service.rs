@@ -16,7 +16,7 @@ use crate::step::{State, Step, View, World};
 const NAME: &str = "kubelet.service";
 
 /// Where people give the kubelet flags of their own: where Debian's packages have it, and where the RPM packages have it.
-const EXTRA_ARGS: [&str; 2] = ["/etc/default/kubelet", "/etc/sysconfig/kubelet"];
+pub(crate) const EXTRA_ARGS: [&str; 2] = ["/etc/default/kubelet", "/etc/sysconfig/kubelet"];
 
 /// The kubelet's own folder, and kubeadm's mode for it.
 const DIR: (&str, u32) = ("/var/lib/kubelet", 0o700);
@@ -86,6 +86,21 @@ impl Step for KubeletService {
         unit::reload(host)?;
         unit::change(host, "enable", NAME)
     }
+}
+
+/// The flags with a value in one of [`EXTRA_ARGS`], in their order.
+pub(crate) fn extra_flags(host: &HostView, path: &str) -> Result<Vec<(String, String)>> {
+    let text = host.text(path)?.unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.trim().starts_with('#'));
+    let words = lines.flat_map(|line| line.split([' ', '\t', '"', '\'', '=']));
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    let pairs = words.windows(2).filter_map(|pair| match pair {
+        [flag, value] if flag.starts_with("--") && !value.starts_with("--") => {
+            Some(((*flag).to_owned(), (*value).to_owned()))
+        }
+        _ => None,
+    });
+    Ok(pairs.collect())
 }
 
 /// Starts the kubelet again; the pods go on running.

@@ -31,7 +31,9 @@ pub use images::{ImageWanted, Images};
 pub use kernel_modules::KernelModules;
 pub(crate) use kernel_modules::MODULES;
 pub use kubelet_service::KubeletService;
-pub(crate) use kubelet_service::{restart as restart_kubelet, stop as stop_kubelet};
+pub(crate) use kubelet_service::{
+    EXTRA_ARGS, extra_flags, restart as restart_kubelet, stop as stop_kubelet,
+};
 pub use swap::SwapOff;
 pub(crate) use swap::{areas as swap_areas, unescape};
 pub use sysctls::Sysctls;

@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::seen::{Seen, tell_of_lost_quorum};
 use super::{
-    Run, Untouched, down, identity, needs, refuse, refused, report_refusals, report_warnings, warn,
+    Run, Untouched, down, identity, kubelet, needs, refuse, refused, report_refusals,
+    report_warnings, warn,
 };
 use crate::control_plane::ClusterView;
 use crate::control_plane::facts::ClusterFacts;
@@ -52,6 +53,9 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         _ => preflight::Network::Pods,
     };
     needs.api_port = cluster.apiserver_port;
+    if cluster.etcd.is_none() {
+        needs.etcd = preflight::EtcdPlace::Elsewhere;
+    }
     needs.fail_cgroup_v1 = cluster.kubelet.fail_cgroup_v1;
     needs.thresholds = KubeletThresholds::new(
         cluster.kubelet.image_gc_high_threshold_percent,
@@ -97,6 +101,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
         }
         all.extend(endpoint::reach_members(cluster, &joining.discovery, knock));
         all.extend(own_address(&addresses(facts), &joining.address));
+        all.extend(kubelet::refusals(&run.host, joining)?);
     }
     if past != Past::Joined || seen.departed.is_some() {
         all.extend(locked(&seen.view, &holder(seen))?);

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::master::{Master, Way};
 use super::{Run, refuse};
-use crate::control_plane::etcd::Member;
+use crate::control_plane::etcd::{Member, MemberId};
 use crate::control_plane::facts::ClusterFacts;
 use crate::host::Host;
 use crate::host::ssh::Connect;
@@ -55,6 +55,7 @@ pub(super) fn look(
         departed: departed.clone(),
         reach,
         fate: if *reset_down { Fate::Reset } else { Fate::Left },
+        certificates: cluster.config.certificates_dir.clone(),
     };
     refuse(
         run.console,
@@ -103,7 +104,10 @@ pub(super) fn took_the_place(journal: &[Entry], down: &str) -> Option<Departed> 
     journal
         .iter()
         .filter_map(taken)
-        .find(|whom| whom.contains(&down))
+        .find(|whom| {
+            let member = whom.get(2).and_then(|id| u64::from_str_radix(id, 16).ok());
+            whom.contains(&down) || member.is_some_and(|id| MemberId(id).is(down))
+        })
         .and_then(|whom| {
             let [name, address, ..] = whom[..] else {
                 return None;
@@ -226,6 +230,7 @@ mod tests {
             },
             reach: Reach::Silent("timed out".to_owned()),
             fate,
+            certificates: "/etc/kubernetes/pki".to_owned(),
         }
     }
 

@@ -1,8 +1,11 @@
 //! Whether this machine is the master that it is about to be taken for. A wrong answer would wipe a healthy one, so everything that contradicts refuses.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::Result;
+
+use super::hostname;
 
 use crate::control_plane::ClusterView;
 use crate::control_plane::credentials::{ca_hash, decode_base64};
@@ -11,7 +14,8 @@ use crate::host::HostView;
 use crate::joining::refusals::Refusal;
 use crate::joining::{self, endpoint};
 use crate::journal::Entry;
-use crate::replacing::{Departed, record};
+use crate::replacing::Departed;
+use crate::replacing::record::{self, Record};
 use crate::rollback::owed::Owed;
 
 /// Credentials that name the CA of the cluster that this machine belongs to.
@@ -47,6 +51,34 @@ pub(super) fn other_cluster(host: &HostView, cluster: &ClusterFacts) -> Result<O
     }))
 }
 
+/// What the cluster calls the master at this address: by its Node, its etcd member, our own record of one that is being taken out, or kubeadm's ClusterStatus, whichever is left.
+pub(super) fn known_as(
+    cluster: &ClusterFacts,
+    records: &[Record],
+    address: &str,
+) -> Option<String> {
+    let mut nodes = cluster.nodes.iter();
+    let node = nodes.find(|node| node.has_address(address));
+    let mut members = cluster.members.iter();
+    let member = members.find(|member| member.is_at(address) && !member.name.is_empty());
+    let record = records.iter().find(|record| record.address == address);
+    let mut entries = cluster.api_endpoints.iter();
+    let entry = entries.find(|(_, place)| place == address);
+    node.map(|node| &node.metadata.name)
+        .or(member.map(|member| &member.name))
+        .or(record.map(|record| &record.name))
+        .or(entry.map(|(name, _)| name))
+        .cloned()
+}
+
+/// The name of a machine that the cluster does not know: its host name; on a TKE cluster, where every node is called by its address, that.
+pub(super) fn usual_name(cluster: &ClusterFacts, healthy: IpAddr, address: &str) -> Result<String> {
+    if cluster.healthy.metadata.name == healthy.to_string() {
+        return Ok(address.to_owned());
+    }
+    hostname()
+}
+
 /// Where etcd listens for clients.
 const ETCD_PORT: u16 = 2379;
 
@@ -60,11 +92,13 @@ pub(super) fn not_ourselves(
     departed: &Departed,
 ) -> Result<Vec<Refusal>> {
     let mut all = Vec::new();
-    let data = format!("{}/member", cluster.config.etcd.data_dir());
+    let data = cluster.config.etcd.member_dir();
     for member in &cluster.members {
         if departed.owns(member) {
-            if member.votes() && !host.exists(&data)? {
-                all.push(without_data(&member.to_string(), &data, ports));
+            if let Some(data) = data.as_deref().filter(|_| member.votes())
+                && !host.exists(data)?
+            {
+                all.push(without_data(&member.to_string(), data, ports));
             }
         } else if own.iter().any(|address| member.is_at(address)) {
             all.push(elsewhere(departed, &format!("etcd member {member}")));

@@ -5,6 +5,7 @@ mod down;
 mod identity;
 #[cfg(test)]
 mod kills;
+mod kubelet;
 mod master;
 mod reset;
 mod seen;
@@ -129,6 +130,7 @@ fn needs(run: &Run<'_>, purpose: Purpose, node_name: String) -> Result<Needs> {
         arch: manifest.arch,
         node_name,
         api_port: 6443,
+        etcd: preflight::EtcdPlace::Here,
         to_write: preflight::to_write(&run.host, manifest, &images, ETCD_ROOM)?,
         thresholds: KubeletThresholds::default(),
     })
@@ -194,7 +196,7 @@ fn usual_driver(kubernetes: KubeVersion) -> CgroupDriver {
 
 /// This machine, where no cluster says more. A prepared one cannot be looked at by everybody.
 fn look_here(run: &Run<'_>) -> Result<Facts> {
-    facts::gather(&run.host, run.runtime(), None, facts::ETCD_DATA)
+    facts::gather(&run.host, run.runtime(), None, Some(facts::ETCD_DATA))
         .or_else(|cause| root_only().and(Err(cause)))
 }
 

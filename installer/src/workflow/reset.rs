@@ -12,8 +12,8 @@ use serde_json::json;
 use super::decide::{addresses, locked, own_address};
 use super::session::Session;
 use super::{
-    OUTLIVING, Terms, Untouched, await_kubeadm, hostname, identity, not_eligible, refuse, refused,
-    root_only, warn,
+    OUTLIVING, Terms, Untouched, await_kubeadm, identity, not_eligible, refuse, refused, root_only,
+    warn,
 };
 use crate::console::Console;
 use crate::control_plane::etcd::Etcd;
@@ -31,7 +31,7 @@ use crate::joining::{self, MANIFESTS, endpoint};
 use crate::journal::{Change, Journal, STATE_DIR};
 use crate::plans;
 use crate::preflight::{Verdict, disk};
-use crate::replacing::{Departed, clear, remove_member};
+use crate::replacing::{Departed, clear, record, remove_member};
 use crate::rollback::owed::{Member, Owed};
 use crate::rollback::{self, MemberWord, Rollback};
 use crate::runtime::Runtime;
@@ -50,6 +50,10 @@ pub struct Reset<'a> {
     pub yes: bool,
     /// How to reach a healthy master, another one than this.
     pub target: Target,
+    /// The name of this machine's node, where it was given.
+    pub node_name: Option<String>,
+    /// The address of this machine's apiserver and etcd, where it was given.
+    pub advertise_address: Option<IpAddr>,
 }
 
 /// Takes this machine out of its cluster.
@@ -94,7 +98,7 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
         Some(endpoint::healthy_address(&cluster)?),
         cluster.config.etcd.data_dir(),
     )?;
-    let departed = ourselves(options, &cluster, &facts, owed.member.as_ref())?;
+    let departed = ourselves(options, view, &cluster, &facts, owed.member.as_ref())?;
     let holder = Holder {
         identity: format!("{}/{}", departed.name, departed.address),
         clock_skew: cluster.clock_skew,
@@ -265,23 +269,26 @@ fn preview(options: &Reset<'_>, departed: &Departed, owed: &Owed) -> Result<()> 
 /// This machine as the cluster knows it.
 fn ourselves(
     options: &Reset<'_>,
+    view: &ClusterView,
     cluster: &ClusterFacts,
     facts: &Facts,
     member: Option<&Member>,
 ) -> Result<Departed> {
-    let (name, address) = if let Some(Member { node, address }) = member {
-        (node.clone(), address.clone())
-    } else {
-        let address = facts
+    let (known_name, known_address) = member.map(|own| (&own.node, &own.address)).unzip();
+    let given = options.advertise_address.map(|address| address.to_string());
+    let address = match given.or_else(|| known_address.cloned()) {
+        Some(address) => address,
+        None => facts
             .source_address
-            .context("this machine has no address that reaches the healthy master")?
-            .to_string();
-        let node = cluster
-            .nodes
-            .iter()
-            .find(|node| node.has_address(&address))
-            .map(|node| node.metadata.name.clone());
-        (node.map_or_else(hostname, Ok)?, address)
+            .context("this machine has no address that reaches the healthy master: give one with --advertise-address")?
+            .to_string(),
+    };
+    let name = match options.node_name.as_ref().or(known_name) {
+        Some(name) => name.clone(),
+        None => match identity::known_as(cluster, &record::all(view)?, &address) {
+            Some(name) => name,
+            None => identity::usual_name(cluster, endpoint::healthy_address(cluster)?, &address)?,
+        },
     };
     Departed::ourselves(cluster, &name, &address)
         .map_err(|refusal| refused(options.console, Untouched::Everything, &[refusal]))
@@ -438,6 +445,8 @@ mod tests {
                 host_key: None,
                 password: None,
             },
+            node_name: None,
+            advertise_address: None,
         };
         let healthy = Arc::new(Scripted::new());
         let view = ClusterView::new(healthy.clone(), "10.0.0.11");

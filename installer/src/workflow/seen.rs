@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::master::{Master, Way};
-use super::{OUTLIVING, Run, Untouched, await_kubeadm, down, hostname, not_eligible, refused};
+use super::{OUTLIVING, Run, Untouched, await_kubeadm, down, identity, not_eligible, refused};
 use crate::control_plane::containers::Tool;
 use crate::control_plane::etcd::{Etcd, Version};
 use crate::control_plane::facts::ClusterFacts;
@@ -295,32 +295,12 @@ fn node_name(
     if let Some(name) = &options.node_name {
         return Ok(name.clone());
     }
-    if let Way::Rebirth { .. } = options.way {
-        let node = cluster
-            .nodes
-            .iter()
-            .find(|node| node.has_address(address))
-            .map(|node| node.metadata.name.clone());
-        let member = || {
-            cluster
-                .members
-                .iter()
-                .find(|member| member.is_at(address) && !member.name.is_empty())
-                .map(|member| member.name.clone())
-        };
-        let record = || {
-            let recorded = records.iter().find(|record| record.address == address);
-            recorded.map(|record| record.name.clone())
-        };
-        if let Some(name) = node.or_else(member).or_else(record) {
-            return Ok(name);
-        }
+    if let Way::Rebirth { .. } = options.way
+        && let Some(name) = identity::known_as(cluster, records, address)
+    {
+        return Ok(name);
     }
-    // On a TKE cluster every node is called by its address.
-    if cluster.healthy.metadata.name == healthy.to_string() {
-        return Ok(address.to_owned());
-    }
-    hostname()
+    identity::usual_name(cluster, healthy, address)
 }
 
 fn is_worker(cluster: &ClusterFacts, joining: &Joining) -> bool {

@@ -104,7 +104,7 @@ impl Session {
                 .as_ref()
                 .err()
                 .and_then(anyhow::Error::downcast_ref::<Refused>);
-            let word = refused.map_or(word, |_| "refused");
+            let word = outcome.as_ref().err().map_or(word, exit::outcome);
             let mut document = json!({ "workflow": self.workflow, "outcome": word, "steps": terms.console.steps(), "seconds": terms.console.elapsed().as_secs_f64() });
             extend(&mut document, more);
             if let Err(cause) = &outcome {

@@ -164,7 +164,7 @@ impl Master {
             .on(&format!("{ETCD}etcdctl --dial-timeout=3s --command-timeout=8s {flags} endpoint status --write-out=json"), 0, &status)
             .on("stat --file-system --format '%a %S' -- /var/lib/etcd", 0, &free)
             .once_each(
-                "find /var/lib/etcd -mindepth 1 -maxdepth 1 -type f -name 'kpot-*.db*' -delete",
+                "find -H /var/lib/etcd -mindepth 1 -maxdepth 1 -type f -name 'kpot-*.db*' -delete",
                 [(0, ""), (self.sweeping, "no connection")],
             )
             .on(&format!("{ETCD}etcdctl --dial-timeout=3s --command-timeout=1200s {flags} snapshot save /data/kpot-"), self.saving, "etcd says no")

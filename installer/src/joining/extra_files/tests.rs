@@ -119,7 +119,7 @@ fn missing_files_are_brought_and_different_ones_are_left_alone() {
         let path = |path: &str| ExtraPath {
             path: path.to_owned(),
             named_by: "a volume of kube-apiserver".to_owned(),
-            is_volume: true,
+            role: Role::Mounted,
         };
         let paths = vec![
             path("/etc/kubernetes/known_tokens.csv"),
@@ -174,7 +174,7 @@ fn of_the_whole_folder_what_is_each_masters_own_stays_there() {
     let path = |path: &str| ExtraPath {
         path: path.to_owned(),
         named_by: "a volume of kube-apiserver".to_owned(),
-        is_volume: true,
+        role: Role::Mounted,
     };
     let paths = vec![
         path("/etc/kubernetes"),
@@ -196,12 +196,56 @@ fn of_the_whole_folder_what_is_each_masters_own_stays_there() {
     );
 }
 
-fn named(path: &str, is_volume: bool) -> ExtraPath {
+fn named(path: &str, role: Role) -> ExtraPath {
+    let named_by = match role {
+        Role::Mounted => "a volume",
+        Role::Read | Role::Written => "a flag",
+    };
     ExtraPath {
         path: path.to_owned(),
-        named_by: if is_volume { "a volume" } else { "a flag" }.to_owned(),
-        is_volume,
+        named_by: named_by.to_owned(),
+        role,
     }
+}
+
+#[test]
+fn a_log_is_each_masters_own_and_begins_empty_where_it_is_mounted_alone() {
+    let log = "/var/log/audit.log";
+    let healthy = Scripted::new()
+        .on(
+            &format!("find -H {log}"),
+            0,
+            &format!("f 600 99999999 {log}\n"),
+        )
+        .on(
+            "find -H /etc/kubernetes/audit '('",
+            0,
+            "d 700 4096 /etc/kubernetes/audit\nf 600 99999999 /etc/kubernetes/audit/audit.log\n",
+        )
+        .on("find -H", 1, "find: x: No such file or directory");
+    beside(Arc::new(healthy), |world, _| {
+        let paths = vec![
+            named(log, Role::Mounted),
+            named(log, Role::Written),
+            named("/etc/kubernetes/audit", Role::Mounted),
+            named("/etc/kubernetes/audit/audit.log", Role::Written),
+        ];
+        let step = ExtraFiles::new(paths, "/etc/kubernetes/pki");
+        let State::Pending(told) = step.check(world.view()).unwrap() else {
+            panic!("nothing of it is here");
+        };
+        assert!(told.contains("/var/log/audit.log, empty"), "{told}");
+        step.apply(world).unwrap();
+        let host = world.host;
+        let text = |path: &str| host.view().text(path).unwrap();
+        assert_eq!(text(log).as_deref(), Some(""));
+        assert_eq!(host.view().facts(log).unwrap().unwrap().mode, 0o600);
+        assert!(host.view().exists("/etc/kubernetes/audit").unwrap());
+        assert_eq!(text("/etc/kubernetes/audit/audit.log"), None);
+        host.write_file(log, b"what this master was asked", 0o600)
+            .unwrap();
+        assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
+    });
 }
 
 #[test]
@@ -228,9 +272,9 @@ fn of_a_folder_outside_etc_the_file_that_a_flag_names_is_brought() {
     beside(Arc::new(healthy), |world, _| {
         let host = world.host;
         let paths = vec![
-            named("/opt/k8s/audit", true),
-            named("/opt/k8s/audit/policy.yaml", false),
-            named("/opt/k8s/certs", false),
+            named("/opt/k8s/audit", Role::Mounted),
+            named("/opt/k8s/audit/policy.yaml", Role::Read),
+            named("/opt/k8s/certs", Role::Read),
         ];
         let step = ExtraFiles::new(paths, "/etc/kubernetes/pki");
         assert_eq!(
@@ -290,7 +334,7 @@ fn a_link_is_brought_as_its_file_or_told() {
         .on("find -H", 1, "find: x: No such file or directory")
         .on(&format!("sha256sum -- {folder}/policy.yaml"), 0, &digest);
     let machine = RemoteView::new(Arc::new(healthy), "10.0.0.11");
-    let found = ExtraFiles::new(vec![named(folder, true)], "/etc/kubernetes/pki")
+    let found = ExtraFiles::new(vec![named(folder, Role::Mounted)], "/etc/kubernetes/pki")
         .wanted(&machine)
         .unwrap();
     let paths: Vec<&str> = found.wanted.iter().map(Wanted::path).collect();
@@ -327,7 +371,7 @@ fn the_distributions_own_file_is_no_conflict() {
         host: host.view(),
         cluster: Some(&view),
     };
-    let step = ExtraFiles::new(vec![named(bundle, false)], "/etc/kubernetes/pki");
+    let step = ExtraFiles::new(vec![named(bundle, Role::Read)], "/etc/kubernetes/pki");
     assert!(matches!(step.check(look).unwrap(), State::Pending(_)));
     host.write_file(bundle, b"ours", 0o644).unwrap();
     assert_eq!(step.check(look).unwrap(), State::Satisfied);

@@ -419,6 +419,15 @@ fn images_that_nobody_has() {
         .is_empty(),
         "it runs here already"
     );
+    let listed = format!("docker.io/library/calico@sha256:{}", "a".repeat(64));
+    assert!(
+        refused(|_, here| {
+            here.network.images[0].name.clone_from(&pinned);
+            here.images.push(listed.clone());
+        })
+        .is_empty(),
+        "the runtime has it by its digest"
+    );
     let others = MissingImage {
         name: "logs:1".to_owned(),
         needed_by: "DaemonSet x/logs".to_owned(),

@@ -26,7 +26,7 @@ use crate::runtime::Runtime;
 use crate::step::{State, Step, View, World};
 
 /// How often, and how long apart, containerd's CRI is asked whether it knows an image that was just imported: it is told by an event.
-const LOOKS: (u32, Duration) = (30, Duration::from_secs(1));
+const LOOKS: (u32, Duration) = (120, Duration::from_millis(250));
 
 /// An image and the names that it must have here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,7 +221,7 @@ impl Images {
         }
         bail!(
             "containerd took the images, but its CRI has not known all of them for {} s. See: crictl images; journalctl -u containerd",
-            LOOKS.0
+            (LOOKS.1 * LOOKS.0).as_secs()
         )
     }
 }

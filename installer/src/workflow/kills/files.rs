@@ -84,12 +84,12 @@ impl Files {
                 good("")
             }
             ("tar", ["-C", "/", "-c", ..]) => good("a tar\n"),
-            ("find", [folder, .., "-name", "kpot-*.db*", "-delete"]) => {
+            ("find", ["-H", folder, .., "-name", "kpot-*.db*", "-delete"]) => {
                 let start = format!("{folder}/kpot-");
                 self.files.retain(|path, _| !path.starts_with(&start));
                 good("")
             }
-            ("find", ["-H", path, "-xdev", "-mindepth", "1", "-delete"]) => {
+            ("find", ["-H", path, "-xdev", .., "-delete"]) => {
                 self.remove(path);
                 self.folders.insert((*path).to_owned());
                 good("")

@@ -175,8 +175,11 @@ impl Played {
             ("kubeadm", ["version", "--output", "short"]) => {
                 good(super::world::version(self.minor).to_string())
             }
-            ("kubeadm", ["token", "create", "--ttl", _, "--description", what, ..]) => {
-                self.create_token(what)
+            ("sh", ["-c", "cat | \"$@\"", "sh", "kubeadm", "token", "create", ..]) => {
+                let config = String::from_utf8_lossy(input);
+                let init = config.rsplit("---\n").next()?;
+                let init: serde_json::Value = serde_json::from_str(init).ok()?;
+                self.create_token(init["bootstrapTokens"][0]["description"].as_str()?)
             }
             (
                 "sh",

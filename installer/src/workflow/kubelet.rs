@@ -1,0 +1,185 @@
+//! What the kubelet here will be told, by the cluster's configuration and by what people gave it on this machine, and cannot work with. kubeadm finds it out only when etcd waits
+//! for this machine's member already, so it refuses before.
+
+use anyhow::Result;
+
+use crate::host::HostView;
+use crate::joining::Joining;
+use crate::joining::refusals::Refusal;
+use crate::steps::{EXTRA_ARGS, extra_flags};
+
+/// What a kubelet sets where it is not told to protect the kernel's defaults, and else demands (pkg/util/sysctl and pkg/kubelet/cm, setupKernelTunables).
+const TUNABLES: [(&str, &str); 6] = [
+    ("kernel.keys.root_maxbytes", "25000000"),
+    ("kernel.keys.root_maxkeys", "1000000"),
+    ("kernel.panic", "10"),
+    ("kernel.panic_on_oops", "1"),
+    ("vm.overcommit_memory", "1"),
+    ("vm.panic_on_oom", "0"),
+];
+
+/// Refuses what would keep the kubelet of this machine, or its pods, from starting after the join.
+pub(super) fn refusals(host: &HostView, joining: &Joining) -> Result<Vec<Refusal>> {
+    let mut all = Vec::new();
+    all.extend(resolver(host, joining)?);
+    all.extend(tunables(host, joining)?);
+    all.extend(flags(host, joining)?);
+    Ok(all)
+}
+
+/// kubeadm 1.19 to 1.30 writes the resolver of the machine that began the cluster into everybody's configuration. The kubelet reads it for every pod.
+fn resolver(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
+    let kubelet = &joining.cluster.kubelet;
+    let Some(path) = kubelet.resolv_conf.as_ref().filter(|path| !path.is_empty()) else {
+        return Ok(None);
+    };
+    Ok((!host.exists(path)?).then(|| Refusal {
+        cause: format!(
+            "the cluster's kubelets read {path} (resolvConf in their configuration), which is not on this machine: no pod would start here, etcd's included"
+        ),
+        remedy: "Where it is that of systemd-resolved: systemctl enable --now systemd-resolved. Else give all of them a file that every machine has (resolvConf: /etc/resolv.conf), on a healthy master: kubectl --namespace kube-system edit configmap; its name begins with kubelet-config".to_owned(),
+    }))
+}
+
+fn tunables(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
+    if !joining.cluster.kubelet.protect_kernel_defaults {
+        return Ok(None);
+    }
+    let (mut wrong, mut lines) = (Vec::new(), Vec::new());
+    for (key, value) in TUNABLES {
+        if let Some(now) = host.sysctl(key)?.filter(|now| now != value) {
+            wrong.push(format!("{key} is {now}, wanted {value}"));
+            lines.push(format!("{key}={value}"));
+        }
+    }
+    Ok((!wrong.is_empty()).then(|| Refusal {
+        cause: format!(
+            "the cluster's kubelets do not start where the kernel is set otherwise than they want it (protectKernelDefaults): {}",
+            wrong.join("; ")
+        ),
+        remedy: format!(
+            "printf '%s\\n' {} >/etc/sysctl.d/90-kubelet.conf && sysctl -p /etc/sysctl.d/90-kubelet.conf",
+            lines.join(" ")
+        ),
+    }))
+}
+
+/// Flags that people gave the kubelet come last on its command line, and count.
+fn flags(host: &HostView, joining: &Joining) -> Result<Vec<Refusal>> {
+    // /var/run is a link.
+    let bare = |value: &str| {
+        let path = value.trim_start_matches("unix://");
+        path.strip_prefix("/var")
+            .filter(|rest| rest.starts_with("/run/"))
+            .unwrap_or(path)
+            .to_owned()
+    };
+    let socket = bare(joining.cri_socket());
+    let wanted = [
+        ("--cgroup-driver", joining.cluster.cgroup_driver.clone()),
+        ("--hostname-override", joining.node.clone()),
+        ("--container-runtime-endpoint", socket),
+    ];
+    let mut all = Vec::new();
+    for path in EXTRA_ARGS {
+        let given = extra_flags(host, path)?;
+        for (flag, value) in &wanted {
+            let last = given.iter().rfind(|(name, _)| name == flag);
+            let Some((_, other)) = last.filter(|(_, other)| bare(other) != *value) else {
+                continue;
+            };
+            all.push(Refusal {
+                cause: format!(
+                    "{path} gives the kubelet {flag}={other}, and here it must be {value}: it would not become the cluster's node {}",
+                    joining.node
+                ),
+                remedy: format!("Take {flag} out of {path}: kubeadm gives it what is right"),
+            });
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::host::scripted::Scripted;
+    use crate::joining::fixtures;
+    use crate::steps::testing::Machine;
+
+    fn refused(machine: &Machine, change: impl FnOnce(&mut Joining)) -> String {
+        let mut joining = fixtures::joining(Rc::new(fixtures::cluster()));
+        change(&mut joining);
+        let all = refusals(&machine.view(Scripted::new()), &joining).unwrap();
+        let texts = all
+            .iter()
+            .map(|one| format!("{}\n{}\n", one.cause, one.remedy));
+        texts.collect()
+    }
+
+    fn kubelet(joining: &mut Joining) -> &mut crate::control_plane::kubeadm::KubeletConfiguration {
+        &mut Rc::get_mut(&mut joining.cluster).unwrap().kubelet
+    }
+
+    #[test]
+    fn a_resolver_that_is_not_here_refuses() {
+        let machine = Machine::new();
+        let path = "/run/systemd/resolve/resolv.conf";
+        let told = |machine: &Machine, path: &str| {
+            refused(machine, |joining| {
+                kubelet(joining).resolv_conf = Some(path.to_owned());
+            })
+        };
+        assert!(told(&machine, path).contains("systemctl enable --now systemd-resolved"));
+        assert_eq!(told(&machine, ""), "");
+        machine.file(path, "nameserver 10.0.0.2\n");
+        assert_eq!(told(&machine, path), "");
+        assert_eq!(refused(&Machine::new(), |_| {}), "");
+    }
+
+    #[test]
+    fn a_kernel_that_a_protecting_kubelet_does_not_bear_refuses_with_what_sets_it() {
+        let machine = Machine::new();
+        machine
+            .file("/proc/sys/kernel/panic", "0\n")
+            .file("/proc/sys/vm/panic_on_oom", "0\n");
+        let told = refused(&machine, |joining| {
+            kubelet(joining).protect_kernel_defaults = true;
+        });
+        assert!(told.contains("kernel.panic is 0, wanted 10"), "{told}");
+        assert!(told.contains("printf '%s\\n' kernel.panic=10 >"), "{told}");
+        assert_eq!(refused(&machine, |_| {}), "");
+    }
+
+    #[test]
+    fn flags_of_an_earlier_life_refuse_where_they_would_count() {
+        let machine = Machine::new();
+        machine
+            .file(
+                "/etc/sysconfig/kubelet",
+                "# --cgroup-driver=no\nKUBELET_EXTRA_ARGS=\"--cgroup-driver systemd --v=2\"\n",
+            )
+            .file(
+                "/etc/default/kubelet",
+                "KUBELET_EXTRA_ARGS='--hostname-override=old --cgroup-driver=cgroupfs'\n",
+            );
+        let told = refused(&machine, |_| {});
+        assert!(
+            told.contains("sysconfig/kubelet gives the kubelet --cgroup-driver=systemd"),
+            "{told}"
+        );
+        assert!(
+            told.contains("default/kubelet gives the kubelet --hostname-override=old"),
+            "{told}"
+        );
+        assert_eq!(told.matches("gives the kubelet").count(), 2, "{told}");
+        let fits = Machine::new();
+        fits.file(
+            "/etc/default/kubelet",
+            "KUBELET_EXTRA_ARGS=--container-runtime-endpoint=unix:///var/run/dockershim.sock\n",
+        );
+        assert_eq!(refused(&fits, |_| {}), "");
+    }
+}
