@@ -122,7 +122,7 @@ impl Order {
                 .into_iter()
                 .map(|entry: Entry| entry.file(&folder))
                 .collect(),
-            pins: added(pins.collect(), wish.pins, |one, other| one.of == other.of),
+            pins: added(pins.collect(), wish.pins, Pin::is_overruled_by),
             choice: Choice {
                 runtime: wish.runtime.or(recipe.runtime.map(Text::read)),
                 docker: either(wish.docker_version, recipe.docker_version),
@@ -239,7 +239,7 @@ mod tests {
         let recipe = format!(
             "images: [a.example/x:1, \"a.example/y:1@{digest}\"]\n\
              mirrors: {{k8s.gcr.io: \"https://recipe.example/\", dl.k8s.io: \"https://recipe.example/dl\"}}\n\
-             pins: {{docker: \"{one}\", kubeadm: \"{one}\"}}\n"
+             pins: {{docker: \"{one}\", docker/amd64: \"{one}\", kubeadm: \"{one}\"}}\n"
         );
         let flags = Wish {
             images: vec![

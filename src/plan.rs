@@ -152,6 +152,13 @@ pub struct Pin {
     pub digest: Sha256,
 }
 
+impl Pin {
+    /// Whether another one that counts more stands for this one: it is for the same download, and for every architecture or this one's own.
+    pub fn is_overruled_by(&self, other: &Self) -> bool {
+        self.of.name == other.of.name && other.of.arch.is_none_or(|arch| self.of.arch == Some(arch))
+    }
+}
+
 impl FromStr for Pin {
     type Err = String;
 

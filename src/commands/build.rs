@@ -84,6 +84,10 @@ fn build(command: Build, stop: Stop) -> anyhow::Result<()> {
     } else {
         Policy::DEFAULT
     };
+    // Before anybody is asked for anything.
+    if let Some(output) = &command.output {
+        output::folder(output)?;
+    }
     let desk = Desk::new(order, policy, &command.network, stop)?;
     let signer = if command.unsigned || command.plan {
         None

@@ -2,6 +2,7 @@
 //!
 //! Every error names the address that was asked, and none repeats what may be secret: no header, no body, no query of an address that a server made up.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -12,11 +13,11 @@ use rustls::CertificateError;
 
 /// Why something was not fetched.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{}", self.alone(), .advice.map_or(String::new(), |advice| format!(" ({advice})")))]
+#[error("{}{}", self.alone(), .advice.as_ref().map_or(String::new(), |advice| format!(" ({advice})")))]
 pub struct FetchError {
     url: String,
     problem: String,
-    advice: Option<&'static str>,
+    advice: Option<Cow<'static, str>>,
     kind: Kind,
 }
 
@@ -65,8 +66,8 @@ impl FetchError {
 
     /// The same with a word on what to try.
     #[must_use]
-    pub fn advise(mut self, advice: &'static str) -> Self {
-        self.advice = Some(advice);
+    pub fn advise(mut self, advice: impl Into<Cow<'static, str>>) -> Self {
+        self.advice = Some(advice.into());
         self
     }
 
@@ -140,12 +141,20 @@ impl FetchError {
 
 /// What went wrong before there was an answer. A certificate that is not believed now is not believed in a second either.
 pub(super) fn unanswered(from: &Url, error: &reqwest::Error, silence: String) -> FetchError {
-    if let Some(certificate) = certificate(error) {
+    if let Some(rustls::Error::InvalidCertificate(certificate)) = tls_error(error) {
         return FetchError::refused(
             from,
             format!("its certificate is not trusted: {certificate}"),
         )
         .advise(remedy(certificate));
+    }
+    if tls_error(error).is_some_and(speaks_no_tls) {
+        let place = from.host_str().unwrap_or_default();
+        let port = from.port().map(|port| format!(":{port}"));
+        let place = format!("{place}{}", port.unwrap_or_default());
+        return FetchError::refused(from, "what answers there speaks no TLS").advise(format!(
+            "if that server is meant to speak plain http: --mirror {place}=http://{place}"
+        ));
     }
     let causes = causes(error);
     if error.is_redirect() || error.is_builder() {
@@ -192,11 +201,20 @@ fn remedy(certificate: &CertificateError) -> &'static str {
 }
 
 /// The fault of the server's certificate, where that is the cause.
-fn certificate<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+/// Whether the first bytes of an answer were none of TLS.
+fn speaks_no_tls(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)
+    )
+}
+
+/// What TLS has to say of it.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(rustls::Error::InvalidCertificate(certificate)) = error.downcast_ref() {
-            return Some(certificate);
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
         }
         // The `source` of an I/O error is that of the error inside, not that error itself.
         let inner = error

@@ -47,7 +47,7 @@ pub struct Logins {
     /// Docker's `config.json`, which need not be there.
     file: Option<PathBuf>,
     /// What was found for each server: a helper is asked once.
-    found: Mutex<HashMap<String, Option<Login>>>,
+    found: Mutex<HashMap<String, Result<Option<Login>, String>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -113,11 +113,12 @@ impl Logins {
         // Held while a helper runs: a person is asked once, and not by six at the same time.
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = found.get(&host) {
-            return Ok(known.clone());
+            return known.clone();
         }
-        let login = read(file)?.login(&host, file)?;
+        // A failure, too: else each of them would wait for the same helper once more.
+        let login = read(file).and_then(|config| config.login(&host, file));
         found.insert(host, login.clone());
-        Ok(login)
+        login
     }
 }
 

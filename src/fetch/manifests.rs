@@ -142,14 +142,23 @@ pub(super) fn shape(reply: &Reply) -> Result<Form, FetchError> {
     let refused = |problem: &str| FetchError::refused(&reply.from, problem);
     let shape: Shape = read(reply, "the manifest")?;
     if shape.schema_version != Some(2) {
-        return Err(refused("it is an image manifest of the obsolete schema 1")
-            .advise("push the image again with a current tool"));
+        return Err(refused(OBSOLETE).advise(PUSH_AGAIN));
     }
     match (shape.manifests, shape.layers) {
         (Some(_), None) => Ok(Form::Index),
         (None, Some(_)) => Ok(Form::Manifest),
         _ => Err(refused("it is neither an image manifest nor an index")),
     }
+}
+
+const OBSOLETE: &str = "it is an image manifest of the obsolete schema 1";
+const PUSH_AGAIN: &str = "push the image again with a current tool";
+
+/// The refusal of a manifest of schema 1; nothing where `reply` is none.
+pub(super) fn obsolete(reply: &Reply) -> Option<FetchError> {
+    let shape: Shape = read(reply, "the manifest").ok()?;
+    (shape.schema_version == Some(1))
+        .then(|| FetchError::refused(&reply.from, OBSOLETE).advise(PUSH_AGAIN))
 }
 
 /// What a manifest names.

@@ -3,7 +3,7 @@
 //! The HTTP client obeys them, and passes over what it cannot read: that would be a direct connection where a proxy was wanted. So they are read here first, and what
 //! is no proxy is refused. Their values are never shown, because they may hold a password.
 
-use reqwest::Url;
+use http::Uri;
 
 /// The variables as the HTTP client looks for them: the first of each row that is set counts.
 const VARIABLES: [[&str; 2]; 3] = [
@@ -21,12 +21,8 @@ const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "soc
 pub(super) fn named(get: impl Fn(&str) -> Option<String>) -> Result<Vec<&'static str>, String> {
     let mut named = Vec::new();
     for row in VARIABLES {
-        let set = row.iter().find_map(|name| {
-            get(name)
-                .filter(|value| !value.is_empty())
-                .map(|it| (*name, it))
-        });
-        let Some((name, value)) = set else {
+        let set = row.iter().find_map(|name| get(name).map(|it| (*name, it)));
+        let Some((name, value)) = set.filter(|(_, value)| !value.is_empty()) else {
             continue;
         };
         if !is_proxy(&value) {
@@ -45,18 +41,26 @@ pub(super) fn unwanted(get: impl Fn(&str) -> Option<String>) -> bool {
     value.is_some_and(|value| value.split(',').any(|entry| entry.trim() == "*"))
 }
 
-/// Without a scheme it is an HTTP proxy.
+/// As the HTTP client parses it, which passes over what it does not understand: a blank, say, or a letter of a password that stands for itself and not as `%XX`. Without a scheme it is an
+/// HTTP proxy.
 fn is_proxy(value: &str) -> bool {
-    let with_scheme = if value.contains("://") {
-        value.to_owned()
-    } else {
-        format!("http://{value}")
-    };
-    Url::parse(&with_scheme).is_ok_and(|url| {
-        SCHEMES.contains(&url.scheme())
-            && url.host_str().is_some_and(|host| !host.is_empty())
-            && matches!(url.path(), "" | "/")
+    value.parse::<Uri>().is_ok_and(|uri| {
+        uri.scheme_str().is_none_or(|name| SCHEMES.contains(&name))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri
+                .authority()
+                .is_some_and(|place| has_port(place.as_str()))
+            && matches!(uri.path(), "" | "/")
     })
+}
+
+/// Whether what stands behind the last colon is a port, if anything does.
+fn has_port(authority: &str) -> bool {
+    let place = authority.rsplit('@').next().unwrap_or_default();
+    match place.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => port.parse::<u16>().is_ok(),
+        _ => true,
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +86,16 @@ mod tests {
         }
         assert_eq!(named(|_| None), Ok(Vec::new()));
         assert_eq!(named(|_| Some(String::new())), Ok(Vec::new()));
+        let emptied = |name: &str| match name {
+            "HTTPS_PROXY" => Some(String::new()),
+            "https_proxy" => Some("http://proxy".to_owned()),
+            _ => None,
+        };
+        assert_eq!(
+            named(emptied),
+            Ok(Vec::new()),
+            "the first that is set counts"
+        );
     }
 
     #[test]
@@ -93,6 +107,11 @@ mod tests {
             "http://proxy:secret",
             "http://proxy/secret",
             "://secret",
+            // The client understands none of these, and would go without a proxy.
+            "http://secret:3128 ",
+            "secret:3128/",
+            "http://me:secret^word@proxy:3128",
+            "http://me:secret word@proxy:3128",
         ] {
             let refused =
                 named(|name| (name == "ALL_PROXY").then(|| value.to_owned())).unwrap_err();

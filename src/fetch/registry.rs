@@ -98,6 +98,15 @@ impl Described {
     }
 }
 
+/// Who says that an image is for an architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chosen {
+    /// Nobody but its config.
+    ByNobody,
+    /// The index that lists it. Configs of Kubernetes' own images were wrong for years: those of etcd 3.4.13-0 and pause 3.1 say amd64 for every architecture.
+    ByItsIndex,
+}
+
 /// The registries of a run.
 pub struct Registries<'a> {
     client: &'a Client,
@@ -134,13 +143,13 @@ impl<'a> Registries<'a> {
         keeper: Keeper<'_>,
         task: &Task,
     ) -> Result<RemoteImage, FetchError> {
-        let reply = self.manifest(name, arch, task)?;
+        let (reply, chosen) = self.manifest(name, arch, task)?;
         let named = manifests::named(&reply)?;
         keeper(Paper::Manifest(&reply.body))
             .map_err(|cause| FetchError::refused(&reply.from, format!("{cause:#}")))?;
         let (from, digest) = (reply.from.clone(), Sha256::of(&reply.body));
         drop(reply);
-        self.image(name, arch, named, (from, digest), keeper, task)
+        self.image(name, (arch, chosen), named, (from, digest), keeper, task)
     }
 
     /// What the manifest of the image called `name` says of its size. Its config is not fetched: whether an image that has no index is for `arch` is not known.
@@ -153,7 +162,7 @@ impl<'a> Registries<'a> {
         arch: Arch,
         task: &Task,
     ) -> Result<Described, FetchError> {
-        let reply = self.manifest(name, arch, task)?;
+        let (reply, _) = self.manifest(name, arch, task)?;
         let Named { config, layers } = manifests::named(&reply)?;
         let layers = layers.iter().map(|(digest, size, _)| (*digest, *size));
         Ok(Described {
@@ -182,7 +191,12 @@ impl<'a> Registries<'a> {
     }
 
     /// The image's manifest for `arch`, behind an index or not, compared with every digest that is known of it.
-    fn manifest(&self, name: &ImageName, arch: Arch, task: &Task) -> Result<Reply, FetchError> {
+    fn manifest(
+        &self,
+        name: &ImageName,
+        arch: Arch,
+        task: &Task,
+    ) -> Result<(Reply, Chosen), FetchError> {
         let url = address(name, "manifests", &name.reference())?;
         let reply = match name.digest() {
             Some(digest) => self.ask_known(name, &url, digest, "manifest", task)?,
@@ -199,16 +213,18 @@ impl<'a> Registries<'a> {
         });
         let announced = announced.transpose()?;
         for expected in [name.digest(), announced].into_iter().flatten() {
-            compare(&reply, expected)?;
+            // The digest of a manifest of schema 1 is that of its content without the signatures in it.
+            compare(&reply, expected)
+                .map_err(|other| manifests::obsolete(&reply).unwrap_or(other))?;
         }
         if matches!(manifests::shape(&reply)?, Form::Manifest) {
-            return Ok(reply);
+            return Ok((reply, Chosen::ByNobody));
         }
         let (digest, size) = manifests::choose(&reply, arch)?;
         drop(reply);
         let inner = self.manifest_by_digest(name, digest, size, task)?;
         match manifests::shape(&inner)? {
-            Form::Manifest => Ok(inner),
+            Form::Manifest => Ok((inner, Chosen::ByItsIndex)),
             Form::Index => Err(FetchError::refused(
                 &inner.from,
                 "it is an index within an index",
@@ -283,7 +299,7 @@ impl<'a> Registries<'a> {
     fn image(
         &self,
         name: &ImageName,
-        arch: Arch,
+        (arch, chosen): (Arch, Chosen),
         named: Named,
         (from, digest): (Url, Sha256),
         keeper: Keeper<'_>,
@@ -294,12 +310,19 @@ impl<'a> Registries<'a> {
         let config_url = address(name, "blobs", &id.to_string())?;
         let reply = self.ask_known(name, &config_url, id, "config", task)?;
         let config = manifests::config(&reply)?;
-        if config.os != "linux" || config.architecture != arch.go() {
+        let other = config.architecture != arch.go();
+        if config.os != "linux" || (other && chosen == Chosen::ByNobody) {
             return Err(refused(format!(
                 "the image is for {}/{}, and the pot for linux/{arch}",
                 manifests::shown(&config.os),
                 manifests::shown(&config.architecture)
             )));
+        }
+        if other {
+            task.note(&format!(
+                "its config says {}, and its index lists it for {arch}: the index counts, as for Docker and containerd",
+                manifests::shown(&config.architecture)
+            ));
         }
         let listed = named.layers.len();
         let diff_ids = config.diff_ids();

@@ -11,6 +11,7 @@ use bundle_spec::manifest::Windows;
 use bundle_spec::{Hasher, Sha256, limits};
 use flate2::bufread::MultiGzDecoder;
 
+use crate::fetch::Stop;
 use crate::fetch::registry::Compression;
 use crate::pack::Layers;
 use crate::pack::blobs::{Packed, Packing};
@@ -59,6 +60,9 @@ pub enum PackError {
     /// Its window is larger than what is read here; with what to try.
     #[error("it cannot be unpacked: {0} ({1})")]
     Window(#[source] io::Error, &'static str),
+    /// Somebody else failed.
+    #[error("given up")]
+    Stopped,
     /// It cannot be written.
     #[error("it cannot be written beside the output file: {0}")]
     Write(#[source] io::Error),
@@ -88,10 +92,23 @@ const fn window_advice(log: u32) -> &'static str {
     }
 }
 
-/// The right to unpack a zstd layer, which one thread has at a time. A decoder keeps a window in memory, and an effort's threads are counted without: one is within what is
+/// How threads go on beside each other: as long as nobody failed, and with the right to unpack a zstd layer, which one has at a time. A decoder keeps a window in memory, and an effort's threads are counted without: one is within what is
 /// left, and one for each thread would not be.
 #[derive(Debug, Default)]
-pub struct Turn(Mutex<()>);
+pub struct Turn {
+    one: Mutex<()>,
+    stop: Stop,
+}
+
+impl Turn {
+    /// Nothing goes on once `stop` is requested: somebody failed, and waits to say so.
+    pub fn until(stop: Stop) -> Self {
+        Self {
+            one: Mutex::default(),
+            stop,
+        }
+    }
+}
 
 /// Packs `source` into `to`, an empty file, and gives it back with what the manifest says of it.
 ///
@@ -132,7 +149,7 @@ fn encode(
     };
     let prefix = prefix.as_deref().map_or(&[][..], Vec::as_slice);
     let mut encoder = encoder(sink, (effort, layers), known, prefix).map_err(PackError::Write)?;
-    let unpacked_size = copy(&mut input, &mut encoder, source.unpacked, task)?;
+    let unpacked_size = copy(&mut input, &mut encoder, source.unpacked, turn, task)?;
     let mut sink = encoder.finish().map_err(PackError::Write)?;
     sink.flush().map_err(PackError::Write)?;
     let file = sink
@@ -164,7 +181,7 @@ pub fn keep(
     let file = source.file.try_clone().map_err(PackError::Unpack)?;
     let mut input = unpacking(source.file, source.compression, windows.log(), turn)
         .map_err(PackError::Unpack)?;
-    let unpacked_size = copy(&mut input, &mut io::sink(), source.unpacked, task)
+    let unpacked_size = copy(&mut input, &mut io::sink(), source.unpacked, turn, task)
         .map_err(|error| error.beyond(windows.log()))?;
     let packed = Packed {
         digest: stored,
@@ -185,11 +202,15 @@ fn copy(
     input: &mut dyn Read,
     to: &mut dyn Write,
     expected: Sha256,
+    turn: &Turn,
     task: &Task,
 ) -> Result<u64, PackError> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 128 << 10];
     loop {
+        if turn.stop.requested() {
+            return Err(PackError::Stopped);
+        }
         let count = match input.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
@@ -245,7 +266,7 @@ fn unpacking(
             (Box::new(MultiGzDecoder::new(bytes)), None)
         }
         Compression::Zstd => {
-            let turn = turn.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = turn.one.lock().unwrap_or_else(PoisonError::into_inner);
             let mut decoder = zstd::Decoder::new(bytes)?;
             decoder.window_log_max(window_log)?;
             (Box::new(decoder), Some(turn))
@@ -393,7 +414,7 @@ mod tests {
     #[test]
     fn one_zstd_layer_is_unpacked_at_a_time_and_others_beside_it() {
         let turn = Turn::default();
-        let free = || turn.0.try_lock().is_ok();
+        let free = || turn.one.try_lock().is_ok();
         let plain = text(1000);
         let foreign = zstd::encode_all(&plain[..], 1).unwrap();
         for (bytes, compression) in [

@@ -23,7 +23,7 @@ pub enum Draft {
 }
 
 impl Draft {
-    /// An empty file on the disk of `folder`, with its final mode.
+    /// An empty file on the disk of `folder`, with its final mode, as far as the umask leaves that.
     ///
     /// # Errors
     /// As the system says.
@@ -32,14 +32,11 @@ impl Draft {
             .read(true)
             .write(true)
             .custom_flags(OFlag::O_TMPFILE.bits())
-            .mode(0o600)
+            .mode(mode)
             .open(folder);
         match nameless {
             // A nameless file gets its name through /proc.
-            Ok(file) if open_files().is_dir() => {
-                file.set_permissions(Permissions::from_mode(mode))?;
-                Ok(Self::Nameless(file, folder.to_owned()))
-            }
+            Ok(file) if open_files().is_dir() => Ok(Self::Nameless(file, folder.to_owned())),
             _ => names()
                 .permissions(Permissions::from_mode(mode))
                 .tempfile_in(folder)

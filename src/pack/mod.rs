@@ -191,7 +191,7 @@ pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
             blobs: Blobs::default(),
             common: Common::at(shop.effort),
         }),
-        turn: Turn::default(),
+        turn: Turn::until(shop.stop.clone()),
     };
     shop.progress.foresee_unknown(shop.plan.transfers() as u64);
     let images = shop.plan.images.iter().cloned().map(Fetch::Image);

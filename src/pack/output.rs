@@ -39,8 +39,12 @@ pub enum Existing {
 /// The folder of the output file.
 ///
 /// # Errors
-/// A usage error where there is no such folder, or where the file itself is a folder.
+/// A usage error where there is no such folder, or where what is there is no file: a device would be replaced by one.
 pub fn folder(output: &Path) -> anyhow::Result<PathBuf> {
+    let text = output.as_os_str().to_string_lossy();
+    if text.is_empty() || text == "-" || text.ends_with('/') && !output.is_dir() {
+        return Err(usage(format!("{text:?} names no file: name one")));
+    }
     let folder = match output.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -48,6 +52,12 @@ pub fn folder(output: &Path) -> anyhow::Result<PathBuf> {
     if output.is_dir() {
         return Err(usage(format!(
             "{} is a folder; name a file",
+            output.display()
+        )));
+    }
+    if output.metadata().is_ok_and(|facts| !facts.is_file()) {
+        return Err(usage(format!(
+            "{} is no regular file; name another one",
             output.display()
         )));
     }
@@ -230,6 +240,26 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn only_a_regular_file_in_a_folder_is_written() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for (output, word) in [
+            (PathBuf::new(), "names no file"),
+            (PathBuf::from("-"), "names no file"),
+            (path("absent/"), "names no file"),
+            (path("absent/x.pot"), "does not exist"),
+            (path(""), "is a folder"),
+            (path("pipe"), "is no regular file"),
+            (PathBuf::from("/dev/null"), "is no regular file"),
+        ] {
+            let refused = folder(&output).unwrap_err().to_string();
+            assert!(refused.contains(word), "{}: {refused}", output.display());
+        }
+        assert_eq!(folder(&path("x.pot")).unwrap(), place.path());
     }
 
     #[test]

@@ -165,6 +165,44 @@ fn a_digest_that_is_announced_must_be_one_that_can_be_compared() {
     }
 }
 
+/// As docker/distribution sends it: the digest is that of the manifest without its signatures.
+#[test]
+fn a_signed_manifest_of_schema_1_is_told_as_one() {
+    let signed = bytes(&json!({ "schemaVersion": 1, "fsLayers": [], "signatures": [{}] }));
+    let header = format!("Docker-Content-Digest: {}\r\n", Sha256::of(b"without"));
+    let server = Raw::start(move |_, _, wire| answer(wire, "200 OK", &header, &signed));
+    let words = ["schema 1", "push the image again"];
+    refused(resolve(&server), &server.url(), &words);
+}
+
+/// As those of etcd, CoreDNS and pause were for years.
+#[test]
+fn a_config_of_another_architecture_is_no_word_against_its_index() {
+    let mut image = FakeImage::new("etcd");
+    image.config["architecture"] = json!("arm64");
+    image.describe();
+    let (manifest, config) = (bytes(&image.manifest), bytes(&image.config));
+    let papers = |tag: &Value| {
+        registry(&[
+            ("manifests/1", bytes(tag)),
+            (
+                &format!("manifests/{}", Sha256::of(&manifest)),
+                manifest.clone(),
+            ),
+            (&format!("blobs/{}", Sha256::of(&config)), config.clone()),
+        ])
+    };
+    let index = image.index(&json!({ "os": "linux", "architecture": "amd64" }));
+    let found = resolve(&papers(&index)).unwrap();
+    assert_eq!(found.id, Sha256::of(&config));
+    let server = papers(&image.manifest);
+    refused(
+        resolve(&server),
+        &server.url(),
+        &["linux/arm64", "linux/amd64"],
+    );
+}
+
 #[test]
 fn forms_that_are_none_of_ours_are_refused() {
     manifest_refused(

@@ -70,7 +70,9 @@ fn a_wrong_name_and_a_wrong_time_are_told_apart_and_final() {
 fn what_speaks_no_tls_is_refused() {
     let server = Raw::start(hello);
     let url = format!("https://{}/", server.address());
-    refused(get(&client(network()), &url, 10), &url, &[]);
+    let mirror = format!("--mirror {0}=http://{0}", server.address());
+    let words = ["speaks no TLS", mirror.as_str()];
+    refused(get(&client(network()), &url, 10), &url, &words);
 }
 
 #[test]
