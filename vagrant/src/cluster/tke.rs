@@ -16,8 +16,8 @@ pub const ENDPOINT: &str = "api.tke.com";
 pub const ADDRESS_LABEL: &str = "platform.tkestack.io/machine-ip";
 /// The static pod besides kubeadm's, and its manifest's name.
 pub const STATIC_POD: &str = "keepalived";
-/// Where the API servers write down who made a `ConfigMap`.
-pub const AUDIT_LOG: &str = "/var/log/kubernetes/audit.log";
+/// Where the API servers write down who made a `ConfigMap`: a file that is mounted alone, as Kubernetes' own pages had it for years.
+pub const AUDIT_LOG: &str = "/var/log/kubernetes-audit.log";
 /// The word that known_tokens.csv lets in as an administrator: the lab's own, good for nothing else.
 pub const TOKEN: &str = "lab-token-that-only-a-file-knows";
 /// The last minor version whose scheduler reads a policy from a file, which TKE gives it.
@@ -55,10 +55,10 @@ pub(super) fn configure(cluster: &mut Value, init: &mut Value, address: &str) {
     // The whole folder, certificates and credentials included: that is how TKE does it.
     let folder = json!({ "name": "vol-dir-0", "hostPath": "/etc/kubernetes", "mountPath": "/etc/kubernetes" });
     let log = json!({
-        "name": "audit-dir-0",
-        "hostPath": "/var/log/kubernetes",
-        "mountPath": "/var/log/kubernetes",
-        "pathType": "DirectoryOrCreate",
+        "name": "audit-log",
+        "hostPath": AUDIT_LOG,
+        "mountPath": AUDIT_LOG,
+        "pathType": "FileOrCreate",
     });
     cluster["controlPlaneEndpoint"] = json!(format!("{ENDPOINT}:6443"));
     cluster["apiServer"] = json!({
