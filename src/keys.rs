@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::agent::{self, Held};
 use crate::exit::usage;
-use crate::pack::output;
+use crate::pack::output::{self, Existing};
 use crate::progress::Progress;
 
 /// The principal that stands for kpot's signers in a file of trusted signers.
@@ -146,13 +146,17 @@ pub fn generate(path: &Path) -> anyhow::Result<SigningKey> {
     }
     let key = SigningKey::generate()?;
     let text = key.to_openssh()?;
-    output::write_new(path, &text, 0o600)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let write = |path: &Path, text: &str, mode| {
+        output::put(path, mode, Existing::Kept, text.len() as u64, |out| {
+            Ok(out.write_all(text.as_bytes())?)
+        })
+    };
+    write(path, &text, 0o600)?;
     let line = format!("{}\n", key.public_openssh()?);
-    if let Err(cause) = output::write_new(&public, &line, 0o644) {
+    if let Err(cause) = write(&public, &line, 0o644) {
         // Half a pair is worse than none.
         let _ = output::remove(path);
-        return Err(cause).with_context(|| format!("cannot write {}", public.display()));
+        return Err(cause);
     }
     Ok(key)
 }

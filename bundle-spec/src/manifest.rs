@@ -490,18 +490,32 @@ pub(crate) fn format_number(bytes: &[u8]) -> Result<u32, Error> {
 }
 
 fn broken(cause: &serde_json::Error) -> Error {
-    Error::manifest(format!("does not parse: {cause}"))
+    Error::manifest(format!("does not parse: {}", visible(cause)))
 }
 
 /// Format 1 gained fields and encodings: what is JSON and not understood may be of a newer kpot.
 fn unknown(cause: &serde_json::Error) -> Error {
     if cause.is_data() {
         Error::manifest(format!(
-            "is not what this program knows: {cause}. If a newer kpot made the pot, use that one, or the installer that came with the pot"
+            "is not what this program knows: {}. If a newer kpot made the pot, use that one, or the installer that came with the pot",
+            visible(cause)
         ))
     } else {
         broken(cause)
     }
+}
+
+/// An error's text, in which the pot's own words may stand, without anything that a terminal obeys.
+pub(crate) fn visible(cause: &dyn std::error::Error) -> String {
+    let text = cause.to_string();
+    let shown = |letter: char| {
+        if letter.is_control() {
+            letter.escape_default().collect()
+        } else {
+            String::from(letter)
+        }
+    };
+    text.chars().map(shown).collect()
 }
 
 fn ascending<T: Ord>(what: &str, items: impl Iterator<Item = T>) -> Result<(), Error> {

@@ -24,6 +24,9 @@ use crate::sums::Sums;
 /// How many bytes a thread hashes at once.
 const CHUNK: usize = 1 << 20;
 
+/// The most threads that read at once.
+const THREADS: usize = 16;
+
 /// How far hashing has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -178,7 +181,10 @@ impl UnverifiedPot {
                 }
             }
         };
-        let threads = thread::available_parallelism().map_or(1, usize::from);
+        // Each has a buffer, and a disk feeds no more of them.
+        let threads = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(THREADS);
         thread::scope(|scope| {
             for _ in 1..threads.min(tasks.len()) {
                 scope.spawn(work);

@@ -3,6 +3,7 @@
 //!
 //! A signature has one encoding: the armor is written again and compared, so no byte of it is free. Who is trusted is [`Trust`]'s to say.
 
+use crate::manifest::visible;
 use ssh_key::{Algorithm, HashAlg, LineEnding, PublicKey, SshSig};
 
 use crate::error::Error;
@@ -78,7 +79,10 @@ impl ParsedSignature {
     pub fn parse(armored: &[u8]) -> Result<Self, Error> {
         let refused = |reason: &str| Error::Signature(reason.to_owned());
         let signature = SshSig::from_pem(armored).map_err(|cause| {
-            Error::Signature(format!("it does not parse as an SSHSIG: {cause}"))
+            Error::Signature(format!(
+                "it does not parse as an SSHSIG: {}",
+                visible(&cause)
+            ))
         })?;
         let canonical = signature
             .to_pem(LineEnding::LF)

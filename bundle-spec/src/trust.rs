@@ -150,11 +150,14 @@ impl Entry {
         if !starts_with_key(key) {
             return Err("has no public key where one is expected".to_owned());
         }
-        let kind = key.split([' ', '\t']).next().unwrap_or_default();
+        // Blanks between them count as one, as for OpenSSH; what follows is a comment.
+        let mut words = key.split([' ', '\t']).filter(|word| !word.is_empty());
+        let kind = words.next().unwrap_or_default();
+        let data = words.next().unwrap_or_default();
         if !Algorithm::new(kind).is_ok_and(|kind| signs(&kind)) {
             return Ok(None);
         }
-        let key = PublicKey::from_openssh(key)
+        let key = PublicKey::from_openssh(&format!("{kind} {data}"))
             .map_err(|cause| format!("has a public key that does not parse: {cause}"))?;
         Ok(Some(Self {
             principals: principals.to_owned(),

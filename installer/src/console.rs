@@ -103,13 +103,22 @@ impl Console {
         writeln!(unpoisoned(&self.results), "{value:#}").context("cannot write to standard output")
     }
 
+    /// More is to come that has a document of its own.
+    pub fn goes_on(&self) {
+        self.documented.store(false, Ordering::Relaxed);
+    }
+
     /// The end of the program: with `--json` a failure that no document tells of gets one, so that a script always finds one.
     pub fn conclude(&self, outcome: Result<()>) -> Result<()> {
         if let Err(cause) = &outcome
             && !self.documented.load(Ordering::Relaxed)
         {
             let word = exit::outcome(cause);
-            self.document(&json!({ "outcome": word, "error": format!("{cause:#}") }))?;
+            let document = json!({ "outcome": word, "error": format!("{cause:#}") });
+            if let Err(unwritten) = self.document(&document) {
+                // The failure itself matters more.
+                self.say(&format!("{unwritten:#}"));
+            }
         }
         outcome
     }

@@ -248,6 +248,10 @@ pub struct Traits {
     pub insecure_ports: bool,
     /// Which kernels kubeadm's `SystemVerification` knows (1.14.0 and 1.15.0: app/util/system; from 1.17 on k8s.io/system-validators).
     pub kernel_releases: KernelReleases,
+    /// What the check demands of the kernel's configuration besides what every version does.
+    pub kernel_options: KernelOptions,
+    /// Whether kubeadm reads more than one CA certificate in cluster-info (kubernetes/kubernetes#76500).
+    pub ca_chains: bool,
 }
 
 /// The role of a master, as it was called first.
@@ -257,7 +261,7 @@ const MASTER: &str = "node-role.kubernetes.io/master";
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// What keeps a cloud's load balancers away from a node.
-const NO_BALANCER: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+pub(crate) const NO_BALANCER: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// [`Traits::master_labels`], from which minor on.
 const MASTER_LABELS: [(u16, &[&str]); 4] = [
@@ -292,6 +296,79 @@ const LEARNERS: [(u16, Learners); 4] = [
 
 /// [`Traits::conntrack`], from which minor on.
 const CONNTRACK: [(u16, Tool); 3] = [(0, Tool::Wanted), (18, Tool::Demanded), (32, Tool::Unused)];
+
+/// What kubeadm's check `SystemVerification` demands of the kernel's configuration for the controllers of cgroups, and for sharing processors: without `CONFIG_`, on cgroup v1 and on v2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelOptions {
+    /// On cgroup v1.
+    pub on_v1: &'static [&'static str],
+    /// On cgroup v2.
+    pub on_v2: &'static [&'static str],
+}
+
+/// The same on either version of cgroups.
+const fn on_both(options: &'static [&'static str]) -> KernelOptions {
+    KernelOptions {
+        on_v1: options,
+        on_v2: options,
+    }
+}
+
+/// [`Traits::kernel_options`], from which minor on: kubeadm's sources of 1.14 and 1.15; system-validators 1.2.0 (1.20), 1.3.0 to 1.8.0, 1.9.1 and 1.10.1 (1.32 to 1.34; 1.9.2 and 1.10.2, which
+/// their last patches have, demand none of a controller), 1.12.1.
+const KERNEL_OPTIONS: [(u16, KernelOptions); 4] = [
+    (
+        0,
+        on_both(&[
+            "CGROUP_CPUACCT",
+            "CGROUP_DEVICE",
+            "CGROUP_FREEZER",
+            "CGROUP_SCHED",
+        ]),
+    ),
+    (
+        21,
+        on_both(&[
+            "CGROUP_CPUACCT",
+            "CGROUP_DEVICE",
+            "CGROUP_FREEZER",
+            "CGROUP_PIDS",
+            "CGROUP_SCHED",
+            "FAIR_GROUP_SCHED",
+        ]),
+    ),
+    (
+        32,
+        on_both(&[
+            "CGROUP_BPF",
+            "CGROUP_CPUACCT",
+            "CGROUP_DEVICE",
+            "CGROUP_FREEZER",
+            "CGROUP_PIDS",
+            "CGROUP_SCHED",
+            "FAIR_GROUP_SCHED",
+        ]),
+    ),
+    (
+        35,
+        KernelOptions {
+            on_v1: &[
+                "CGROUP_CPUACCT",
+                "CGROUP_DEVICE",
+                "CGROUP_FREEZER",
+                "CGROUP_PIDS",
+                "CGROUP_SCHED",
+                "FAIR_GROUP_SCHED",
+            ],
+            on_v2: &[
+                "CGROUP_BPF",
+                "CGROUP_PIDS",
+                "CGROUP_SCHED",
+                "FAIR_GROUP_SCHED",
+            ],
+        },
+    ),
+];
 
 /// [`Traits::kernel_releases`], from which minor on.
 const KERNEL_RELEASES: [(u16, KernelReleases); 5] = [
@@ -353,6 +430,8 @@ impl Traits {
             demands_memory: since(20),
             insecure_ports: !since(23),
             kernel_releases: latest(KERNEL_RELEASES, version.minor),
+            kernel_options: latest(KERNEL_OPTIONS, version.minor),
+            ca_chains: since(15),
         }
     }
 

@@ -157,7 +157,7 @@ fn refused(path: &Path, trust: &TrustOptions, refusal: bundle_spec::Error) -> an
             fingerprint,
             public_key,
         } => format!(
-            "Compare that fingerprint with the one that the pot's builder gave you on another way. If it is the same, trust it:\n  {folder}echo 'kpot namespaces=\"kpot\" {public_key}' >> {list}\nor for this run only: --signer {fingerprint}"
+            "Compare that fingerprint with the one that the pot's builder gave you on another way. If it is the same, trust it:\n  {folder}printf '\\n%s\\n' 'kpot namespaces=\"kpot\" {public_key}' >> {list}\nor for this run only: --signer {fingerprint}"
         ),
         bundle_spec::Error::SignerRefused { fingerprint, .. } => format!(
             "{list} has that key on a condition. See whether this machine's clock is right (date --utc). If it is, ask the pot's builder whether the key still holds: if it does, put the line that you are given in the place of the old one in {list}, or for this run only: --signer {fingerprint}; if not, have the pot signed with a new key (kpot sign)"
@@ -247,10 +247,10 @@ mod tests {
             public_key: "ssh-ed25519 AAAA".to_owned(),
         };
         let usual = told(None, stranger());
-        assert!(usual.contains("  install -d -m 755 /etc/kpot && echo 'kpot namespaces=\"kpot\" ssh-ed25519 AAAA' >> /etc/kpot/trusted_signers\n"), "{usual}");
+        assert!(usual.contains("  install -d -m 755 /etc/kpot && printf '\\n%s\\n' 'kpot namespaces=\"kpot\" ssh-ed25519 AAAA' >> /etc/kpot/trusted_signers\n"), "{usual}");
         let given = told(Some("/root/our signers"), stranger());
         assert!(
-            given.contains("\n  echo 'kpot") && given.contains(" >> '/root/our signers'\n"),
+            given.contains("\n  printf") && given.contains(" >> '/root/our signers'\n"),
             "{given}"
         );
         let expired = told(

@@ -125,6 +125,10 @@ pub fn verify(
             // Pruned meanwhile.
             Ok(None) => continue,
             Ok(Some(file)) => file,
+            // It may be good, and somebody else's.
+            Err(cause) if remove_damaged => {
+                return Err(cause).with_context(|| format!("cannot read {}", path.display()));
+            }
             Err(cause) => {
                 verified.damaged.push((digest, cause.to_string()));
                 continue;

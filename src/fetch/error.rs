@@ -148,6 +148,9 @@ pub(super) fn unanswered(from: &Url, error: &reqwest::Error, silence: String) ->
         )
         .advise(remedy(certificate));
     }
+    if tls_error(error).is_some_and(speaks_no_tls) && causes(error).contains("tunnel") {
+        return FetchError::refused(from, "the proxy speaks no TLS").advise(PLAIN_PROXY);
+    }
     if tls_error(error).is_some_and(speaks_no_tls) {
         let place = from.host_str().unwrap_or_default();
         let port = from.port().map(|port| format!(":{port}"));
@@ -181,6 +184,9 @@ pub(super) const LATER: &str = "try again later: what came is in the cache. Regi
 pub(super) const AGAIN: &str =
     "the same command goes on from what is in the cache; --mirror HOST=URL takes another server";
 
+/// What to try where a proxy was named with https:// and is none that speaks it.
+const PLAIN_PROXY: &str = "most proxies are spoken to in plain http, whatever goes through them: name it with http:// in its variable";
+
 /// What to try where a proxy wants to know who asks.
 pub(super) const PROXY_LOGIN: &str =
     "give the proxy's user and password in its variable: http://USER:PASSWORD@PROXY";
@@ -200,7 +206,6 @@ fn remedy(certificate: &CertificateError) -> &'static str {
     }
 }
 
-/// The fault of the server's certificate, where that is the cause.
 /// Whether the first bytes of an answer were none of TLS.
 fn speaks_no_tls(error: &rustls::Error) -> bool {
     matches!(

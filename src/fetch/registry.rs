@@ -100,11 +100,13 @@ impl Described {
 
 /// Who says that an image is for an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chosen {
+enum Vouches {
     /// Nobody but its config.
-    ByNobody,
+    Nobody,
     /// The index that lists it. Configs of Kubernetes' own images were wrong for years: those of etcd 3.4.13-0 and pause 3.1 say amd64 for every architecture.
-    ByItsIndex,
+    Index,
+    /// The lock, which was made of an index.
+    Lock,
 }
 
 /// The registries of a run.
@@ -112,6 +114,8 @@ pub struct Registries<'a> {
     client: &'a Client,
     /// Where what is known by its digest is looked for first.
     cache: Option<&'a Cache>,
+    /// Who says that an image which no index lists is for an architecture.
+    word: Vouches,
     tokens: Tokens<'a>,
 }
 
@@ -121,6 +125,7 @@ impl<'a> Registries<'a> {
         Self {
             client,
             cache: None,
+            word: Vouches::Nobody,
             tokens: Tokens::new(client),
         }
     }
@@ -129,6 +134,15 @@ impl<'a> Registries<'a> {
     #[must_use]
     pub fn with_cache(mut self, cache: Option<&'a Cache>) -> Self {
         self.cache = cache;
+        self
+    }
+
+    /// The same, where `locked`, with images that a lock names by the digests of their manifests: it was made of what their indexes listed.
+    #[must_use]
+    pub fn following(mut self, locked: bool) -> Self {
+        if locked {
+            self.word = Vouches::Lock;
+        }
         self
     }
 
@@ -143,13 +157,13 @@ impl<'a> Registries<'a> {
         keeper: Keeper<'_>,
         task: &Task,
     ) -> Result<RemoteImage, FetchError> {
-        let (reply, chosen) = self.manifest(name, arch, task)?;
+        let (reply, voucher) = self.manifest(name, arch, task)?;
         let named = manifests::named(&reply)?;
         keeper(Paper::Manifest(&reply.body))
             .map_err(|cause| FetchError::refused(&reply.from, format!("{cause:#}")))?;
         let (from, digest) = (reply.from.clone(), Sha256::of(&reply.body));
         drop(reply);
-        self.image(name, (arch, chosen), named, (from, digest), keeper, task)
+        self.image(name, (arch, voucher), named, (from, digest), keeper, task)
     }
 
     /// What the manifest of the image called `name` says of its size. Its config is not fetched: whether an image that has no index is for `arch` is not known.
@@ -196,7 +210,7 @@ impl<'a> Registries<'a> {
         name: &ImageName,
         arch: Arch,
         task: &Task,
-    ) -> Result<(Reply, Chosen), FetchError> {
+    ) -> Result<(Reply, Vouches), FetchError> {
         let url = address(name, "manifests", &name.reference())?;
         let reply = match name.digest() {
             Some(digest) => self.ask_known(name, &url, digest, "manifest", task)?,
@@ -218,13 +232,13 @@ impl<'a> Registries<'a> {
                 .map_err(|other| manifests::obsolete(&reply).unwrap_or(other))?;
         }
         if matches!(manifests::shape(&reply)?, Form::Manifest) {
-            return Ok((reply, Chosen::ByNobody));
+            return Ok((reply, self.word));
         }
         let (digest, size) = manifests::choose(&reply, arch)?;
         drop(reply);
         let inner = self.manifest_by_digest(name, digest, size, task)?;
         match manifests::shape(&inner)? {
-            Form::Manifest => Ok((inner, Chosen::ByItsIndex)),
+            Form::Manifest => Ok((inner, Vouches::Index)),
             Form::Index => Err(FetchError::refused(
                 &inner.from,
                 "it is an index within an index",
@@ -299,7 +313,7 @@ impl<'a> Registries<'a> {
     fn image(
         &self,
         name: &ImageName,
-        (arch, chosen): (Arch, Chosen),
+        (arch, voucher): (Arch, Vouches),
         named: Named,
         (from, digest): (Url, Sha256),
         keeper: Keeper<'_>,
@@ -311,7 +325,7 @@ impl<'a> Registries<'a> {
         let reply = self.ask_known(name, &config_url, id, "config", task)?;
         let config = manifests::config(&reply)?;
         let other = config.architecture != arch.go();
-        if config.os != "linux" || (other && chosen == Chosen::ByNobody) {
+        if config.os != "linux" || (other && voucher == Vouches::Nobody) {
             return Err(refused(format!(
                 "the image is for {}/{}, and the pot for linux/{arch}",
                 manifests::shown(&config.os),
@@ -320,7 +334,7 @@ impl<'a> Registries<'a> {
         }
         if other {
             task.note(&format!(
-                "its config says {}, and its index lists it for {arch}: the index counts, as for Docker and containerd",
+                "its config says {}, and its index lists it for {arch}: that counts, as for Docker and containerd",
                 manifests::shown(&config.architecture)
             ));
         }

@@ -182,7 +182,9 @@ struct Run<'a> {
 pub fn gather(shop: &Workshop<'_>) -> anyhow::Result<Contents> {
     let run = Run {
         shop,
-        registries: Registries::new(shop.client).with_cache(shop.cache),
+        registries: Registries::new(shop.client)
+            .with_cache(shop.cache)
+            .following(shop.lock.is_some()),
         gathered: Mutex::new(Gathered {
             downloads: BTreeMap::new(),
             files: BTreeMap::new(),

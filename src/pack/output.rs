@@ -156,21 +156,6 @@ pub fn put<T>(
     Ok((told, size))
 }
 
-/// Writes a small new file with its final mode; refuses where one is there.
-///
-/// # Errors
-/// As the system says, [`std::io::ErrorKind::AlreadyExists`] among it.
-pub fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 /// Makes a folder, and those above it, for its owner only.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Certificates that prove nothing, and private authorities.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use kpot::fetch::http::Size;
 use kpot::fetch::{Network, network as settings};
@@ -70,9 +70,24 @@ fn a_wrong_name_and_a_wrong_time_are_told_apart_and_final() {
 fn what_speaks_no_tls_is_refused() {
     let server = Raw::start(hello);
     let url = format!("https://{}/", server.address());
-    let mirror = format!("--mirror {0}=http://{0}", server.address());
+    refused(get(&client(network()), &url, 10), &url, &[]);
+    // As a registry does that was set up without a certificate.
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = plain.local_addr().unwrap();
+    let answering = std::thread::spawn(move || {
+        let (mut wire, _) = plain.accept().unwrap();
+        let mut hello = [0; 5];
+        wire.read_exact(&mut hello).unwrap();
+        wire.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        // Until the other end hangs up: what is unread would cut the answer short.
+        let _ = wire.read_to_end(&mut Vec::new());
+    });
+    let url = format!("https://{address}/");
+    let mirror = format!("--mirror {address}=http://{address}");
     let words = ["speaks no TLS", mirror.as_str()];
     refused(get(&client(network()), &url, 10), &url, &words);
+    answering.join().unwrap();
 }
 
 #[test]

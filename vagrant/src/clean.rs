@@ -19,9 +19,10 @@ pub fn run(cache: &Cache, lab: &Lab) -> Result<()> {
         Ok(()) => machine::restore(cache),
         Err(_) => Ok(()),
     };
+    let policy = sh::let_services_start().context("letting Debian start services again");
     let stays = tell_what_stays(cache);
     let machines = machines.context("machines are left, so this machine was not put back either");
-    let failures: Vec<String> = [servers, machines, restored, stays]
+    let failures: Vec<String> = [servers, machines, restored, policy, stays]
         .into_iter()
         .filter_map(|done| done.err().map(|error| format!("{error:#}")))
         .collect();

@@ -275,15 +275,19 @@ fn start_docker(cache: &Cache, record: &mut Record) -> Result<()> {
             let rules = Sh::new(format!("{tool}-save")).output()?;
             record
                 .forward_policy
-                .insert(tool.to_owned(), forward_policy(&rules).to_owned());
+                // What was before the lab, not before this start: Docker changes it.
+                .entry(tool.to_owned())
+                .or_insert_with(|| forward_policy(&rules).to_owned());
         }
         let mut daemon = None;
         if Path::new("/run/systemd/system").is_dir() {
-            record.docker = Some(StartedDocker::Service);
-            record.started_containerd = !Sh::new("systemctl")
+            let containerd_runs = Sh::new("systemctl")
                 .args(["is-active", "--quiet", "containerd.service"])
                 .outcome()?
                 .ok();
+            // One that the lab started may still run where Docker stopped since.
+            record.started_containerd |= !containerd_runs;
+            record.docker = Some(StartedDocker::Service);
             save(cache, record)?;
             Sh::new("systemctl").args(["start", "docker"]).run()?;
         } else {

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-pub use apt::{apt_install, apt_installed, apt_update};
+pub use apt::{apt_install, apt_installed, apt_update, let_services_start};
 
 /// Lines of a failed command's log that its error repeats.
 const EVIDENCE_LINES: usize = 25;

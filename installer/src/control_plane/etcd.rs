@@ -108,6 +108,8 @@ fn host_of(url: &str) -> &str {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Etcd {
     container: Container,
+    /// Where it listens for whoever is beside it.
+    local: String,
     /// Whether its etcdctl speaks etcd's first API unless told.
     old: bool,
     /// `--cacert`, `--cert`, `--key`, as the server itself uses them.
@@ -201,8 +203,10 @@ impl Etcd {
         let mut lines = manifest.lines().map(str::trim);
         let image = lines.find_map(|line| line.strip_prefix("image:"));
         let tag = image.and_then(|image| image.rsplit_once(':'));
+        let listens = value(&manifest, "--listen-client-urls=");
         Ok(Self {
             container,
+            local: loopback(listens.unwrap_or_default()),
             old: tag
                 .and_then(|(_, tag)| Version::parse(tag))
                 .is_some_and(Version::speaks_the_first_api),
@@ -220,6 +224,7 @@ impl Etcd {
     pub(crate) fn by_crictl(id: &str) -> Self {
         Self {
             container: Container::by_crictl(id),
+            local: loopback(""),
             old: false,
             credentials: vec![],
             data: None,
@@ -258,6 +263,7 @@ impl Etcd {
         let tag = server.image.rsplit_once(':').map_or("", |(_, tag)| tag);
         Ok(Self {
             container: Container::of_etcd(view, node, socket)?,
+            local: loopback(&flag("listen-client-urls").unwrap_or_default()),
             old: Version::parse(tag).is_some_and(Version::speaks_the_first_api),
             credentials,
             data: data_folder(&pod.spec, server),
@@ -310,6 +316,11 @@ impl Etcd {
         self.exec(words).timeout(limit + Duration::from_secs(12))
     }
 
+    /// The same, at its own address for whoever is beside it.
+    pub(super) fn local_within(&self, limit: Duration, args: &[&str]) -> Cmd {
+        self.command_within(limit, &self.local, args)
+    }
+
     /// A command in etcd's container, which may have no shell.
     pub(super) fn exec(&self, words: impl IntoIterator<Item = String>) -> Cmd {
         self.container.exec(self.old, words)
@@ -324,7 +335,8 @@ impl Etcd {
 
     /// What the healthy master's own etcd says of itself. It answers this without a quorum too.
     pub fn status(&self, view: &ClusterView) -> Result<Status> {
-        let output = view.ask(&self.command(LOCAL, &["endpoint", "status", "--write-out=json"]))?;
+        let output =
+            view.ask(&self.command(&self.local, &["endpoint", "status", "--write-out=json"]))?;
         ensure!(
             output.ok(),
             "etcd on {} does not tell its status: {}",
@@ -348,7 +360,7 @@ impl Etcd {
 
     /// Whether the healthy master's own etcd answers a read that needs the quorum.
     pub fn answers(&self, view: &ClusterView) -> bool {
-        let health = view.ask(&self.command(LOCAL, &VOTER_HEALTH));
+        let health = view.ask(&self.command(&self.local, &VOTER_HEALTH));
         health.is_ok_and(|output| has_answered(&output))
     }
 
@@ -402,7 +414,7 @@ impl Etcd {
     }
 
     fn alarm_list(&self) -> Cmd {
-        self.command(LOCAL, &["alarm", "list"])
+        self.command(&self.local, &["alarm", "list"])
     }
 
     /// Every member, without asking for its health.
@@ -411,7 +423,8 @@ impl Etcd {
         struct Answer {
             members: Vec<Member>,
         }
-        let output = view.ask(&self.command(LOCAL, &["member", "list", "--write-out=json"]))?;
+        let output =
+            view.ask(&self.command(&self.local, &["member", "list", "--write-out=json"]))?;
         ensure!(
             output.ok(),
             "etcd on {} does not list its members; it may have lost its quorum: {}",
@@ -466,7 +479,7 @@ impl Etcd {
     }
 
     fn remove(&self, cluster: &Cluster, id: MemberId) -> Result<Output, CommandError> {
-        cluster.run(&self.command(LOCAL, &["member", "remove", &id.to_string()]))
+        cluster.run(&self.command(&self.local, &["member", "remove", &id.to_string()]))
     }
 }
 
@@ -577,8 +590,12 @@ const DATA_DIR: &str = "/var/lib/etcd";
 /// How long etcd's refusal of an unsteady cluster is taken for a passing one.
 const RECONFIGURATION: Duration = Duration::from_secs(30);
 
-/// Every kubeadm etcd listens here too.
-pub(super) const LOCAL: &str = "https://127.0.0.1:2379";
+/// Of the addresses at which an etcd listens for clients, the one that kubeadm gives it for whoever is beside it: IPv6's where the master is known by such an address.
+fn loopback(urls: &str) -> String {
+    let is_local = |url: &&str| url.contains("//127.0.0.1:") || url.contains("//[::1]:");
+    let url = urls.split(',').find(is_local);
+    url.unwrap_or("https://127.0.0.1:2379").to_owned()
+}
 
 #[cfg(test)]
 mod tests;

@@ -184,7 +184,7 @@ impl ClusterFacts {
             .collect();
         let daemon_sets: List<DaemonSet> = view.get(&DAEMON_SETS)?;
 
-        let (ca_certificate, ca_hash, server) = authority(view, &config)?;
+        let (ca_certificate, ca_hash, server) = authority(view, &config, traits.ca_chains)?;
         let endpoint = endpoint(view, &server)?;
         let kubeadm = view.ask(&kubeadm_version())?;
         let missing_shared = missing_shared(view, &config)?;
@@ -516,6 +516,7 @@ pub(crate) fn announced_server(view: &ClusterView) -> Result<String> {
 fn authority(
     view: &ClusterView,
     config: &ClusterConfiguration,
+    chains: bool,
 ) -> Result<(Vec<u8>, String, String)> {
     let path = ca_path(config);
     let certificate = view
@@ -533,6 +534,11 @@ fn authority(
         "the CA in cluster-info ({}) is not the one on {} ({hash}): a machine that joins could not trust the cluster. Repair the ConfigMap cluster-info in kube-public first",
         there.join(", "),
         view.address()
+    );
+    ensure!(
+        chains || there.len() == 1,
+        "cluster-info has {} CA certificates, and kubeadm of this version reads one alone: a machine that joins would wait for it in vain. Leave the newest one in the ConfigMap cluster-info in kube-public for the length of the join",
+        there.len()
     );
     Ok((certificate, hash, server.server))
 }

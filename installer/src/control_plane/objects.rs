@@ -264,6 +264,8 @@ pub struct Volume {
     pub name: String,
     /// A path of the node, where it is one.
     pub host_path: Option<HostPath>,
+    /// A folder that goes with its pod, where it is one.
+    pub empty_dir: Option<serde_json::Value>,
 }
 
 /// A path of the node.

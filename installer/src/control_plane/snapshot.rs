@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use bundle_spec::Hasher;
 use serde::Deserialize;
 
-use super::etcd::{DataFolder, Etcd, LOCAL, Status, Version};
+use super::etcd::{DataFolder, Etcd, Status, Version};
 use super::{Cluster, ClusterView};
 use crate::host::Host;
 use crate::host::command::Cmd;
@@ -146,7 +146,7 @@ fn save(
     let inside = format!("{}/{name}", data.inside);
     let outside = format!("{}/{name}", data.outside);
     cluster
-        .run(&etcd.command_within(SAVING, LOCAL, &["snapshot", "save", &inside]))
+        .run(&etcd.local_within(SAVING, &["snapshot", "save", &inside]))
         .with_context(|| format!("etcd on {} gives no snapshot", view.address()))?;
     let listed = view.tree(&outside)?;
     let [file] = listed.as_slice() else {

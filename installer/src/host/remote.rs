@@ -175,11 +175,13 @@ impl RemoteView {
     fn found(&self, cmd: &Cmd) -> Result<Output, CommandError> {
         let output = self.runner.run(cmd)?;
         let complaints = String::from_utf8_lossy(&output.stderr);
-        let only_absent = !complaints.trim().is_empty()
-            && complaints
-                .lines()
-                .all(|line| line.ends_with("No such file or directory"));
-        if output.status == 1 && only_absent {
+        // What else stands there is of the login shell, about a locale as a rule.
+        let own: Vec<&str> = complaints
+            .lines()
+            .filter(|line| line.starts_with("find: "))
+            .collect();
+        let is_absence = |line: &&str| line.ends_with("No such file or directory");
+        if output.status == 1 && !own.is_empty() && own.iter().all(is_absence) {
             return Ok(output);
         }
         output.expect(cmd)
@@ -262,7 +264,15 @@ mod tests {
         let absent = machine("find: '/etc/kubernetes': No such file or directory\n");
         assert!(absent.tree("/etc/kubernetes").unwrap().is_empty());
         assert!(absent.existing(&["/etc/kubernetes"]).unwrap().is_empty());
-        for stderr in ["sudo: a password is required", ""] {
+        let noisy = machine(
+            "bash: warning: setlocale: LC_ALL: cannot change locale (zh_CN.UTF-8)\nfind: '/etc/kubernetes': No such file or directory\n",
+        );
+        assert!(noisy.tree("/etc/kubernetes").unwrap().is_empty());
+        for stderr in [
+            "sudo: a password is required",
+            "",
+            "find: '/etc/kubernetes': Input/output error\n",
+        ] {
             assert!(machine(stderr).stamps(&["/etc/kubernetes"]).is_err());
         }
     }

@@ -35,6 +35,9 @@ const IDLE: u32 = 7200;
 /// The variable that tells this program, run by `ssh` to ask for a password, where to get it. It holds a path, not a secret.
 pub const ASKPASS_VARIABLE: &str = "KPOT_ASKPASS";
 
+/// The variable that says whose password that is: `USER@HOST`, in all forms.
+const OWNERS_VARIABLE: &str = "KPOT_ASKPASS_OWNERS";
+
 /// Where the folders of running programs lie: a memory file system on every distribution with systemd.
 pub const RUN_DIR: &str = "/run/kpot";
 
@@ -253,6 +256,16 @@ impl Ssh {
         ))
     }
 
+    /// Whose password it is, in the forms in which ssh asks for it.
+    fn owners(&self) -> Result<String> {
+        let (hostname, _) = self.place()?;
+        Ok(format!(
+            "{} {}@{hostname}",
+            self.destination(),
+            self.target.user
+        ))
+    }
+
     fn destination(&self) -> String {
         format!("{}@{}", self.target.user, self.target.host)
     }
@@ -279,7 +292,8 @@ impl Ssh {
                 .env("SSH_ASKPASS", own.display().to_string())
                 .env("SSH_ASKPASS_REQUIRE", "force")
                 .env("DISPLAY", ":0")
-                .env(ASKPASS_VARIABLE, socket.display().to_string());
+                .env(ASKPASS_VARIABLE, socket.display().to_string())
+                .env(OWNERS_VARIABLE, self.owners()?);
                 Some(serve_password(&socket, password.clone())?)
             }
         };
@@ -349,17 +363,28 @@ impl Ssh {
         if id.text() == "0" {
             return Ok(Elevation::Root);
         }
-        if self
-            .run_as_is(&Cmd::new("sudo", ["-n", "--", "true"]))?
-            .ok()
-        {
+        let user = &self.target.user;
+        ensure!(
+            id.text().bytes().all(|byte| byte.is_ascii_digit()),
+            "the login shell of {user} on {} prints more than it is asked for: {:?}\nKeep its start-up files (~/.bashrc) silent for shells that are not interactive",
+            self.target.host,
+            id.text()
+        );
+        let sudo = self.run_as_is(&Cmd::new("sudo", ["-n", "--", "true"]))?;
+        if sudo.ok() {
             return Ok(Elevation::SudoWithoutPassword);
         }
-        let user = &self.target.user;
+        ensure!(
+            !sudo.evidence().contains("must have a tty"),
+            "sudo on {} wants a terminal: {}\nAllow {user} to do without, in sudoers: Defaults:{user} !requiretty",
+            self.target.host,
+            sudo.evidence()
+        );
         let Some(password) = &self.target.password else {
             bail!(
-                "{user} is not root on {} and sudo wants a password there.\nGive it with --ask-pass, connect as root (--ssh-user root), or allow: {user} ALL=(root) NOPASSWD: ALL",
-                self.target.host
+                "{user} is not root on {}, and sudo does not make it root without a password: {}\nGive it with --ask-pass, connect as root (--ssh-user root), or allow: {user} ALL=(root) NOPASSWD: ALL",
+                self.target.host,
+                sudo.evidence()
             );
         };
         let elevation = Elevation::SudoWithPassword(password.clone());
@@ -590,6 +615,13 @@ pub fn answer_askpass(socket: &Path, question: &str) -> Result<()> {
         question.contains("assword") || question.contains("assphrase"),
         "not a question for a password: {question}"
     );
+    let owners = std::env::var(OWNERS_VARIABLE).unwrap_or_default();
+    ensure!(
+        owner(question).is_none_or(|asking| owners
+            .split(' ')
+            .any(|own| own.eq_ignore_ascii_case(asking))),
+        "another machine asks than the one that the password is for: {question}"
+    );
     let mut answer = Vec::new();
     UnixStream::connect(socket)
         .context("cannot reach the program that knows the password")?
@@ -601,6 +633,18 @@ pub fn answer_askpass(socket: &Path, question: &str) -> Result<()> {
         .write_all(answer.expose())
         .and_then(|()| stdout.write_all(b"\n"))
         .context("cannot hand over the password")
+}
+
+/// Who asks for a password, where ssh says so: `USER@HOST's password: `, or `(USER@HOST) Password: `. On the way through a jump host that one may ask as well, and must not get it.
+fn owner(question: &str) -> Option<&str> {
+    let asked = question.split_once("'s password").map(|(owner, _)| owner);
+    let in_brackets = || {
+        question
+            .strip_prefix('(')?
+            .split_once(')')
+            .map(|(owner, _)| owner)
+    };
+    asked.or_else(in_brackets).map(str::trim)
 }
 
 /// Quotes one argument for a POSIX shell. The only place where that is done.

@@ -203,10 +203,22 @@ pub fn unreached(
     view: &ClusterView,
     cluster: &ClusterFacts,
     name: &EndpointName,
+    own: &[IpAddr],
     failures: &[String],
 ) -> Refusal {
     let Endpoint { host, port, .. } = &cluster.endpoint;
     let (place, tried) = (cluster.endpoint.place(), failures.join("; "));
+    if port != &cluster.apiserver_port
+        && let Some(address) = name
+            .addresses()
+            .iter()
+            .find(|address| own.contains(address))
+    {
+        return Refusal {
+            cause: format!("the cluster's endpoint {place} is an address of this machine ({address}) at the moment, and its port is not the apiserver's: kubeadm would ask this machine before anything answers here"),
+            remedy: "Let the address move to a master that is well first, and run this again: as a rule systemctl stop keepalived, or move its manifest out of /etc/kubernetes/manifests".to_owned(),
+        };
+    }
     if view.serves(&format!("https://{place}")) {
         return Refusal {
             cause: format!("the cluster's endpoint {place} is not reached from here ({tried}), and it answers {}", view.address()),
@@ -379,7 +391,7 @@ mod tests {
                 Arc::new(Scripted::new().on(asked, answer.0, answer.1)),
                 "10.0.0.11",
             );
-            unreached(&view, &cluster, &name, &["timed out".to_owned()])
+            unreached(&view, &cluster, &name, &[], &["timed out".to_owned()])
         };
         assert!(said((0, "ok")).remedy.contains("firewall"));
         let dead = said((1, "no route to host"));

@@ -246,7 +246,10 @@ impl ExtraFiles {
                         without: 0,
                     };
                     wanted.insert(entry.path, folder);
-                } else if outputs.iter().any(|output| output.path == entry.path) {
+                } else if outputs
+                    .iter()
+                    .any(|output| is_output(&output.path, &entry.path))
+                {
                     if entry.path == extra.path {
                         let output = Wanted::Output {
                             path: entry.path.clone(),
@@ -338,6 +341,15 @@ impl ExtraFiles {
 /// Whether the files in a folder are brought with it.
 fn is_copied(extra: &ExtraPath) -> bool {
     extra.role == Role::Mounted && extra.path.starts_with("/etc/")
+}
+
+/// Whether a file is what a pod writes to `output`, or what was there before: `audit.log` becomes `audit-2020-01-02T03-04-05.678.log` (lumberjack, which the API server rotates with).
+fn is_output(output: &str, path: &str) -> bool {
+    let (stem, end) = output.rsplit_once('.').unwrap_or((output, ""));
+    let former = path
+        .strip_prefix(stem)
+        .is_some_and(|rest| rest.starts_with('-') && !rest.contains('/') && rest.contains(end));
+    path == output || former
 }
 
 /// Whether a file is the distribution's by its place: where it is here, nobody needs the healthy master's.

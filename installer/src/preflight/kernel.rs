@@ -14,7 +14,7 @@ use crate::kubernetes::{KernelReleases, OnCgroupV1, Traits};
 /// The name of kubeadm's check, as `--ignore-preflight-errors` takes it.
 pub const SYSTEM_VERIFICATION: &str = "SystemVerification";
 
-/// The options that kubeadm's check demands; alternatives stand in one entry.
+/// The options that every kubeadm's check demands, besides those of [`Traits::kernel_options`]; alternatives stand in one entry.
 const OPTIONS: [&[&str]; 13] = [
     &["NAMESPACES"],
     &["NET_NS"],
@@ -30,42 +30,6 @@ const OPTIONS: [&[&str]; 13] = [
     &["NETFILTER_XT_TARGET_REDIRECT", "IP_NF_TARGET_REDIRECT"],
     &["NETFILTER_XT_MATCH_COMMENT"],
 ];
-
-/// What it demands besides for the controllers of cgroups: up to 1.34 the same on either version (system-validators dropped it in 1.9.2 and 1.10.2, which only the last patches of 1.32 to 1.34
-/// have), from 1.35 on (1.12.1) what each version needs.
-const CONTROLLERS: &[&[&str]] = &[
-    &["CGROUP_CPUACCT"],
-    &["CGROUP_DEVICE"],
-    &["CGROUP_FREEZER"],
-    &["CGROUP_SCHED"],
-];
-const CONTROLLERS_OF_V1: &[&[&str]] = &[
-    &["CGROUP_CPUACCT"],
-    &["CGROUP_DEVICE"],
-    &["CGROUP_FREEZER"],
-    &["CGROUP_PIDS"],
-    &["CGROUP_SCHED"],
-];
-const CONTROLLERS_OF_V2: &[&[&str]] = &[&["CGROUP_BPF"], &["CGROUP_PIDS"], &["CGROUP_SCHED"]];
-
-/// What it demands from 1.21 on (system-validators 1.3).
-const SCHEDULING: &[&str] = &["FAIR_GROUP_SCHED"];
-
-/// Every option that kubeadm of this version demands of a kernel with these cgroups.
-fn demanded(
-    version: KubeVersion,
-    cgroups: CgroupVersion,
-) -> impl Iterator<Item = &'static [&'static str]> {
-    let controllers = match (version.minor, cgroups) {
-        (..=34, _) => CONTROLLERS,
-        (_, CgroupVersion::V1) => CONTROLLERS_OF_V1,
-        (_, CgroupVersion::V2) => CONTROLLERS_OF_V2,
-    };
-    let scheduling = (version.minor >= 21).then_some(SCHEDULING);
-    (OPTIONS.into_iter())
-        .chain(controllers.iter().copied())
-        .chain(scheduling)
-}
 
 /// Whether kubeadm of this version knows a kernel release.
 pub fn kubeadm_knows(version: KubeVersion, release: &str) -> bool {
@@ -144,12 +108,25 @@ pub fn system_verification_proved(version: KubeVersion, facts: &Facts) -> Result
         .into_iter()
         .map(|name| format!("cgroup controller {name}"))
         .collect();
+    let demanded = Traits::of(version).kernel_options;
+    let demanded = match facts.cgroups.version {
+        CgroupVersion::V1 => demanded.on_v1,
+        CgroupVersion::V2 => demanded.on_v2,
+    };
     let seen = &facts.kernel.functions;
     if let Some(options) = &facts.kernel.options {
         missing.extend(
-            demanded(version, facts.cgroups.version)
+            OPTIONS
+                .iter()
                 .filter(|names| !names.iter().any(|name| options.contains(*name)))
-                .map(|names| format!("CONFIG_{}", names[0])),
+                .map(|names| names[0])
+                .chain(
+                    demanded
+                        .iter()
+                        .copied()
+                        .filter(|name| !options.contains(*name)),
+                )
+                .map(|name| format!("CONFIG_{name}")),
         );
     } else {
         missing.extend(

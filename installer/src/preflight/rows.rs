@@ -512,7 +512,7 @@ fn firewall(facts: &Facts, needs: &Needs) -> Verdict {
     let (api, kubelet) = ([needs.api_port], [10250]);
     let shut: Vec<String> = (api.iter().chain(etcd_ports(needs)).chain(&kubelet))
         .filter(|port| !firewall.lets_in(**port))
-        .map(|port| port.to_string())
+        .map(ToString::to_string)
         .collect();
     if shut.is_empty() || needs.purpose == Purpose::Environment {
         return Verdict::Good;

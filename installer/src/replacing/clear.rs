@@ -90,7 +90,7 @@ impl ClearNode {
                 left.push(path.to_owned());
             }
         }
-        left.extend(self.etcds(host)?);
+        left.extend(self.left_of_etcd(host)?);
         for name in MASTER.interfaces {
             if host.exists(&interface_path(name))? {
                 left.push(format!("interface {name}"));
@@ -100,7 +100,7 @@ impl ClearNode {
     }
 
     /// What lies in the folder of etcd's data: kubeadm joins no machine where anything does, be it a snapshot that somebody forgot or an empty `lost+found`.
-    fn etcds(&self, host: &HostView) -> Result<Vec<String>> {
+    fn left_of_etcd(&self, host: &HostView) -> Result<Vec<String>> {
         let Some(folder) = &self.etcd else {
             return Ok(Vec::new());
         };
@@ -115,7 +115,11 @@ pub(crate) fn copied(host: &HostView, disks: &Disks, cluster: &ClusterFacts) -> 
     let Some(data) = data else {
         return Ok(0);
     };
-    let old = host.size(data)?;
+    // Where the folder is a link, what lies in it counts.
+    let mut old = 0;
+    for name in host.list(data)? {
+        old += host.size(&format!("{data}/{name}"))?;
+    }
     let left = host.size(&format!("{STATE_DIR}/{UNFINISHED}"))?;
     Ok(old.saturating_sub(left))
 }
@@ -184,14 +188,15 @@ impl Step for ClearNode {
         let args = ["reset", "--force"].into_iter().chain(socket);
         host.run(&Cmd::new("kubeadm", args).timeout(RESET), change())?;
         clear_pod_network(host, &change)?;
-        for path in self.etcds(host.view())? {
+        for path in self.left_of_etcd(host.view())? {
             let name = path.rsplit('/').next().unwrap_or_default();
             if name == "lost+found" && host.view().list(&path)?.is_empty() {
                 // fsck makes it anew where it needs it.
                 host.remove_path(&path, change())?;
                 continue;
             }
-            let kept = format!("backup/{}/etcd-{name}", host.run_name());
+            // A folder of its own: what is called like a snapshot must not take the place of ours.
+            let kept = format!("backup/{}/etcd-data/{name}", host.run_name());
             host.move_away(&path, &kept, change())?;
         }
         // kubeadm reset makes some of them anew, empty.
@@ -231,7 +236,8 @@ mod tests {
             ("etc/kubernetes/manifests/etcd.yaml", "kind: Pod"),
             ("etc/kubernetes/pki/ca.key", "key"),
             ("var/lib/etcd/member/snap/db", "keys"),
-            ("var/lib/etcd/forgotten.db", "a snapshot"),
+            ("var/lib/etcd/etcd-snapshot.db", "somebody's"),
+            ("var/lib/etcd/snapshot.db", "somebody's"),
             ("var/lib/cni/networks/cbr0/10.244.2.2", "pod"),
             ("etc/cni/net.d/10-bridge.conf", "by hand"),
             ("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration"),
@@ -354,11 +360,11 @@ mod tests {
         let text = |path: &str| fs::read_to_string(root.path().join(path)).unwrap_or_default();
         assert_eq!(text("etc/cni/net.d/10-bridge.conf"), "by hand");
         assert_eq!(text("var/lib/kubelet/config.json"), "login");
-        for (name, content) in [("member/snap/db", "keys"), ("forgotten.db", "a snapshot")] {
+        for (name, content) in [("member/snap/db", "keys"), ("snapshot.db", "somebody's")] {
             let backups = fs::read_dir(root.path().join("var/lib/kpot/backup")).unwrap();
             let data = backups
                 .filter_map(Result::ok)
-                .map(|run| run.path().join(format!("etcd-{name}")))
+                .map(|run| run.path().join("etcd-data").join(name))
                 .find(|path| path.exists());
             assert_eq!(fs::read_to_string(data.unwrap()).unwrap(), content);
         }

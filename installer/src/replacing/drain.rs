@@ -75,10 +75,7 @@ impl Step for Drain {
         Ok(if drained {
             State::Satisfied
         } else {
-            State::Pending(match moving.len() {
-                1 => "1 pod moves to another node".to_owned(),
-                count => format!("{count} pods move to other nodes"),
-            })
+            State::Pending(told(&moving))
         })
     }
 
@@ -104,6 +101,31 @@ impl Step for Drain {
         ensure!(drained.ok(), "cannot drain it: {}", drained.evidence());
         Ok(())
     }
+}
+
+/// What becomes of pods that are drained.
+fn told(moving: &[&Pod]) -> String {
+    let (moved, gone): (Vec<&Pod>, Vec<&Pod>) =
+        (moving.iter().copied()).partition(|pod| !pod.metadata.owner_references.is_empty());
+    let mut told = Vec::new();
+    match moved.len() {
+        0 => {}
+        1 => told.push("1 pod moves to another node".to_owned()),
+        count => told.push(format!("{count} pods move to other nodes")),
+    }
+    if !gone.is_empty() {
+        let name = |pod: &&Pod| format!("{}/{}", pod.metadata.namespace, pod.metadata.name);
+        let names: Vec<String> = gone.iter().map(name).collect();
+        told.push(format!(
+            "deleted for good, because nothing makes them anew: {}",
+            names.join(", ")
+        ));
+    }
+    let mut volumes = moving.iter().flat_map(|pod| &pod.spec.volumes);
+    if volumes.any(|volume| volume.empty_dir.is_some()) {
+        told.push("what they keep in emptyDir volumes is lost".to_owned());
+    }
+    told.join("; ")
 }
 
 #[cfg(test)]
@@ -146,8 +168,8 @@ mod tests {
     #[test]
     fn a_pod_that_may_always_come_back_is_asked_to_go_once() {
         let daemon = r#"{"metadata":{"name":"d","ownerReferences":[{"kind":"DaemonSet","name":"d"}]},"spec":{"containers":[]}}"#;
-        let plain = r#"{"metadata":{"name":"p"},"spec":{"containers":[]}}"#;
-        let bold = r#"{"metadata":{"name":"b"},"spec":{"containers":[],"tolerations":[{"operator":"Exists","effect":"NoSchedule"}]}}"#;
+        let plain = r#"{"metadata":{"name":"p","namespace":"default"},"spec":{"containers":[]}}"#;
+        let bold = r#"{"metadata":{"name":"b","namespace":"default"},"spec":{"containers":[],"tolerations":[{"operator":"Exists","effect":"NoSchedule"}]}}"#;
         assert_eq!(state(daemon, false), State::Satisfied);
         assert!(matches!(state(plain, true), State::Pending(_)));
         assert!(matches!(state(bold, false), State::Pending(_)));
@@ -155,7 +177,14 @@ mod tests {
         let both = state(&format!("{plain},{bold}"), true);
         assert_eq!(
             both,
-            State::Pending("2 pods move to other nodes".to_owned())
+            State::Pending(
+                "deleted for good, because nothing makes them anew: default/p, default/b"
+                    .to_owned()
+            )
         );
+        let owned = r#"{"metadata":{"name":"o","namespace":"default","ownerReferences":[{"kind":"ReplicaSet","name":"r"}]},"spec":{"containers":[],"volumes":[{"name":"v","emptyDir":{}}]}}"#;
+        let told = "2 pods move to other nodes; what they keep in emptyDir volumes is lost";
+        let both = state(&format!("{owned},{owned}"), true);
+        assert_eq!(both, State::Pending(told.to_owned()));
     }
 }

@@ -1,7 +1,7 @@
 //! What is worth keeping of a master that leaves, kept in the cluster itself until the work is done: a ConfigMap `kpot-<node>` in kube-system.
 //!
 //! It is written before anything is removed, so that any run on any machine can finish what another one began, also where the first machine's disk is gone. It holds the
-//! node's name and address, and its labels, annotations and taints.
+//! node's name and address, its labels, annotations and taints, and whether it was cordoned.
 //!
 //! A record may be there already. While the Node is still the one that it was made of, the Node is right. Another Node of that name was made since: by a run that was cut off and
 //! whose Node has nothing yet of what is kept, or by somebody who brought the master back in another way. What either has is kept then.
@@ -85,6 +85,7 @@ fn worth_keeping(kept: Option<&Value>, node: Option<&Value>) -> Value {
         "labels": node["metadata"]["labels"],
         "annotations": node["metadata"]["annotations"],
         "taints": if taints == json!([]) { Value::Null } else { taints },
+        "unschedulable": node["spec"]["unschedulable"],
     });
     let Some(kept) = kept.filter(|kept| kept.is_object() && kept["uid"] != fresh["uid"]) else {
         return fresh;

@@ -1,7 +1,7 @@
 //! Gives the new Node the labels, annotations and taints that the old one had.
 //!
-//! What the kubelet, kubeadm and the pod network write by themselves is theirs and stays as the new machine has it. Taints that the cluster sets and takes away by itself
-//! (`node.kubernetes.io/…`) are not put back. A worker that became a master keeps the taints that kubeadm gives masters.
+//! What the kubelet, kubeadm and the pod network write by themselves is theirs and stays as the new machine has it, and so does an annotation that has another value by now. Taints that the
+//! cluster sets and takes away by itself (`node.kubernetes.io/…`) are not put back; a cordon is. A worker that became a master keeps the taints that kubeadm gives masters.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,13 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::{Departed, record};
+use crate::host::ssh::quote;
 use crate::journal::Change;
+use crate::kubernetes::NO_BALANCER;
 use crate::step::{Place, State, Step, View, World};
 
 /// Labels and annotations with these beginnings are made by the machine's own kubelet, kubeadm or pod network.
-const MACHINE_MADE: [&str; 12] = [
+const MACHINE_MADE: [&str; 16] = [
     "beta.kubernetes.io/",
     "kubernetes.io/arch",
     "kubernetes.io/os",
@@ -25,11 +27,19 @@ const MACHINE_MADE: [&str; 12] = [
     "flannel.alpha.coreos.com/",
     "projectcalico.org/",
     "kube-router.io/",
+    "io.cilium.",
+    "network.cilium.io/",
+    "k8s.ovn.org/",
+    "ovn.kubernetes.io/",
     "kubectl.kubernetes.io/last-applied-configuration",
 ];
 
-/// Taints with this beginning come and go with the node's condition.
-const CONDITION_TAINT: &str = "node.kubernetes.io/";
+/// Taints with these beginnings come and go with the node's condition: the cluster's own, a cloud's, and those of a pod network whose agent is not there yet.
+const CONDITION_TAINTS: [&str; 3] = [
+    "node.kubernetes.io/",
+    "node.cloudprovider.kubernetes.io/",
+    "node.cilium.io/",
+];
 
 /// See the module.
 pub struct RestoreNode {
@@ -74,15 +84,35 @@ impl RestoreNode {
 /// What must be merged into `node` to make it what `kept` says; nothing where it is so.
 fn difference(kept: &Value, node: &Value, role: Role) -> Option<Value> {
     let mut metadata = Map::new();
-    for field in ["labels", "annotations"] {
-        let lost = lost(&kept[field], &node["metadata"][field]);
-        if !lost.is_empty() {
-            metadata.insert(field.to_owned(), json!(lost));
+    for (field, standing) in [
+        ("labels", Standing::Wrong),
+        ("annotations", Standing::Right),
+    ] {
+        let mut lost = json!(lost(&kept[field], &node["metadata"][field], standing));
+        // Whoever balances load over masters took it away, and kubeadm set it anew.
+        let balanced = kept.is_object() && kept[field][NO_BALANCER].is_null();
+        if field == "labels"
+            && role == Role::Master
+            && balanced
+            && !node["metadata"][field][NO_BALANCER].is_null()
+        {
+            lost[NO_BALANCER] = Value::Null;
+        }
+        if lost != json!({}) {
+            metadata.insert(field.to_owned(), lost);
         }
     }
     let mut patch = Map::new();
     if !metadata.is_empty() {
         patch.insert("metadata".to_owned(), Value::Object(metadata));
+    }
+    let mut spec = Map::new();
+    // A worker was drained for its own change; that is no state of before.
+    if role == Role::Master
+        && kept["unschedulable"] == true
+        && node["spec"]["unschedulable"] != true
+    {
+        spec.insert("unschedulable".to_owned(), json!(true));
     }
     if kept.is_object() {
         let (own, passing) = taints(&node["spec"]["taints"]);
@@ -95,16 +125,32 @@ fn difference(kept: &Value, node: &Value, role: Role) -> Option<Value> {
         }
         if own != was {
             let all: Vec<Value> = was.into_values().chain(passing.into_values()).collect();
-            patch.insert("spec".to_owned(), json!({ "taints": all }));
+            spec.insert("taints".to_owned(), json!(all));
         }
+    }
+    if !spec.is_empty() {
+        patch.insert("spec".to_owned(), Value::Object(spec));
     }
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-fn lost<'v>(kept: &'v Value, now: &Value) -> BTreeMap<&'v str, &'v Value> {
+/// What is made of another value that a key has by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It is put right: people set it.
+    Wrong,
+    /// It stays: an agent of the new machine wrote it, and knows better.
+    Right,
+}
+
+fn lost<'v>(kept: &'v Value, now: &Value, standing: Standing) -> BTreeMap<&'v str, &'v Value> {
     let kept = kept.as_object().into_iter().flatten();
     kept.filter(|(key, value)| {
-        !MACHINE_MADE.iter().any(|made| key.starts_with(made)) && now.get(key) != Some(value)
+        let is_lost = match now.get(key) {
+            None => true,
+            Some(other) => standing == Standing::Wrong && other != *value,
+        };
+        is_lost && !MACHINE_MADE.iter().any(|made| key.starts_with(made))
     })
     .map(|(key, value)| (key.as_str(), value))
     .collect()
@@ -124,7 +170,7 @@ fn taints(taints: &Value) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) 
 pub(super) fn passes(taint: &Value) -> bool {
     taint["key"]
         .as_str()
-        .is_some_and(|key| key.starts_with(CONDITION_TAINT))
+        .is_some_and(|key| CONDITION_TAINTS.iter().any(|made| key.starts_with(made)))
 }
 
 /// What an operator may want to give the node of another name: kubectl commands, one a line. What held the old machine's address (TKE's label machine-ip does) is offered with the
@@ -137,10 +183,15 @@ pub fn offer(kept: &Value, node: &str, addresses: (&str, &str)) -> Vec<String> {
     let mut commands = Vec::new();
     let nothing = json!({});
     for (field, verb) in [("labels", "label"), ("annotations", "annotate")] {
-        let all: Vec<String> = lost(&kept[field], &nothing)
+        let all: Vec<String> = lost(&kept[field], &nothing, Standing::Wrong)
             .into_iter()
             .filter(|(key, _)| !key.starts_with("node-role.kubernetes.io/"))
-            .map(|(key, value)| format!("'{key}={}'", here(value.as_str().unwrap_or_default())))
+            .map(|(key, value)| {
+                quote(&format!(
+                    "{key}={}",
+                    here(value.as_str().unwrap_or_default())
+                ))
+            })
             .collect();
         if !all.is_empty() {
             commands.push(format!("kubectl {verb} node {node} {}", all.join(" ")));
@@ -150,12 +201,16 @@ pub fn offer(kept: &Value, node: &str, addresses: (&str, &str)) -> Vec<String> {
     for taint in own.values() {
         let key = taint["key"].as_str().unwrap_or_default();
         if !key.starts_with("node-role.kubernetes.io/") {
-            commands.push(format!(
-                "kubectl taint node {node} '{key}={}:{}'",
+            let taint = format!(
+                "{key}={}:{}",
                 taint["value"].as_str().unwrap_or_default(),
                 taint["effect"].as_str().unwrap_or_default()
-            ));
+            );
+            commands.push(format!("kubectl taint node {node} {}", quote(&taint)));
         }
+    }
+    if kept["unschedulable"] == true {
+        commands.push(format!("kubectl cordon {node}"));
     }
     commands
 }
@@ -310,6 +365,56 @@ mod tests {
                 Role::Master
             ),
             None
+        );
+    }
+
+    #[test]
+    fn what_an_agent_wrote_here_and_what_people_took_away_stays_so() {
+        let kept = json!({
+            "labels": { "rack": "7" },
+            "annotations": { "agent.example/chassis": "the dead one's", "owner": "ops" },
+            "taints": [{ "key": "node.cilium.io/agent-not-ready", "effect": "NoSchedule" }],
+            "unschedulable": true,
+        });
+        let mut node = json!({
+            "metadata": {
+                "labels": { "rack": "8", (NO_BALANCER): "" },
+                "annotations": { "agent.example/chassis": "this one's" },
+            },
+            "spec": {},
+        });
+        let patch = difference(&kept, &node, Role::Master).unwrap();
+        assert_eq!(
+            patch,
+            json!({
+                "metadata": {
+                    "labels": { "rack": "7", (NO_BALANCER): null },
+                    "annotations": { "owner": "ops" },
+                },
+                "spec": { "unschedulable": true },
+            })
+        );
+        let worker = difference(&kept, &node, Role::Worker).unwrap();
+        assert_eq!(worker["metadata"]["labels"], json!({ "rack": "7" }));
+        assert_eq!(worker.get("spec"), None, "it was drained for its change");
+        node["metadata"]["labels"] = json!({ "rack": "7" });
+        node["metadata"]["annotations"]["owner"] = json!("ops");
+        node["spec"]["unschedulable"] = json!(true);
+        assert_eq!(difference(&kept, &node, Role::Master), None);
+    }
+
+    #[test]
+    fn what_is_offered_is_nothing_but_words_for_a_shell() {
+        let kept = json!({
+            "annotations": { "rack": "Bob's", "x": "x'; reboot; '" },
+            "unschedulable": true,
+        });
+        assert_eq!(
+            offer(&kept, "b1", ("10.0.0.13", "10.0.0.21")),
+            [
+                r"kubectl annotate node b1 'rack=Bob'\''s' 'x=x'\''; reboot; '\'''",
+                "kubectl cordon b1"
+            ]
         );
     }
 

@@ -225,14 +225,15 @@ fn own_server(host: &HostView) -> Result<Option<OwnServer>> {
     let words = || text.split([' ', '\n', '"', '\'']);
     let flag = |name: &str| words().find_map(|word| word.strip_prefix(name));
     let etcd = flag("--etcd-servers=").unwrap_or_default();
-    let ca = flag("--client-ca-file=").and_then(|ca| ca.rsplit_once('/'));
+    // kubeadm's own file, which nobody replaces by one from elsewhere.
+    let own = flag("--kubelet-client-certificate=").and_then(|file| file.rsplit_once('/'));
     Ok(Some(OwnServer {
         address: flag("--advertise-address=")
             .context("the manifest of kube-apiserver names no --advertise-address")?
             .to_owned(),
         port: flag("--secure-port=").unwrap_or("6443").to_owned(),
         stacked: etcd.contains("//127.0.0.1:") || etcd.contains("//[::1]:"),
-        certificates: ca
+        certificates: own
             .map_or(certificates::FOLDER, |(folder, _)| folder)
             .to_owned(),
     }))

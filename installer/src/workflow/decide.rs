@@ -1,6 +1,7 @@
 //! What refuses: everything is judged before the plan is shown, and once more under the cluster's lock.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use anyhow::Result;
 
@@ -96,6 +97,7 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
                 &seen.view,
                 cluster,
                 &seen.endpoint,
+                &own_ips(facts),
                 failures,
             ));
         }
@@ -266,11 +268,11 @@ pub(super) fn own_address(own: &[String], address: &str) -> Option<Refusal> {
 
 /// This machine's own addresses.
 pub(super) fn addresses(facts: &Facts) -> Vec<String> {
-    facts
-        .interfaces
-        .iter()
-        .map(|interface| interface.address.to_string())
-        .collect()
+    own_ips(facts).iter().map(IpAddr::to_string).collect()
+}
+
+fn own_ips(facts: &Facts) -> Vec<IpAddr> {
+    facts.interfaces.iter().map(|one| one.address).collect()
 }
 
 /// Whom this run may still take out of the cluster. Who has joined takes nobody out any more, but for another master that is listed all the same.

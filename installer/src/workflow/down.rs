@@ -51,6 +51,7 @@ pub(super) fn look(
         ));
         Reach::of(connect, departed, &options.target, down_host_key.clone())
     };
+    let reach = readable(reach, *reset_down, &cluster.config.certificates_dir);
     let down = Down {
         departed: departed.clone(),
         reach,
@@ -62,6 +63,19 @@ pub(super) fn look(
         &refusal(&down, cluster).into_iter().collect::<Vec<_>>(),
     )?;
     Ok(Some(down))
+}
+
+/// A machine whose sshd answers, and whose disk does not, is as good as silent, unless it is to be reset.
+fn readable(reach: Reach, reset: bool, certificates: &str) -> Reach {
+    let Reach::Answers(machine) = &reach else {
+        return reach;
+    };
+    match machine.tree(certificates) {
+        Err(cause) if !reset => Reach::Silent(format!(
+            "it answers, and its files cannot be read: {cause:#}"
+        )),
+        _ => reach,
+    }
 }
 
 /// A machine that cannot be reset is no reason to stop once its master is out of the cluster: nothing would bring it nearer.

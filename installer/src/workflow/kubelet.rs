@@ -29,11 +29,12 @@ pub(super) fn refusals(host: &HostView, joining: &Joining) -> Result<Vec<Refusal
 
 /// kubeadm 1.19 to 1.30 writes the resolver of the machine that began the cluster into everybody's configuration. The kubelet reads it for every pod.
 fn resolver(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
-    let kubelet = &joining.cluster.kubelet;
-    let Some(path) = kubelet.resolv_conf.as_ref().filter(|path| !path.is_empty()) else {
+    let told = joining.cluster.kubelet.resolv_conf.clone();
+    let path = given(host, "--resolv-conf")?.or(told);
+    let Some(path) = path.filter(|path| !path.is_empty()) else {
         return Ok(None);
     };
-    Ok((!host.exists(path)?).then(|| Refusal {
+    Ok(host.read(&path)?.is_none().then(|| Refusal {
         cause: format!(
             "the cluster's kubelets read {path} (resolvConf in their configuration), which is not on this machine: no pod would start here, etcd's included"
         ),
@@ -42,7 +43,11 @@ fn resolver(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
 }
 
 fn tunables(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
-    if !joining.cluster.kubelet.protect_kernel_defaults {
+    let protects = match given(host, "--protect-kernel-defaults")? {
+        Some(value) => value == "true",
+        None => joining.cluster.kubelet.protect_kernel_defaults,
+    };
+    if !protects {
         return Ok(None);
     }
     let (mut wrong, mut lines) = (Vec::new(), Vec::new());
@@ -58,10 +63,24 @@ fn tunables(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
             wrong.join("; ")
         ),
         remedy: format!(
-            "printf '%s\\n' {} >/etc/sysctl.d/90-kubelet.conf && sysctl -p /etc/sysctl.d/90-kubelet.conf",
+            "printf '%s\\n' {} >>/etc/sysctl.d/90-kubelet.conf && sysctl -p /etc/sysctl.d/90-kubelet.conf",
             lines.join(" ")
         ),
     }))
+}
+
+/// The value that people gave the kubelet for a flag: it counts more than the configuration.
+fn given(host: &HostView, flag: &str) -> Result<Option<String>> {
+    let mut value = None;
+    for path in EXTRA_ARGS {
+        let flags = extra_flags(host, path)?;
+        value = flags
+            .into_iter()
+            .rfind(|(name, _)| name == flag)
+            .map(|(_, value)| value)
+            .or(value);
+    }
+    Ok(value)
 }
 
 /// Flags that people gave the kubelet come last on its command line, and count.
@@ -85,7 +104,13 @@ fn flags(host: &HostView, joining: &Joining) -> Result<Vec<Refusal>> {
         let given = extra_flags(host, path)?;
         for (flag, value) in &wanted {
             let last = given.iter().rfind(|(name, _)| name == flag);
-            let Some((_, other)) = last.filter(|(_, other)| bare(other) != *value) else {
+            // The kubelet makes its own name small.
+            let fits = |other: &str| {
+                let other = bare(other);
+                other == *value
+                    || (*flag == "--hostname-override" && other.to_lowercase() == *value)
+            };
+            let Some((_, other)) = last.filter(|(_, other)| !fits(other)) else {
                 continue;
             };
             all.push(Refusal {
@@ -134,6 +159,14 @@ mod tests {
         };
         assert!(told(&machine, path).contains("systemctl enable --now systemd-resolved"));
         assert_eq!(told(&machine, ""), "");
+        let flagged = Machine::new();
+        flagged
+            .file("/etc/resolv.conf", "nameserver 10.0.0.2\n")
+            .file(
+                "/etc/default/kubelet",
+                "KUBELET_EXTRA_ARGS=--resolv-conf=/etc/resolv.conf\n",
+            );
+        assert_eq!(told(&flagged, path), "", "the flag counts");
         machine.file(path, "nameserver 10.0.0.2\n");
         assert_eq!(told(&machine, path), "");
         assert_eq!(refused(&Machine::new(), |_| {}), "");
@@ -149,7 +182,7 @@ mod tests {
             kubelet(joining).protect_kernel_defaults = true;
         });
         assert!(told.contains("kernel.panic is 0, wanted 10"), "{told}");
-        assert!(told.contains("printf '%s\\n' kernel.panic=10 >"), "{told}");
+        assert!(told.contains("printf '%s\\n' kernel.panic=10 >>"), "{told}");
         assert_eq!(refused(&machine, |_| {}), "");
     }
 
@@ -178,7 +211,7 @@ mod tests {
         let fits = Machine::new();
         fits.file(
             "/etc/default/kubelet",
-            "KUBELET_EXTRA_ARGS=--container-runtime-endpoint=unix:///var/run/dockershim.sock\n",
+            "KUBELET_EXTRA_ARGS='--container-runtime-endpoint=unix:///run/dockershim.sock --hostname-override=B1'\n",
         );
         assert_eq!(refused(&fits, |_| {}), "");
     }

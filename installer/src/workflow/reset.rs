@@ -215,6 +215,7 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
     if owed.is_empty() {
         return Ok(());
     }
+    console.goes_on();
     rollback::run(&Rollback {
         host: options.host.clone(),
         state: options.host.locate(STATE_DIR),
@@ -256,6 +257,7 @@ fn preview(options: &Reset<'_>, departed: &Departed, owed: &Owed) -> Result<()> 
         "and then, with {} out of the cluster, this is undone:",
         departed.name
     ));
+    options.console.goes_on();
     rollback::run(&Rollback {
         host: options.host.clone(),
         state: options.host.locate(STATE_DIR),

@@ -3,7 +3,7 @@
 //! Never removes or upgrades one. Which ones it installed is noted in the cache.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow};
@@ -101,16 +101,36 @@ struct ServicesStayOff {
     ours: Option<PathBuf>,
 }
 
+/// Where Debian looks for it.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Ours: 101 is "action forbidden by policy", from invoke-rc.d(8).
+const STAY_OFF: &str =
+    "#!/bin/sh\n# kpot's lab: services stay off while it installs packages.\nexit 101\n";
+
 impl ServicesStayOff {
     fn new() -> Result<Self> {
-        let policy = PathBuf::from("/usr/sbin/policy-rc.d");
-        if policy.exists() {
+        let policy = PathBuf::from(POLICY);
+        if policy.exists() && !is_left(&policy) {
             return Ok(Self { ours: None });
         }
-        // 101: "action forbidden by policy", from invoke-rc.d(8).
-        write_atomic(&policy, b"#!/bin/sh\nexit 101\n", 0o755)?;
+        write_atomic(&policy, STAY_OFF.as_bytes(), 0o755)?;
         Ok(Self { ours: Some(policy) })
     }
+}
+
+/// Whether a lab that was killed while it installed left its policy.
+fn is_left(policy: &Path) -> bool {
+    super::read_text(policy).is_ok_and(|text| text == STAY_OFF)
+}
+
+/// Takes the policy away that a killed lab left.
+pub fn let_services_start() -> Result<()> {
+    let policy = Path::new(POLICY);
+    if is_left(policy) {
+        super::remove(policy)?;
+    }
+    Ok(())
 }
 
 impl Drop for ServicesStayOff {

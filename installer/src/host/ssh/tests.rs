@@ -141,14 +141,32 @@ fn a_connection_outlasts_the_work_on_this_machine_and_a_long_thought() {
         ssh.local = local.clone();
         ssh.target.password = password;
         ssh.open().unwrap();
-        let opened = local.asked().remove(0);
-        let (_, seconds) = opened.split_once("ControlPersist=").unwrap();
+        let asked = local.asked();
+        let mut opened = asked
+            .iter()
+            .filter_map(|cmd| cmd.split_once("ControlPersist="));
+        let (_, seconds) = opened.next().unwrap();
         let digits = seconds.split(|letter: char| !letter.is_ascii_digit());
         digits.map(str::parse::<u32>).next().unwrap().unwrap()
     };
     for password in [None, Some(Secret::new("pw"))] {
         assert!(persists(password) > 3600);
     }
+}
+
+#[test]
+fn a_machine_on_the_way_is_told_from_the_one_whose_password_it_is() {
+    for (question, asking) in [
+        ("root@10.0.0.11's password: ", Some("root@10.0.0.11")),
+        ("(ops@bastion) Password: ", Some("ops@bastion")),
+        ("Password: ", None),
+        ("Enter passphrase for key '/root/.ssh/id': ", None),
+    ] {
+        assert_eq!(owner(question), asking, "{question}");
+    }
+    let answer = || Scripted::new().on("ssh -G", 0, "hostname 10.0.0.11\nport 22\n");
+    let ssh = connected(answer(), Elevation::Root);
+    assert_eq!(ssh.owners().unwrap(), "ops@m1 ops@10.0.0.11");
 }
 
 #[test]

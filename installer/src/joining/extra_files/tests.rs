@@ -220,7 +220,7 @@ fn a_log_is_each_masters_own_and_begins_empty_where_it_is_mounted_alone() {
         .on(
             "find -H /etc/kubernetes/audit '('",
             0,
-            "d 700 4096 /etc/kubernetes/audit\nf 600 99999999 /etc/kubernetes/audit/audit.log\n",
+            "d 700 4096 /etc/kubernetes/audit\nf 600 99999999 /etc/kubernetes/audit/audit.log\nf 600 99999999 /etc/kubernetes/audit/audit-2026-01-02T03-04-05.678.log\n",
         )
         .on("find -H", 1, "find: x: No such file or directory");
     beside(Arc::new(healthy), |world, _| {
