@@ -1,7 +1,7 @@
 //! Keeps what this machine still has of its former life as a master, before any of it is wiped.
 //!
 //! Configuration, certificates and what else lies in the kubelet's folder are copied to `/var/lib/kpot/backup/<run>/files/…`, each file 0600 below folders of 0700, with a `manifest.json` that has the path, mode, owner, size and
-//! digest of each. etcd's data is not copied but moved there when it is cleared: it may be large, and it is the same file system as a rule.
+//! digest of each; what kubeadm put aside before an upgrade is not among them. etcd's data is not copied but moved there when it is cleared: it may be large, and it is the same file system as a rule.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
