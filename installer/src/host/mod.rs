@@ -159,8 +159,19 @@ impl<'a> Host<'a> {
     ) -> Result<()> {
         let mut content =
             File::open(saved).with_context(|| format!("cannot read {}", saved.display()))?;
+        self.restore(path, &mut content, mode, (uid, gid))
+    }
+
+    /// The same, of this content.
+    pub fn restore(
+        &self,
+        path: &str,
+        content: &mut dyn io::Read,
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Result<()> {
         self.replace(path, mode, &mut |file| {
-            io::copy(&mut content, file)?;
+            io::copy(content, file)?;
             // Before the mode is set: a change of the owner takes the set-user-ID bit away.
             Ok(std::os::unix::fs::fchown(&*file, Some(uid), Some(gid))?)
         })

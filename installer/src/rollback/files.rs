@@ -10,6 +10,7 @@
 )]
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -20,6 +21,8 @@ use crate::host::command::Cmd;
 use crate::host::{Host, HostView, Kind, unfinished};
 use crate::journal::{Before, Change};
 use crate::step::{State, Step, View, World};
+use crate::steps::hosts_entry::{self, HOSTS};
+use crate::steps::swap::{self, FSTAB};
 use crate::steps::unescape;
 
 /// The largest file of which a copy is kept when it is removed, in bytes.
@@ -70,15 +73,40 @@ impl RestoreFile {
                 },
                 Some(facts),
             ) => {
+                let merged = self.merged(host, saved)?;
+                let wanted = match &merged {
+                    Some(text) => Sha256::of(text.as_bytes()),
+                    None => self.digest_of_copy(saved)?,
+                };
                 let same = (facts.mode, facts.uid, facts.gid) == (*mode, *uid, *gid)
-                    && host.digest(path)? == Some(self.digest_of_copy(saved)?);
-                if same {
-                    State::Satisfied
-                } else {
-                    State::Pending("its former content is put back".to_owned())
+                    && host.digest(path)? == Some(wanted);
+                match merged {
+                    _ if same => State::Satisfied,
+                    Some(_) => State::Pending(
+                        "our lines go, and those that were there come back; what people wrote since stays"
+                            .to_owned(),
+                    ),
+                    None => State::Pending("its former content is put back".to_owned()),
                 }
             }
         })
+    }
+
+    /// What a file is to hold in which many write, and we a line or two: without ours, with what people wrote since. Nothing of a file that is ours alone, or that nobody else touched.
+    fn merged(&self, host: &HostView, saved: &str) -> Result<Option<String>> {
+        let lines = match self.path.as_str() {
+            FSTAB => fstab_without_ours,
+            HOSTS => hosts_without_ours,
+            _ => return Ok(None),
+        };
+        let place = self.state.join(saved);
+        let read = std::fs::read_to_string(&place);
+        let before = read.with_context(|| format!("cannot read {}", place.display()))?;
+        let Some(now) = host.text(&self.path)? else {
+            return Ok(None);
+        };
+        let merged = lines(&before, &now);
+        Ok((merged != before).then_some(merged))
     }
 
     fn digest_of_copy(&self, saved: &str) -> Result<Sha256> {
@@ -136,9 +164,39 @@ impl Step for RestoreFile {
                     gid,
                 },
                 _,
-            ) => host.restore_file(path, &self.state.join(saved), *mode, (*uid, *gid)),
+            ) => match self.merged(host.view(), saved)? {
+                Some(text) => host.restore(path, &mut text.as_bytes(), *mode, (*uid, *gid)),
+                None => host.restore_file(path, &self.state.join(saved), *mode, (*uid, *gid)),
+            },
         }
     }
+}
+
+/// The table of file systems with the lines that the swap step took out.
+fn fstab_without_ours(_: &str, now: &str) -> String {
+    let lines = now.split_inclusive('\n');
+    lines
+        .map(|line| line.strip_prefix(swap::MARK).unwrap_or(line))
+        .collect()
+}
+
+/// The hosts that were known before, and those that people wrote down since.
+fn hosts_without_ours(before: &str, now: &str) -> String {
+    let known: BTreeSet<&str> = before.lines().collect();
+    let mut text = before.to_owned();
+    let since = now.lines().filter(|line| {
+        // A name that leads to this machine itself may have lost another one beside it, which is in the line of before.
+        let loopback = line.starts_with("127.") || line.starts_with("::1");
+        !loopback && !known.contains(line) && !line.trim_end().ends_with(hosts_entry::MARK)
+    });
+    for line in since {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }
 
 /// A folder that was made is gone, unless something else lies in it.
@@ -320,4 +378,31 @@ fn refuse_other_devices(host: &HostView, path: &str, device: Option<u64>) -> Res
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_wrote_since_stays_in_a_file_of_everybody() {
+        let before = "UUID=1 / ext4 defaults 0 1\n/dev/sda2 none swap sw 0 0\n";
+        let ours = format!(
+            "UUID=1 / ext4 defaults 0 1\n{}/dev/sda2 none swap sw 0 0\n",
+            swap::MARK
+        );
+        assert_eq!(fstab_without_ours(before, &ours), before);
+        let disk = "UUID=2 /data ext4 defaults 0 2\n";
+        assert_eq!(
+            fstab_without_ours(before, &format!("{ours}{disk}")),
+            format!("{before}{disk}")
+        );
+        let before = "127.0.0.1 localhost api.tke.com";
+        let ours = "127.0.0.1 localhost\n10.0.0.3 api.tke.com # kpot\n";
+        assert_eq!(hosts_without_ours(before, ours), before);
+        assert_eq!(
+            hosts_without_ours(before, &format!("{ours}10.0.0.9 store\n")),
+            format!("{before}\n10.0.0.9 store\n")
+        );
+    }
 }

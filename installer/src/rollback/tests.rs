@@ -503,7 +503,12 @@ fn a_later_run_is_undone_by_a_later_rollback_to_what_was_between() {
     let between = settled(lab.picture());
     let journal = lab.journal("join-master");
     let host = Host::new(lab.host(), &journal);
-    host.write_file("/etc/hosts", b"ours", 0o644).unwrap();
+    host.write_file(
+        "/etc/hosts",
+        b"10.0.0.1 new\n10.0.0.3 api.tke.com # kpot\n",
+        0o644,
+    )
+    .unwrap();
     lab.prepare();
     lab.rollback(MemberWord::AsJournaled).unwrap();
     assert_eq!(settled(lab.picture()), between);

@@ -10,9 +10,9 @@ use crate::host::probe::Probe;
 use crate::step::{State, Step, View, World};
 
 /// What stands behind a line of ours.
-const MARK: &str = "# kpot";
+pub(crate) const MARK: &str = "# kpot";
 
-const HOSTS: &str = "/etc/hosts";
+pub(crate) const HOSTS: &str = "/etc/hosts";
 
 /// See the module.
 pub struct HostsEntry {

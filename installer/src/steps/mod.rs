@@ -9,13 +9,13 @@ mod containerd_config;
 mod containerd_service;
 mod docker_config;
 mod docker_service;
-mod hosts_entry;
+pub(crate) mod hosts_entry;
 mod images;
 mod kernel_modules;
 mod kubelet_service;
 mod kubelet_start;
 mod pot_files;
-mod swap;
+pub(crate) mod swap;
 mod sysctls;
 #[cfg(test)]
 pub(crate) mod testing;

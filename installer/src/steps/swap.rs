@@ -17,9 +17,9 @@ use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 
 /// What stands before a line of fstab that was taken out.
-const MARK: &str = "# kpot-install took this out: ";
+pub(crate) const MARK: &str = "# kpot-install took this out: ";
 
-const FSTAB: &str = "/etc/fstab";
+pub(crate) const FSTAB: &str = "/etc/fstab";
 
 /// Where people's own units lie, and masks.
 const UNITS: &str = "/etc/systemd/system";

@@ -37,6 +37,8 @@ const OWN: [&str; 4] = [
 
 /// Where m1 keeps a way in by [`TOKEN`].
 const TOKEN_CONF: &str = "/root/lab-token.conf";
+/// Where the kernel has a machine's name.
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 /// What is made so that the audit log speaks of it.
 const AUDITED: &str = "lab-audited";
 
@@ -108,10 +110,11 @@ impl Scenario for Tke {
 
     fn run(&mut self, bench: &mut Bench) -> Result<()> {
         let m1 = bench.cluster()?.m1().clone();
-        // As the machines of a cloud are called, and no node may be: nothing must take the one for the other.
-        let own = m1.output("hostname; hostname VM_0_11_lab")?;
+        // As the machines of a cloud are called, and no node may be: nothing must take the one for the other. Debian's own
+        // `hostname` sets no such name.
+        let own = m1.output(&format!("cat {HOSTNAME}; echo VM_0_11_lab >{HOSTNAME}"))?;
         let played = self.play(bench);
-        m1.run(&format!("hostname {}", quoted(&own)))?;
+        m1.run(&format!("echo {} >{HOSTNAME}", quoted(&own)))?;
         played
     }
 
