@@ -46,7 +46,14 @@ impl Lab {
     /// The lab that the environment names, else the default one.
     pub fn from_env() -> Result<Self> {
         let name = std::env::var("KPOT_LAB_NAME").unwrap_or_else(|_| "kpot-lab".to_owned());
-        let net = std::env::var("KPOT_LAB_NET").unwrap_or_else(|_| "10.77.0".to_owned());
+        let provider =
+            std::env::var("VAGRANT_DEFAULT_PROVIDER").unwrap_or_else(|_| "docker".to_owned());
+        // As the Vagrantfile has it by itself.
+        let usual = match provider.as_str() {
+            "virtualbox" => "192.168.56",
+            _ => "10.77.0",
+        };
+        let net = std::env::var("KPOT_LAB_NET").unwrap_or_else(|_| usual.to_owned());
         if net
             .split('.')
             .filter(|part| part.parse::<u8>().is_ok())
@@ -60,8 +67,6 @@ impl Lab {
         }
         let dotfile =
             std::env::var("VAGRANT_DOTFILE_PATH").unwrap_or_else(|_| ".vagrant".to_owned());
-        let provider =
-            std::env::var("VAGRANT_DEFAULT_PROVIDER").unwrap_or_else(|_| "docker".to_owned());
         Ok(Self {
             name,
             net,

@@ -75,6 +75,8 @@ pub struct ClusterFacts {
     pub apiserver_port: u16,
     /// The CA certificate, PEM, as the healthy master has it.
     pub ca_certificate: Vec<u8>,
+    /// How many CA certificates the ConfigMap cluster-info announces.
+    pub announced_cas: usize,
     /// `sha256:…` of the CA's SubjectPublicKeyInfo; equal on the healthy master and in cluster-info.
     pub ca_hash: String,
     /// `cgroupfs` or `systemd`: what a kubelet that joins this cluster gets, which its runtime must have as well.
@@ -184,7 +186,7 @@ impl ClusterFacts {
             .collect();
         let daemon_sets: List<DaemonSet> = view.get(&DAEMON_SETS)?;
 
-        let (ca_certificate, ca_hash, server) = authority(view, &config, traits.ca_chains)?;
+        let (ca_certificate, ca_hash, server, announced_cas) = authority(view, &config)?;
         let endpoint = endpoint(view, &server)?;
         let kubeadm = view.ask(&kubeadm_version())?;
         let missing_shared = missing_shared(view, &config)?;
@@ -218,6 +220,7 @@ impl ClusterFacts {
             kubelet,
             endpoint,
             ca_certificate,
+            announced_cas,
             ca_hash,
             runtime,
             cri_socket,
@@ -516,8 +519,7 @@ pub(crate) fn announced_server(view: &ClusterView) -> Result<String> {
 fn authority(
     view: &ClusterView,
     config: &ClusterConfiguration,
-    chains: bool,
-) -> Result<(Vec<u8>, String, String)> {
+) -> Result<(Vec<u8>, String, String, usize)> {
     let path = ca_path(config);
     let certificate = view
         .file(&path)?
@@ -535,12 +537,7 @@ fn authority(
         there.join(", "),
         view.address()
     );
-    ensure!(
-        chains || there.len() == 1,
-        "cluster-info has {} CA certificates, and kubeadm of this version reads one alone: a machine that joins would wait for it in vain. Leave the newest one in the ConfigMap cluster-info in kube-public for the length of the join",
-        there.len()
-    );
-    Ok((certificate, hash, server.server))
+    Ok((certificate, hash, server.server, there.len()))
 }
 
 fn endpoint(view: &ClusterView, server: &str) -> Result<Endpoint> {

@@ -234,6 +234,19 @@ impl Ssh {
 
     /// The address and port that ssh's own configuration makes of what was given.
     fn place(&self) -> Result<(String, String)> {
+        let text = self.configuration()?;
+        let of = |key: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+            lines.find_map(|(name, value)| (name == key).then(|| value.to_owned()))
+        };
+        Ok((
+            of("hostname").unwrap_or_else(|| self.target.host.clone()),
+            of("port").unwrap_or_else(|| "22".to_owned()),
+        ))
+    }
+
+    /// What ssh's own configuration makes of what was given: lines of `key value`.
+    fn configuration(&self) -> Result<String> {
         let mut args = vec!["-G".to_owned()];
         if let Some(port) = self.target.port {
             args.extend(["-p".to_owned(), port.to_string()]);
@@ -245,25 +258,21 @@ impl Ssh {
             "ssh cannot use its configuration: {}",
             told.evidence()
         );
-        let text = told.text();
-        let of = |key: &str| {
-            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-            lines.find_map(|(name, value)| (name == key).then(|| value.to_owned()))
-        };
-        Ok((
-            of("hostname").unwrap_or_else(|| self.target.host.clone()),
-            of("port").unwrap_or_else(|| "22".to_owned()),
-        ))
+        Ok(told.text())
     }
 
     /// Whose password it is, in the forms in which ssh asks for it.
-    fn owners(&self) -> Result<String> {
-        let (hostname, _) = self.place()?;
-        Ok(format!(
-            "{} {}@{hostname}",
-            self.destination(),
-            self.target.user
-        ))
+    fn owners(&self) -> String {
+        let mut hosts = vec![self.target.host.clone()];
+        // An ssh that cannot tell (before 6.8) asks for what was typed.
+        if let Ok(text) = self.configuration() {
+            let names = text.lines().filter_map(|line| line.split_once(' '));
+            let named = names.filter(|(key, _)| ["hostname", "hostkeyalias"].contains(key));
+            hosts.extend(named.map(|(_, value)| value.to_owned()));
+        }
+        let user = &self.target.user;
+        let owners: Vec<String> = hosts.iter().map(|host| format!("{user}@{host}")).collect();
+        owners.join(" ")
     }
 
     fn destination(&self) -> String {
@@ -293,7 +302,7 @@ impl Ssh {
                 .env("SSH_ASKPASS_REQUIRE", "force")
                 .env("DISPLAY", ":0")
                 .env(ASKPASS_VARIABLE, socket.display().to_string())
-                .env(OWNERS_VARIABLE, self.owners()?);
+                .env(OWNERS_VARIABLE, self.owners());
                 Some(serve_password(&socket, password.clone())?)
             }
         };
@@ -617,9 +626,7 @@ pub fn answer_askpass(socket: &Path, question: &str) -> Result<()> {
     );
     let owners = std::env::var(OWNERS_VARIABLE).unwrap_or_default();
     ensure!(
-        owner(question).is_none_or(|asking| owners
-            .split(' ')
-            .any(|own| own.eq_ignore_ascii_case(asking))),
+        owner(question).is_none_or(|asking| owners.split(' ').any(|own| is_asked(own, asking))),
         "another machine asks than the one that the password is for: {question}"
     );
     let mut answer = Vec::new();
@@ -633,6 +640,16 @@ pub fn answer_askpass(socket: &Path, question: &str) -> Result<()> {
         .write_all(answer.expose())
         .and_then(|()| stdout.write_all(b"\n"))
         .context("cannot hand over the password")
+}
+
+/// Whether a question of `asking` is for the password of `own`. ssh shows the first 30 letters of a user's name.
+fn is_asked(own: &str, asking: &str) -> bool {
+    let short = |text: &str| {
+        let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
+        let user: String = user.chars().take(30).collect();
+        format!("{user}@{host}").to_lowercase()
+    };
+    short(own) == short(asking)
 }
 
 /// Who asks for a password, where ssh says so: `USER@HOST's password: `, or `(USER@HOST) Password: `. On the way through a jump host that one may ask as well, and must not get it.

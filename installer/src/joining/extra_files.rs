@@ -345,10 +345,19 @@ fn is_copied(extra: &ExtraPath) -> bool {
 
 /// Whether a file is what a pod writes to `output`, or what was there before: `audit.log` becomes `audit-2020-01-02T03-04-05.678.log` (lumberjack, which the API server rotates with).
 fn is_output(output: &str, path: &str) -> bool {
-    let (stem, end) = output.rsplit_once('.').unwrap_or((output, ""));
-    let former = path
+    let (stem, end) = match output.rsplit_once('.') {
+        Some((stem, end)) if !end.contains('/') => (stem, format!(".{end}")),
+        _ => (output, String::new()),
+    };
+    let rest = path.strip_suffix(".gz").unwrap_or(path);
+    let stamp = rest
         .strip_prefix(stem)
-        .is_some_and(|rest| rest.starts_with('-') && !rest.contains('/') && rest.contains(end));
+        .and_then(|rest| rest.strip_prefix('-'))
+        .and_then(|rest| rest.strip_suffix(&end));
+    let former = stamp.is_some_and(|stamp| {
+        let letters = |letter: char| letter.is_ascii_digit() || "-T.".contains(letter);
+        stamp.starts_with(|first: char| first.is_ascii_digit()) && stamp.chars().all(letters)
+    });
     path == output || former
 }
 

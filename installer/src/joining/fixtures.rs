@@ -59,6 +59,7 @@ pub fn cluster() -> ClusterFacts {
         },
         apiserver_port: 6443,
         ca_certificate: vec![],
+        announced_cas: 1,
         ca_hash: "sha256:aa".to_owned(),
         cgroup_driver: "cgroupfs".to_owned(),
         runtime: "docker://20.10.24".to_owned(),

@@ -106,6 +106,15 @@ pub fn judge(
         cluster_status(cluster, here, &mut refuse);
         etcd(cluster, here, &mut refuse);
         cgroup_driver(cluster, here, &mut refuse);
+        if cluster.announced_cas > 1 && !Traits::of(cluster.version).ca_chains {
+            refuse(
+                format!(
+                    "the ConfigMap cluster-info has {} CA certificates, and kubeadm of this version reads one alone: a machine that joins would wait for it in vain",
+                    cluster.announced_cas
+                ),
+                "Leave the newest one there for the length of the join: kubectl --namespace kube-public edit configmap cluster-info".to_owned(),
+            );
+        }
         for alarm in &cluster.alarms {
             refuse(alarm.to_string(), alarm.remedy());
         }

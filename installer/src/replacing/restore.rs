@@ -15,7 +15,7 @@ use crate::kubernetes::NO_BALANCER;
 use crate::step::{Place, State, Step, View, World};
 
 /// Labels and annotations with these beginnings are made by the machine's own kubelet, kubeadm or pod network.
-const MACHINE_MADE: [&str; 16] = [
+const MACHINE_MADE: [&str; 12] = [
     "beta.kubernetes.io/",
     "kubernetes.io/arch",
     "kubernetes.io/os",
@@ -27,11 +27,15 @@ const MACHINE_MADE: [&str; 16] = [
     "flannel.alpha.coreos.com/",
     "projectcalico.org/",
     "kube-router.io/",
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
+
+/// The same of annotations alone: people set labels that begin so.
+const AGENTS: [&str; 4] = [
     "io.cilium.",
     "network.cilium.io/",
     "k8s.ovn.org/",
     "ovn.kubernetes.io/",
-    "kubectl.kubernetes.io/last-applied-configuration",
 ];
 
 /// Taints with these beginnings come and go with the node's condition: the cluster's own, a cloud's, and those of a pod network whose agent is not there yet.
@@ -84,14 +88,12 @@ impl RestoreNode {
 /// What must be merged into `node` to make it what `kept` says; nothing where it is so.
 fn difference(kept: &Value, node: &Value, role: Role) -> Option<Value> {
     let mut metadata = Map::new();
-    for (field, standing) in [
-        ("labels", Standing::Wrong),
-        ("annotations", Standing::Right),
-    ] {
-        let mut lost = json!(lost(&kept[field], &node["metadata"][field], standing));
+    for field in Field::ALL {
+        let mut lost = json!(lost(kept, &node["metadata"][field.name()], field));
+        let (is_labels, field) = (field == Field::Labels, field.name());
         // Whoever balances load over masters took it away, and kubeadm set it anew.
         let balanced = kept.is_object() && kept[field][NO_BALANCER].is_null();
-        if field == "labels"
+        if is_labels
             && role == Role::Master
             && balanced
             && !node["metadata"][field][NO_BALANCER].is_null()
@@ -134,23 +136,39 @@ fn difference(kept: &Value, node: &Value, role: Role) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// What is made of another value that a key has by now.
+/// What of a Node is restored by its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// It is put right: people set it.
-    Wrong,
-    /// It stays: an agent of the new machine wrote it, and knows better.
-    Right,
+enum Field {
+    /// People set them: another value is put right.
+    Labels,
+    /// Agents of the machine write most of them: another value is that of the new one, and stays.
+    Annotations,
 }
 
-fn lost<'v>(kept: &'v Value, now: &Value, standing: Standing) -> BTreeMap<&'v str, &'v Value> {
-    let kept = kept.as_object().into_iter().flatten();
+impl Field {
+    const ALL: [Self; 2] = [Self::Labels, Self::Annotations];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Labels => "labels",
+            Self::Annotations => "annotations",
+        }
+    }
+}
+
+fn lost<'v>(kept: &'v Value, now: &Value, field: Field) -> BTreeMap<&'v str, &'v Value> {
+    let kept = kept[field.name()].as_object().into_iter().flatten();
+    let is_machines = |key: &str| {
+        let agents = AGENTS.iter().filter(|_| field == Field::Annotations);
+        let mut made = MACHINE_MADE.iter().chain(agents);
+        made.any(|made| key.starts_with(made))
+    };
     kept.filter(|(key, value)| {
         let is_lost = match now.get(key) {
             None => true,
-            Some(other) => standing == Standing::Wrong && other != *value,
+            Some(other) => field == Field::Labels && other != *value,
         };
-        is_lost && !MACHINE_MADE.iter().any(|made| key.starts_with(made))
+        is_lost && !is_machines(key)
     })
     .map(|(key, value)| (key.as_str(), value))
     .collect()
@@ -182,8 +200,8 @@ pub fn offer(kept: &Value, node: &str, addresses: (&str, &str)) -> Vec<String> {
     };
     let mut commands = Vec::new();
     let nothing = json!({});
-    for (field, verb) in [("labels", "label"), ("annotations", "annotate")] {
-        let all: Vec<String> = lost(&kept[field], &nothing, Standing::Wrong)
+    for (field, verb) in [(Field::Labels, "label"), (Field::Annotations, "annotate")] {
+        let all: Vec<String> = lost(kept, &nothing, field)
             .into_iter()
             .filter(|(key, _)| !key.starts_with("node-role.kubernetes.io/"))
             .map(|(key, value)| {
@@ -222,7 +240,7 @@ impl Step for RestoreNode {
 
     fn summary(&self) -> String {
         format!(
-            "node {} has the labels, annotations and taints that it had",
+            "node {} has the labels, annotations, taints and cordon that it had",
             self.departed.name
         )
     }

@@ -10,7 +10,6 @@
 )]
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -100,12 +99,14 @@ impl RestoreFile {
             _ => return Ok(None),
         };
         let place = self.state.join(saved);
-        let read = std::fs::read_to_string(&place);
+        let read = std::fs::read(&place);
         let before = read.with_context(|| format!("cannot read {}", place.display()))?;
-        let Some(now) = host.text(&self.path)? else {
+        let now = host.read(&self.path)?.unwrap_or_default();
+        // What is no text that can be taken apart is put back whole.
+        let (Ok(before), Ok(now)) = (str::from_utf8(&before), str::from_utf8(&now)) else {
             return Ok(None);
         };
-        let merged = lines(&before, &now);
+        let merged = lines(before, now);
         Ok((merged != before).then_some(merged))
     }
 
@@ -180,20 +181,35 @@ fn fstab_without_ours(_: &str, now: &str) -> String {
         .collect()
 }
 
-/// The hosts that were known before, and those that people wrote down since.
+/// The hosts that are known now, without our line; and what it cost lines that lead to this machine itself, which had the name of the endpoint beside others.
 fn hosts_without_ours(before: &str, now: &str) -> String {
-    let known: BTreeSet<&str> = before.lines().collect();
-    let mut text = before.to_owned();
-    let since = now.lines().filter(|line| {
-        // A name that leads to this machine itself may have lost another one beside it, which is in the line of before.
-        let loopback = line.starts_with("127.") || line.starts_with("::1");
-        !loopback && !known.contains(line) && !line.trim_end().ends_with(hosts_entry::MARK)
-    });
-    for line in since {
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
+    let words = |line: &str| -> Vec<String> {
+        let entry = line.split('#').next().unwrap_or_default();
+        entry.split_whitespace().map(str::to_owned).collect()
+    };
+    let is_loopback = |line: &str| line.starts_with("127.") || line.starts_with("::1");
+    let mut lines: Vec<&str> = now.lines().collect();
+    lines.retain(|line| !line.trim_end().ends_with(hosts_entry::MARK));
+    let gone = |lines: &[&str], line: &str| !lines.contains(&line);
+    for (at, line) in before.lines().enumerate() {
+        if !is_loopback(line) || !gone(&lines, line) {
+            continue;
         }
-        text.push_str(line);
+        let all = words(line);
+        let shortened = lines.iter().position(|left| {
+            let left = words(left);
+            left.first() == all.first() && left.iter().all(|word| all.contains(word))
+        });
+        match shortened {
+            Some(place) => lines[place] = line,
+            None => lines.insert(at.min(lines.len()), line),
+        }
+    }
+    let mut text = lines.join("\n");
+    // As it ended before, where nothing was added to its end.
+    if !text.is_empty()
+        && (before.ends_with('\n') || lines.last() != before.lines().last().as_ref())
+    {
         text.push('\n');
     }
     text
@@ -403,6 +419,13 @@ mod tests {
         assert_eq!(
             hosts_without_ours(before, &format!("{ours}10.0.0.9 store\n")),
             format!("{before}\n10.0.0.9 store\n")
+        );
+        let before = "127.0.0.1 api.tke.com\n10.0.0.5 store\n10.0.0.7 old\n";
+        let now = "10.0.0.6 store\n127.0.1.1 me\n10.0.0.3 api.tke.com # kpot\n";
+        assert_eq!(
+            hosts_without_ours(before, now),
+            "127.0.0.1 api.tke.com\n10.0.0.6 store\n127.0.1.1 me\n",
+            "what people corrected, took out and added stays so"
         );
     }
 }

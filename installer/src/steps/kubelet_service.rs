@@ -88,19 +88,32 @@ impl Step for KubeletService {
     }
 }
 
-/// The flags with a value in one of [`EXTRA_ARGS`], in their order.
+/// The flags in one of [`EXTRA_ARGS`], in their order, each with its value; one without has an empty one.
 pub(crate) fn extra_flags(host: &HostView, path: &str) -> Result<Vec<(String, String)>> {
     let text = host.text(path)?.unwrap_or_default();
-    let lines = text.lines().filter(|line| !line.trim().starts_with('#'));
-    let words = lines.flat_map(|line| line.split([' ', '\t', '"', '\'', '=']));
-    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-    let pairs = words.windows(2).filter_map(|pair| match pair {
-        [flag, value] if flag.starts_with("--") && !value.starts_with("--") => {
-            Some(((*flag).to_owned(), (*value).to_owned()))
+    let mut flags: Vec<(String, String)> = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().starts_with('#')) {
+        // What stands before the first flag is the variable's name; a word that follows one without a value is that.
+        let start = line.find("--").unwrap_or(line.len());
+        let mut open = false;
+        for word in line[start..].split([' ', '\t', '"', '\'']) {
+            match (word.strip_prefix("--"), open) {
+                (Some(_), _) => {
+                    let (flag, value) = word.split_once('=').unwrap_or((word, ""));
+                    open = !word.contains('=');
+                    flags.push((flag.to_owned(), value.to_owned()));
+                }
+                (None, true) if !word.is_empty() => {
+                    if let Some((_, value)) = flags.last_mut() {
+                        word.clone_into(value);
+                    }
+                    open = false;
+                }
+                (None, _) => {}
+            }
         }
-        _ => None,
-    });
-    Ok(pairs.collect())
+    }
+    Ok(flags)
 }
 
 /// Starts the kubelet again; the pods go on running.

@@ -71,9 +71,7 @@ fn readable(reach: Reach, reset: bool, certificates: &str) -> Reach {
         return reach;
     };
     match machine.tree(certificates) {
-        Err(cause) if !reset => Reach::Silent(format!(
-            "it answers, and its files cannot be read: {cause:#}"
-        )),
+        Err(cause) if !reset => Reach::Silent(format!("its files cannot be read: {cause:#}")),
         _ => reach,
     }
 }

@@ -44,7 +44,8 @@ fn resolver(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
 
 fn tunables(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
     let protects = match given(host, "--protect-kernel-defaults")? {
-        Some(value) => value == "true",
+        // As Go reads such a flag, which needs no value.
+        Some(value) => !["false", "False", "FALSE", "f", "F", "0"].contains(&value.as_str()),
         None => joining.cluster.kubelet.protect_kernel_defaults,
     };
     if !protects {
@@ -183,6 +184,19 @@ mod tests {
         });
         assert!(told.contains("kernel.panic is 0, wanted 10"), "{told}");
         assert!(told.contains("printf '%s\\n' kernel.panic=10 >>"), "{told}");
+        machine.file(
+            "/etc/default/kubelet",
+            "KUBELET_EXTRA_ARGS=\"--v=2 --protect-kernel-defaults\"\nHTTP_PROXY=x\n",
+        );
+        assert!(refused(&machine, |_| {}).contains("kernel.panic"));
+        machine.file(
+            "/etc/default/kubelet",
+            "KUBELET_EXTRA_ARGS=--protect-kernel-defaults=false\n",
+        );
+        let overruled = refused(&machine, |joining| {
+            kubelet(joining).protect_kernel_defaults = true;
+        });
+        assert_eq!(overruled, "");
         assert_eq!(refused(&machine, |_| {}), "");
     }
 

@@ -164,9 +164,17 @@ fn a_machine_on_the_way_is_told_from_the_one_whose_password_it_is() {
     ] {
         assert_eq!(owner(question), asking, "{question}");
     }
-    let answer = || Scripted::new().on("ssh -G", 0, "hostname 10.0.0.11\nport 22\n");
-    let ssh = connected(answer(), Elevation::Root);
-    assert_eq!(ssh.owners().unwrap(), "ops@m1 ops@10.0.0.11");
+    let told = "hostname 10.0.0.11\nport 22\nhostkeyalias first\n";
+    let ssh = connected(Scripted::new().on("ssh -G", 0, told), Elevation::Root);
+    assert_eq!(ssh.owners(), "ops@m1 ops@10.0.0.11 ops@first");
+    let old = connected(Scripted::new().on("ssh -G", 255, ""), Elevation::Root);
+    assert_eq!(old.owners(), "ops@m1");
+    let long = "somebody.with.a.long.name@corp.example";
+    assert!(is_asked(
+        &format!("{long}@m1"),
+        &format!("{}@M1", &long[..30])
+    ));
+    assert!(!is_asked("root@10.0.0.11", "root@bastion"));
 }
 
 #[test]

@@ -249,6 +249,32 @@ fn a_log_is_each_masters_own_and_begins_empty_where_it_is_mounted_alone() {
 }
 
 #[test]
+fn only_what_a_log_was_before_is_one() {
+    let log = "/etc/kubernetes/audit/audit.log";
+    for (path, former) in [
+        ("/etc/kubernetes/audit/audit.log", true),
+        (
+            "/etc/kubernetes/audit/audit-2026-01-02T03-04-05.678.log",
+            true,
+        ),
+        (
+            "/etc/kubernetes/audit/audit-2026-01-02T03-04-05.678.log.gz",
+            true,
+        ),
+        ("/etc/kubernetes/audit/audit-log-policy.yaml", false),
+        ("/etc/kubernetes/audit/audit-policy.log", false),
+    ] {
+        assert_eq!(is_output(log, path), former, "{path}");
+    }
+    let bare = "/etc/kubernetes/audit";
+    assert!(is_output(
+        bare,
+        "/etc/kubernetes/audit-2026-01-02T03-04-05.678"
+    ));
+    assert!(!is_output(bare, "/etc/kubernetes/audit-policy.yaml"));
+}
+
+#[test]
 fn of_a_folder_outside_etc_the_file_that_a_flag_names_is_brought() {
     let digest = Sha256::of(b"policy").hex();
     let healthy = Scripted::new()
