@@ -1,5 +1,5 @@
-//! What people gave a Node besides what kubeadm gives it: a label, an annotation and a taint, which must outlive the
-//! machine's death.
+//! What people gave a Node besides what kubeadm gives it: a label, an annotation, a taint and a cordon, which must outlive
+//! the machine's death.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use crate::wait;
 const KEY: &str = "lab.kpot.example/kept";
 const VALUE: &str = "of-old";
 
+/// The taint of a cordon.
+const CORDON: &str = "node.kubernetes.io/unschedulable";
+
 /// The node controller takes its own taints away some seconds after a node is Ready.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -21,6 +24,7 @@ pub fn mark(cluster: &Cluster, node: &Node) -> Result<()> {
     let mark = format!("{KEY}={VALUE}");
     cluster.kubectl(&["label", "--overwrite", "node", node.name(), &mark])?;
     cluster.kubectl(&["annotate", "--overwrite", "node", node.name(), &mark])?;
+    cluster.kubectl(&["cordon", node.name()])?;
     let taint = format!("{mark}:NoSchedule");
     cluster
         .kubectl(&["taint", "--overwrite", "node", node.name(), &taint])
@@ -37,12 +41,17 @@ pub fn kept(cluster: &Cluster, node: &Node) -> Result<()> {
             let controllers = |taint: &&Value| {
                 taint["key"]
                     .as_str()
-                    .is_some_and(|key| key.starts_with("node.kubernetes.io/"))
+                    .is_some_and(|key| key.starts_with("node.kubernetes.io/") && key != CORDON)
             };
             Ok(taints.iter().find(controllers).map(Value::to_string))
         },
     )?;
-    let metadata = cluster.kubectl_json(&["get", "node", node.name()])?["metadata"].clone();
+    let now = cluster.kubectl_json(&["get", "node", node.name()])?;
+    ensure!(
+        now["spec"]["unschedulable"] == true,
+        "{node} is no longer cordoned"
+    );
+    let metadata = &now["metadata"];
     for place in ["labels", "annotations"] {
         ensure!(
             metadata[place][KEY] == VALUE,
@@ -63,6 +72,7 @@ pub fn unmark(cluster: &Cluster, node: &Node) -> Result<()> {
     let none = format!("{KEY}-");
     cluster.kubectl(&["label", "node", node.name(), &none])?;
     cluster.kubectl(&["annotate", "node", node.name(), &none])?;
+    cluster.kubectl(&["uncordon", node.name()])?;
     if taints(cluster, node)?.iter().any(is_ours) {
         cluster.kubectl(&["taint", "node", node.name(), &none])?;
     }
