@@ -33,11 +33,10 @@ const OLDEST: [u32; 3] = [1, 13, 1];
 const TOO_NEW: [u32; 3] = [29, 0, 0];
 
 /// Storage drivers that keep images under the IDs that they have in a pot, and that are fit for production.
-const STORAGE: [&str; 7] = [
+const STORAGE: [&str; 6] = [
     "aufs",
     "btrfs",
     "devicemapper",
-    "fuse-overlayfs",
     "overlay",
     "overlay2",
     "zfs",
@@ -91,6 +90,9 @@ pub struct Info {
     /// Where it keeps images and containers.
     #[serde(rename = "DockerRootDir")]
     pub root: String,
+    /// Its security options, such as `name=seccomp,profile=default`.
+    #[serde(rename = "SecurityOptions")]
+    pub security: Option<Vec<String>>,
     /// Its registries.
     #[serde(rename = "RegistryConfig")]
     pub registries: Registries,
@@ -221,6 +223,14 @@ fn misfit(info: &Info, driver: CgroupDriver) -> Option<(String, String)> {
             ),
         ));
     }
+    let own_users = ["name=userns", "name=rootless"];
+    let mut options = info.security.iter().flatten();
+    if options.any(|option| own_users.iter().any(|name| option.starts_with(name))) {
+        return Some((
+            "it gives containers users of their own (userns-remap, or rootless), and no pod of the control plane starts in such a one".to_owned(),
+            "take \"userns-remap\" out of /etc/docker/daemon.json and restart it: systemctl restart docker".to_owned(),
+        ));
+    }
     if !STORAGE.contains(&info.storage_driver.as_str()) {
         return Some((
             format!("its storage driver is {}", info.storage_driver),
@@ -303,6 +313,14 @@ mod tests {
         }
         assert!(!fits(&info("20.10.24", "systemd", "overlay2")));
         assert!(!fits(&info("20.10.24", "cgroupfs", "vfs")));
+        let mut remapped = info("20.10.24", "cgroupfs", "overlay2");
+        remapped.security = Some(vec![
+            "name=seccomp,profile=default".to_owned(),
+            "name=userns".to_owned(),
+        ]);
+        assert!(!fits(&remapped));
+        remapped.security = Some(vec!["name=apparmor".to_owned()]);
+        assert!(fits(&remapped));
         // The image store of containerd gives images other IDs.
         assert!(!fits(&info("20.10.24", "cgroupfs", "overlayfs")));
     }

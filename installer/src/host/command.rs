@@ -397,6 +397,14 @@ pub(super) fn prepared(cmd: &Cmd) -> Command {
     for name in DOCKERS_VARIABLES {
         command.env_remove(name);
     }
+    // The way to the cluster is a direct one, and kubeadm would write the operator's proxies into the pods of the control plane. A jump host's command may want them.
+    if cmd.program != "ssh" {
+        for (name, _) in std::env::vars_os() {
+            if is_proxy(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
+    }
     command
         .args(&cmd.args)
         .env("PATH", search_path())
@@ -405,6 +413,11 @@ pub(super) fn prepared(cmd: &Cmd) -> Command {
         .stdin(Stdio::piped())
         .process_group(0);
     command
+}
+
+/// Whether a variable names a proxy, or what needs none, for kubeadm: by the end of its name, in letters of either size.
+fn is_proxy(name: &str) -> bool {
+    name.to_lowercase().ends_with("_proxy")
 }
 
 /// Where programs are found: the usual folders, then whatever the operator's shell has. A root shell by `su` has no /usr/sbin in it.
@@ -555,6 +568,14 @@ mod tests {
         drop(held);
         assert!(await_outliving(&log, moment).unwrap());
         assert!(await_outliving(&folder.path().join("none"), Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn no_proxy_of_the_operator_comes_between_us_and_the_cluster() {
+        for name in ["HTTPS_PROXY", "http_proxy", "No_Proxy", "ALL_PROXY"] {
+            assert!(is_proxy(name), "{name}");
+        }
+        assert!(!is_proxy("PROXY_HOST") && !is_proxy("PATH"));
     }
 
     #[test]

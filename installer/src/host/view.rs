@@ -14,6 +14,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use bundle_spec::{Hasher, Sha256};
 use nix::errno::Errno;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::clock::Clock;
 use super::command::{CommandError, Output, Runner};
@@ -71,6 +72,8 @@ pub struct Space {
     pub available: u64,
     /// The file system's identity: equal for two paths on the same one.
     pub device: u64,
+    /// Whether nothing can be written there, by whomever.
+    pub read_only: bool,
 }
 
 /// This machine, for looking only.
@@ -227,13 +230,14 @@ impl HostView {
         while !place.exists() && place.pop() {}
         let metadata =
             fs::metadata(&place).with_context(|| format!("cannot look at {}", place.display()))?;
-        let answer = nix::sys::statvfs::statvfs(&place)
+        let answer = statvfs(&place)
             .with_context(|| format!("cannot ask for the free space of {}", place.display()))?;
         let unit = answer.fragment_size();
         Ok(Space {
             total: answer.blocks() * unit,
             available: answer.blocks_available() * unit,
             device: metadata.dev(),
+            read_only: answer.flags().contains(FsFlags::ST_RDONLY),
         })
     }
 

@@ -289,6 +289,17 @@ pub(crate) fn keeps(disks: &Disks, kept: u64) -> Verdict {
 }
 
 fn fit(demands: &[Demand]) -> Verdict {
+    let fixed: Vec<String> = demands
+        .iter()
+        .filter(|demand| demand.peak > 0 && demand.space.read_only)
+        .map(|demand| demand.names.join(", "))
+        .collect();
+    if !fixed.is_empty() {
+        return Verdict::refuse(
+            format!("the file system of {} is read-only", fixed.join(", ")),
+            "mount it for writing: mount -o remount,rw; a system that is read-only by design has no place for these programs",
+        );
+    }
     let short: Vec<String> = demands
         .iter()
         .filter(|demand| demand.space.available < demand.peak + MARGIN)

@@ -22,6 +22,7 @@ fn space(total: u64, available: u64, device: u64) -> Space {
         total,
         available,
         device,
+        read_only: false,
     }
 }
 
@@ -599,6 +600,18 @@ fn what_does_not_fit_is_refused_with_figures() {
         finding.reason,
         "the file system of Docker's images has 2000 MB available, and 2135 MB are needed"
     );
+}
+
+#[test]
+fn a_file_system_that_nobody_can_write_to_is_told_before_anything_is_changed() {
+    let mut facts = good();
+    facts.disks.programs.read_only = true;
+    facts.disks.programs.device = 9;
+    let mut needs = needs();
+    needs.to_write.programs = 1;
+    assert_eq!(refused(&facts, &needs).len(), 1);
+    needs.to_write.programs = 0;
+    assert!(refused(&facts, &needs).is_empty(), "what is there already");
 }
 
 #[test]
