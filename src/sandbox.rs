@@ -23,7 +23,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Gid, Uid, chdir, getegid, geteuid, pivot_root, setgid, setgroups, setuid};
+use nix::unistd::{
+    Gid, Uid, chdir, getegid, geteuid, pivot_root, setgid, setgroups, sethostname, setuid,
+};
 
 /// The first argument of a kpot that is to become the program.
 const INSIDE: &str = "--inside-the-sandbox";
@@ -88,8 +90,12 @@ pub fn run(program: &mut dyn Read, arguments: &[&str]) -> Result<String, String>
     if out.len() as u64 > OUTPUT {
         return Err(format!("it said more than {OUTPUT} bytes"));
     }
-    let last = String::from_utf8_lossy(&err);
-    let last = last.trim().lines().last().unwrap_or_default().to_owned();
+    let text = String::from_utf8_lossy(&err);
+    let words = text
+        .trim()
+        .lines()
+        .filter(|line| !line.contains(STACK_TRACE));
+    let last = words.last().unwrap_or_default().to_owned();
     match (status.code(), status.signal()) {
         (Some(0), _) => String::from_utf8(out).map_err(|_| "what it said is not text".to_owned()),
         (Some(NOT_MADE), _) => Err(format!("no sandbox for it: {last}")),
@@ -97,6 +103,9 @@ pub fn run(program: &mut dyn Read, arguments: &[&str]) -> Result<String, String>
         (None, signal) => Err(format!("signal {} ended it", signal.unwrap_or_default())),
     }
 }
+
+/// What kubeadm ends every failure with, and says nothing of it.
+const STACK_TRACE: &str = "To see the stack trace of this error";
 
 /// Reads what the program says, and a byte more than it may; what is beyond makes it fail, because nobody listens.
 fn gather(pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
@@ -174,6 +183,8 @@ fn sandbox(arguments: &[OsString]) -> Result<Infallible, String> {
     let gids = format!("{NOBODY} {gid} 1");
     step("be in nobody's group", set("/proc/self/gid_map", &gids))?;
     own_files().map_err(|(what, cause)| format!("cannot {what}: {cause}"))?;
+    // kubeadm takes it for a node's, and this machine's may be none.
+    step("have a name", sethostname("sandbox"))?;
     for (resource, limit) in [
         (Resource::RLIMIT_CPU, TIME.as_secs()),
         (Resource::RLIMIT_AS, SPACE),

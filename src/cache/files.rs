@@ -17,6 +17,7 @@ use anyhow::{Context as _, bail};
 use nix::fcntl::OFlag;
 
 use super::place::{FOLDERS, Place};
+use crate::pack::output::sync_folder;
 
 /// How long another kpot may hold the cache's lock. It does so for moments only.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,8 +121,31 @@ pub fn open_to_append(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As the system says.
 pub fn open(path: &Path) -> io::Result<Option<File>> {
-    let opened = OpenOptions::new()
-        .read(true)
+    regular(path, OpenOptions::new().read(true))
+}
+
+/// The same of one that is to be locked: NFS locks nothing alone that was opened for reading only.
+///
+/// # Errors
+/// As the system says.
+pub fn open_to_lock(path: &Path) -> io::Result<Option<File>> {
+    regular(path, OpenOptions::new().read(true).write(true))
+}
+
+/// Whether a folder is there.
+///
+/// # Errors
+/// Where that cannot be told.
+pub fn is_there(folder: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(folder) {
+        Ok(facts) => Ok(facts.is_dir()),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(cause),
+    }
+}
+
+fn regular(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
+    let opened = options
         // Not to wait for a writer, should it be a pipe.
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
         .open(path);
@@ -165,7 +189,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 pub fn put(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     match to.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
+        Some(folder) => sync_folder(folder),
         None => Ok(()),
     }
 }

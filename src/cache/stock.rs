@@ -73,11 +73,16 @@ pub struct Verified {
 /// # Errors
 /// Where it cannot be read or locked.
 pub fn list(place: &Place) -> anyhow::Result<Vec<Item>> {
-    if !place.join("sha256").is_dir() {
+    if !is_there(place)? {
         return Ok(Vec::new());
     }
     let _meeting = files::hold(place, Hold::Alone)?;
     items(place).with_context(|| cannot_read(place))
+}
+
+/// Whether there is a cache; one that may not be looked at is none that is empty.
+fn is_there(place: &Place) -> anyhow::Result<bool> {
+    files::is_there(&place.join("sha256")).with_context(|| cannot_read(place))
 }
 
 /// Removes what the limits do not let stay, and what dead builds left behind.
@@ -85,7 +90,7 @@ pub fn list(place: &Place) -> anyhow::Result<Vec<Item>> {
 /// # Errors
 /// Where the cache cannot be read, locked or written to; what was removed until then is gone.
 pub fn prune(place: &Place, limits: Limits, now: SystemTime) -> anyhow::Result<Pruned> {
-    if !place.join("sha256").is_dir() {
+    if !is_there(place)? {
         return Ok(Pruned::default());
     }
     let _meeting = files::hold(place, Hold::Alone)?;
@@ -125,11 +130,13 @@ pub fn verify(
             // Pruned meanwhile.
             Ok(None) => continue,
             Ok(Some(file)) => file,
-            // It may be good, and somebody else's.
-            Err(cause) if remove_damaged => {
-                return Err(cause).with_context(|| format!("cannot read {}", path.display()));
-            }
+            // A build throws it away as well: whose it is makes no difference to who may write to the folder.
             Err(cause) => {
+                if remove_damaged {
+                    let _meeting = files::hold(place, Hold::Alone)?;
+                    files::remove(&path)
+                        .with_context(|| format!("cannot remove {}", path.display()))?;
+                }
                 verified.damaged.push((digest, cause.to_string()));
                 continue;
             }
@@ -250,7 +257,7 @@ pub(super) fn names(place: &Place) -> io::Result<BTreeMap<Sha256, String>> {
 fn remove(item: &Item) -> anyhow::Result<bool> {
     let attempt = || format!("cannot remove {}", item.path.display());
     if item.partial {
-        let Some(file) = files::open(&item.path).with_context(attempt)? else {
+        let Some(file) = files::open_to_lock(&item.path).with_context(attempt)? else {
             return Ok(true);
         };
         match file.try_lock() {

@@ -82,6 +82,7 @@ mod tests {
         let _port = hosts.enter(&url("https://a.example:444/"), &stop).unwrap();
         thread::scope(|scope| {
             let waiting = scope.spawn(|| hosts.enter(&url("https://a.example/3"), &stop).is_some());
+            thread::sleep(LOOK * 4);
             assert!(!waiting.is_finished());
             drop(first);
             assert!(waiting.join().unwrap());

@@ -174,6 +174,9 @@ pub fn make_private_folder(path: &Path) -> std::io::Result<()> {
 /// As the system says.
 pub fn make_folder(path: &Path) -> anyhow::Result<()> {
     let attempt = || format!("cannot make the folder {}", path.display());
+    if path.is_dir() {
+        return Ok(());
+    }
     fs::DirBuilder::new()
         .recursive(true)
         .create(path)
@@ -192,9 +195,22 @@ pub fn remove(path: &Path) -> std::io::Result<()> {
     fs::remove_file(path)
 }
 
-/// A rename is lost with the power unless its folder is synced.
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
+/// A rename is lost with the power unless its folder is synced. Some file systems (VirtualBox's shared folders, CIFS of old) sync none, and some folders may be written to and not read: what
+/// was done is done then.
+pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(cause)
+            if [
+                io::ErrorKind::InvalidInput,
+                io::ErrorKind::Unsupported,
+                io::ErrorKind::PermissionDenied,
+            ]
+            .contains(&cause.kind()) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// The lines that somebody needs who finds a pot and knows nothing of kpot.

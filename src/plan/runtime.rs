@@ -146,6 +146,27 @@ fn docker(
     })
 }
 
+/// Refuses a containerd of which nothing was released under the name that later ones have: up to 1.3.4 it had a dot in it, and for arm64 there was none before 1.6
+/// (containerd/containerd#5524).
+fn has_an_archive(version: &str, arch: Arch) -> Result<(), String> {
+    let mut numbers = version
+        .split('.')
+        .map(|part| part.parse().unwrap_or_default());
+    let [major, minor, patch]: [u32; 3] =
+        std::array::from_fn(|_| numbers.next().unwrap_or_default());
+    if (major, minor, patch) < (1, 3, 5) {
+        return Err(format!(
+            "containerd {version} was released in another form: take 1.3.7 or later"
+        ));
+    }
+    if arch == Arch::Arm64 && (major, minor) < (1, 6) {
+        return Err(format!(
+            "containerd {version} was not released for arm64: take 1.6 or later"
+        ));
+    }
+    Ok(())
+}
+
 /// containerd, and runc and crictl, which its archive does not have.
 fn containerd(
     request: &Request,
@@ -167,6 +188,7 @@ fn containerd(
                 defaults.version
             )
         })?;
+    has_an_archive(&version, request.arch)?;
     let runc = bare("runc", runc.as_ref(), &defaults.runc)?;
     let crictl = version_or(crictl.as_ref(), &defaults.crictl);
     if !crictl.starts_with('v') {
