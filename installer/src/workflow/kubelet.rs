@@ -1,5 +1,7 @@
-//! What the kubelet here will be told, by the cluster's configuration and by what people gave it on this machine, and cannot work with. kubeadm finds it out only when etcd waits
-//! for this machine's member already, so it refuses before.
+//! What the kubelet here will be told, by the cluster's configuration and by what people gave it on this machine, and cannot work with; and what kubeadm demands of a machine whose masters
+//! are known by IPv6 addresses. kubeadm finds it out only when a member was removed, or etcd waits for this machine's already, so it is refused before.
+
+use std::net::SocketAddr;
 
 use anyhow::Result;
 
@@ -24,7 +26,27 @@ pub(super) fn refusals(host: &HostView, joining: &Joining) -> Result<Vec<Refusal
     all.extend(resolver(host, joining)?);
     all.extend(tunables(host, joining)?);
     all.extend(flags(host, joining)?);
+    all.extend(forwarding(host, &joining.discovery)?);
     Ok(all)
+}
+
+/// kubeadm's preflight demands it of every machine that joins by an IPv6 address (`addIPv6Checks`). It is not set here: a machine that forwards takes no default route from routers any more.
+fn forwarding(host: &HostView, discovery: &str) -> Result<Option<Refusal>> {
+    const KEY: &str = "net.ipv6.conf.default.forwarding";
+    let is_v6 = discovery
+        .parse::<SocketAddr>()
+        .is_ok_and(|place| place.is_ipv6());
+    if !is_v6 || host.sysctl(KEY)?.as_deref() == Some("1") {
+        return Ok(None);
+    }
+    Ok(Some(Refusal {
+        cause: format!(
+            "{KEY} is not 1, and kubeadm joins no machine by an IPv6 address without it"
+        ),
+        remedy: format!(
+            "Where this machine's routes are its own: echo {KEY}=1 >/etc/sysctl.d/90-ipv6.conf && sysctl -p /etc/sysctl.d/90-ipv6.conf. Where a router gives them, set net.ipv6.conf.DEVICE.accept_ra=2 before"
+        ),
+    }))
 }
 
 /// kubeadm 1.19 to 1.30 writes the resolver of the machine that began the cluster into everybody's configuration. The kubelet reads it for every pod.
@@ -198,6 +220,19 @@ mod tests {
         });
         assert_eq!(overruled, "");
         assert_eq!(refused(&machine, |_| {}), "");
+    }
+
+    #[test]
+    fn a_machine_that_joins_by_ipv6_forwards_it() {
+        let machine = Machine::new();
+        machine.file("/proc/sys/net/ipv6/conf/default/forwarding", "0\n");
+        let told = |machine: &Machine, place: &str| {
+            refused(machine, |joining| place.clone_into(&mut joining.discovery))
+        };
+        assert!(told(&machine, "[fd00::11]:6443").contains("default.forwarding=1"));
+        assert_eq!(told(&machine, "10.0.0.11:6443"), "");
+        machine.file("/proc/sys/net/ipv6/conf/default/forwarding", "1\n");
+        assert_eq!(told(&machine, "[fd00::11]:6443"), "");
     }
 
     #[test]
