@@ -91,11 +91,11 @@ pub fn run(program: &mut dyn Read, arguments: &[&str]) -> Result<String, String>
         return Err(format!("it said more than {OUTPUT} bytes"));
     }
     let text = String::from_utf8_lossy(&err);
-    let words = text
+    let mut words = text
         .trim()
         .lines()
         .filter(|line| !line.contains(STACK_TRACE));
-    let last = words.last().unwrap_or_default().to_owned();
+    let last = words.next_back().unwrap_or_default().to_owned();
     match (status.code(), status.signal()) {
         (Some(0), _) => String::from_utf8(out).map_err(|_| "what it said is not text".to_owned()),
         (Some(NOT_MADE), _) => Err(format!("no sandbox for it: {last}")),
