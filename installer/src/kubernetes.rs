@@ -314,6 +314,16 @@ const fn on_both(options: &'static [&'static str]) -> KernelOptions {
     }
 }
 
+/// What the controllers of cgroup v1 need, which for a while was demanded on v2 as well.
+const CONTROLLERS_OF_V1: &[&str] = &[
+    "CGROUP_CPUACCT",
+    "CGROUP_DEVICE",
+    "CGROUP_FREEZER",
+    "CGROUP_PIDS",
+    "CGROUP_SCHED",
+    "FAIR_GROUP_SCHED",
+];
+
 /// [`Traits::kernel_options`], from which minor on: kubeadm's sources of 1.14 and 1.15; system-validators 1.2.0 (1.20), 1.3.0 to 1.8.0, 1.9.1 and 1.10.1 (1.32 to 1.34; 1.9.2 and 1.10.2, which
 /// their last patches have, demand none of a controller), 1.12.1.
 const KERNEL_OPTIONS: [(u16, KernelOptions); 4] = [
@@ -326,17 +336,7 @@ const KERNEL_OPTIONS: [(u16, KernelOptions); 4] = [
             "CGROUP_SCHED",
         ]),
     ),
-    (
-        21,
-        on_both(&[
-            "CGROUP_CPUACCT",
-            "CGROUP_DEVICE",
-            "CGROUP_FREEZER",
-            "CGROUP_PIDS",
-            "CGROUP_SCHED",
-            "FAIR_GROUP_SCHED",
-        ]),
-    ),
+    (21, on_both(CONTROLLERS_OF_V1)),
     (
         32,
         on_both(&[
@@ -352,14 +352,7 @@ const KERNEL_OPTIONS: [(u16, KernelOptions); 4] = [
     (
         35,
         KernelOptions {
-            on_v1: &[
-                "CGROUP_CPUACCT",
-                "CGROUP_DEVICE",
-                "CGROUP_FREEZER",
-                "CGROUP_PIDS",
-                "CGROUP_SCHED",
-                "FAIR_GROUP_SCHED",
-            ],
+            on_v1: CONTROLLERS_OF_V1,
             on_v2: &[
                 "CGROUP_BPF",
                 "CGROUP_PIDS",

@@ -103,8 +103,11 @@ impl Down {
     pub(super) fn stamps(machine: &RemoteView, paths: &[&str]) -> Result<BTreeSet<String>> {
         let mut stamps = machine.stamps(paths)?;
         // Time, size, path.
-        let path = |stamp: &str| stamp.splitn(3, ' ').nth(2).map(str::to_owned);
-        stamps.retain(|stamp| !path(stamp).is_some_and(|path| is_below(&path, ASIDE)));
+        let is_aside = |stamp: &String| {
+            let path = stamp.splitn(3, ' ').nth(2);
+            path.is_some_and(|path| is_below(path, ASIDE))
+        };
+        stamps.retain(|stamp| !is_aside(stamp));
         Ok(stamps)
     }
 

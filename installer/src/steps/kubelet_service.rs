@@ -39,12 +39,9 @@ impl KubeletService {
     fn flags(&self, host: &HostView) -> Result<Vec<State>> {
         let mut states = Vec::new();
         for path in EXTRA_ARGS {
-            let text = host.text(path)?.unwrap_or_default();
-            let lines = text.lines().filter(|line| !line.trim().starts_with('#'));
-            let words: Vec<&str> = lines
-                .flat_map(|line| line.split([' ', '\t', '"', '\'', '=']))
-                .collect();
-            let gone = self.gone_flags.iter().filter(|flag| words.contains(flag));
+            let given = extra_flags(host, path)?;
+            let is_given = |flag: &&&str| given.iter().any(|(name, _)| name == **flag);
+            let gone = self.gone_flags.iter().filter(is_given);
             states.extend(gone.map(|flag| State::Conflict {
                 reason: format!("{path} gives the kubelet {flag}, which it does not know any more: it would not start"),
                 remedy: format!("take {flag} out of {path}"),

@@ -20,12 +20,19 @@ const TUNABLES: [(&str, &str); 6] = [
     ("vm.panic_on_oom", "0"),
 ];
 
+/// A file in which people give the kubelet flags, and those in it with their values.
+type Given = (&'static str, Vec<(String, String)>);
+
 /// Refuses what would keep the kubelet of this machine, or its pods, from starting after the join.
 pub(super) fn refusals(host: &HostView, joining: &Joining) -> Result<Vec<Refusal>> {
+    let mut given = Vec::new();
+    for path in EXTRA_ARGS {
+        given.push((path, extra_flags(host, path)?));
+    }
     let mut all = Vec::new();
-    all.extend(resolver(host, joining)?);
-    all.extend(tunables(host, joining)?);
-    all.extend(flags(host, joining)?);
+    all.extend(resolver(host, joining, &given)?);
+    all.extend(tunables(host, joining, &given)?);
+    all.extend(flags(joining, &given));
     all.extend(forwarding(host, &joining.discovery)?);
     Ok(all)
 }
@@ -50,13 +57,13 @@ fn forwarding(host: &HostView, discovery: &str) -> Result<Option<Refusal>> {
 }
 
 /// kubeadm 1.19 to 1.30 writes the resolver of the machine that began the cluster into everybody's configuration. The kubelet reads it for every pod.
-fn resolver(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
-    let told = joining.cluster.kubelet.resolv_conf.clone();
-    let path = given(host, "--resolv-conf")?.or(told);
+fn resolver(host: &HostView, joining: &Joining, given: &[Given]) -> Result<Option<Refusal>> {
+    let told = joining.cluster.kubelet.resolv_conf.as_ref();
+    let path = value(given, "--resolv-conf").or(told);
     let Some(path) = path.filter(|path| !path.is_empty()) else {
         return Ok(None);
     };
-    Ok(host.read(&path)?.is_none().then(|| Refusal {
+    Ok(host.read(path)?.is_none().then(|| Refusal {
         cause: format!(
             "the cluster's kubelets read {path} (resolvConf in their configuration), which is not on this machine: no pod would start here, etcd's included"
         ),
@@ -64,8 +71,8 @@ fn resolver(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
     }))
 }
 
-fn tunables(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
-    let protects = match given(host, "--protect-kernel-defaults")? {
+fn tunables(host: &HostView, joining: &Joining, given: &[Given]) -> Result<Option<Refusal>> {
+    let protects = match value(given, "--protect-kernel-defaults") {
         // As Go reads such a flag, which needs no value.
         Some(value) => !["false", "False", "FALSE", "f", "F", "0"].contains(&value.as_str()),
         None => joining.cluster.kubelet.protect_kernel_defaults,
@@ -93,21 +100,14 @@ fn tunables(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
 }
 
 /// The value that people gave the kubelet for a flag: it counts more than the configuration.
-fn given(host: &HostView, flag: &str) -> Result<Option<String>> {
-    let mut value = None;
-    for path in EXTRA_ARGS {
-        let flags = extra_flags(host, path)?;
-        value = flags
-            .into_iter()
-            .rfind(|(name, _)| name == flag)
-            .map(|(_, value)| value)
-            .or(value);
-    }
-    Ok(value)
+fn value<'g>(given: &'g [Given], flag: &str) -> Option<&'g String> {
+    let mut flags = given.iter().flat_map(|(_, flags)| flags);
+    let last = flags.rfind(|(name, _)| name == flag);
+    last.map(|(_, value)| value)
 }
 
 /// Flags that people gave the kubelet come last on its command line, and count.
-fn flags(host: &HostView, joining: &Joining) -> Result<Vec<Refusal>> {
+fn flags(joining: &Joining, given: &[Given]) -> Vec<Refusal> {
     // /var/run is a link.
     let bare = |value: &str| {
         let path = value.trim_start_matches("unix://");
@@ -123,10 +123,9 @@ fn flags(host: &HostView, joining: &Joining) -> Result<Vec<Refusal>> {
         ("--container-runtime-endpoint", socket),
     ];
     let mut all = Vec::new();
-    for path in EXTRA_ARGS {
-        let given = extra_flags(host, path)?;
+    for (path, flags) in given {
         for (flag, value) in &wanted {
-            let last = given.iter().rfind(|(name, _)| name == flag);
+            let last = flags.iter().rfind(|(name, _)| name == flag);
             // The kubelet makes its own name small.
             let fits = |other: &str| {
                 let other = bare(other);
@@ -145,7 +144,7 @@ fn flags(host: &HostView, joining: &Joining) -> Result<Vec<Refusal>> {
             });
         }
     }
-    Ok(all)
+    all
 }
 
 #[cfg(test)]
