@@ -7,7 +7,7 @@ use kpot::fetch::http::Size;
 
 use super::support::raw::{Raw, answer, dripping, head, ranged, start, without_end};
 use super::support::upstream::content;
-use super::{client, get, is, network, refused, save};
+use super::{client, get, hasty, is, network, refused, save};
 
 #[test]
 fn a_body_without_end_is_cut_at_its_limit() {
@@ -97,13 +97,13 @@ fn a_stall_after_any_number_of_bytes_is_gone_on_from() {
             )?;
             wire.write_all(&served[start..start + 100_000])?;
             wire.flush()?;
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(10));
             Ok(())
         }
         _ => ranged(wire, request, "\"x\"", &served),
     });
     is(
-        save(&client(network()), &server.url(), Size::Exactly(300_000)),
+        save(&client(hasty()), &server.url(), Size::Exactly(300_000)),
         &body,
     );
     let starts: Vec<_> = server.seen().iter().map(start).collect();
@@ -114,10 +114,10 @@ fn a_stall_after_any_number_of_bytes_is_gone_on_from() {
 fn a_server_that_never_sends_a_byte_is_given_up() {
     let server = Raw::start(|_, _, wire| {
         head(wire, "200 X", "Content-Length: 1000\r\n")?;
-        std::thread::sleep(Duration::from_secs(5));
+        std::thread::sleep(Duration::from_secs(10));
         Ok(())
     });
-    let saved = save(&client(network()), &server.url(), Size::AtMost(1000));
+    let saved = save(&client(hasty()), &server.url(), Size::AtMost(1000));
     refused(saved, &server.url(), &["nothing came for", "tried 3 times"]);
 }
 
@@ -127,11 +127,11 @@ fn one_byte_at_a_time_is_too_slow() {
         head(wire, "200 X", "ETag: \"x\"\r\nContent-Length: 100000\r\n")?;
         dripping(wire, &vec![b'x'; 100_000], Duration::from_millis(100))
     });
-    let words = ["fewer than 1000", "tried 3 times"];
-    let saved = save(&client(network()), &server.url(), Size::AtMost(1 << 20));
+    let words = ["fewer than 2000", "tried 3 times"];
+    let saved = save(&client(hasty()), &server.url(), Size::AtMost(1 << 20));
     refused(saved, &server.url(), &words);
     refused(
-        get(&client(network()), &server.url(), 1 << 20),
+        get(&client(hasty()), &server.url(), 1 << 20),
         &server.url(),
         &words,
     );

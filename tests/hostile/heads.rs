@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use kpot::fetch::http::Size;
 
 use super::support::raw::{Raw, answer, dripping, head, without_end};
-use super::{client, get, network, refused, save};
+use super::{client, get, hasty, network, refused, save};
 
 #[test]
 fn a_header_without_end_is_given_up() {
@@ -33,7 +33,7 @@ fn a_header_without_end_is_given_up() {
     });
     for server in [endless, many, slow, informational] {
         refused(
-            get(&client(network()), &server.url(), 100),
+            get(&client(hasty()), &server.url(), 100),
             &server.url(),
             &["tried 3 times"],
         );

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::support::raw::{Raw, Wire, answer, dripping, head, without_end};
 use super::support::server::Seen;
 use super::support::upstream::{FakeImage, gzip};
-use super::{LIMIT, client, network, refused, task};
+use super::{HASTY, LIMIT, client, network, refused, task};
 
 /// Everything on `server` over plain http.
 fn plainly(server: &Raw) -> Network {
@@ -87,7 +87,12 @@ fn a_manifest_byte_by_byte_is_given_up() {
         head(wire, "200 OK", "")?;
         dripping(wire, &[b' '; 4096], Duration::from_millis(100))
     });
-    refused(resolve(&server), &server.url(), &["fewer than 1000"]);
+    let hasty = client(Network {
+        policy: HASTY,
+        ..plainly(&server)
+    });
+    let resolved = resolve_by(&hasty, &server);
+    refused(resolved, &server.url(), &["fewer than 2000"]);
 }
 
 #[test]

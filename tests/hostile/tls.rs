@@ -8,7 +8,7 @@ use kpot::fetch::{Network, network as settings};
 use super::support::certificates::{Authority, Validity};
 use super::support::raw::{Raw, Wire, answer};
 use super::support::server::Seen;
-use super::{client, get, network, refused, save};
+use super::{client, get, hasty, network, refused, save};
 
 fn hello(_: &Seen, _: usize, wire: &mut dyn Wire) -> std::io::Result<()> {
     answer(wire, "200 OK", "", "hello")
@@ -70,7 +70,8 @@ fn a_wrong_name_and_a_wrong_time_are_told_apart_and_final() {
 fn what_speaks_no_tls_is_refused() {
     let server = Raw::start(hello);
     let url = format!("https://{}/", server.address());
-    refused(get(&client(network()), &url, 10), &url, &[]);
+    // Whoever waits for the end of a line in a TLS greeting may wait for long.
+    refused(get(&client(hasty()), &url, 10), &url, &[]);
     // As a registry does that was set up without a certificate.
     let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = plain.local_addr().unwrap();
@@ -95,7 +96,7 @@ fn a_handshake_that_hangs_is_given_up() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}/", silent.local_addr().unwrap());
     let words = ["nothing came for", "tried 3 times"];
-    refused(get(&client(network()), &url, 10), &url, &words);
+    refused(get(&client(hasty()), &url, 10), &url, &words);
 }
 
 #[test]
