@@ -1,6 +1,6 @@
 //! Builds the static installers that `kpot` carries inside itself, and tells `src/installers.rs` where they lie.
 //!
-//! Each is built by a cargo of its own, in a target directory of its own (the outer one is locked while this runs), with none of the outer build's flags: the same
+//! They are built by a cargo of their own, in a target directory of its own (the outer one is locked while this runs), with none of the outer build's flags: the same
 //! sources give the same installer whether `kpot` itself is built for debugging, for release or by clippy, so all of these share that directory. `KPOT_INSTALLER_AMD64=FILE` and `KPOT_INSTALLER_ARM64=FILE`
 //! embed installers that are already there, for packagers who build them elsewhere.
 //!
@@ -82,9 +82,7 @@ fn main() {
     for name in ["PATH", AMD64.given, ARM64.given] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    if let Err(message) =
-        embed(&AMD64, Lacking::Refused).and_then(|()| embed(&ARM64, Lacking::LeftOut))
-    {
+    if let Err(message) = embed(&[(&AMD64, Lacking::Refused), (&ARM64, Lacking::LeftOut)]) {
         println!("cargo::error={message}");
     }
 }
@@ -96,45 +94,66 @@ enum Lacking {
     LeftOut,
 }
 
-/// Puts the installer where `src/installers.rs` looks for it: by name below `OUT_DIR`, so that a target directory may be moved or copied. An empty file is none.
-fn embed(machine: &Machine, lacking: Lacking) -> Result<(), String> {
-    let place = Path::new(&variable("OUT_DIR")?).join(format!("installer-{}", machine.arch));
-    let installer = match (env::var_os(machine.given), tools(machine), lacking) {
-        (Some(given), ..) => {
-            let given = PathBuf::from(given);
-            println!("cargo::rerun-if-changed={}", given.display());
-            given.canonicalize().map_err(|cause| {
-                format!(
-                    "{} names {}, which cannot be read: {cause}",
-                    machine.given,
-                    given.display()
-                )
-            })?
+/// Puts the installers where `src/installers.rs` looks for them: by name below `OUT_DIR`, so that a target directory may be moved or copied. An empty file is none.
+fn embed(machines: &[(&Machine, Lacking)]) -> Result<(), String> {
+    let mut embedded = Vec::new();
+    let mut wanted = Vec::new();
+    for (machine, lacking) in machines {
+        match (given(machine)?, tools(machine), lacking) {
+            (Some(installer), ..) => embedded.push((*machine, installer)),
+            (None, Ok(compiler), _) => wanted.push((*machine, compiler)),
+            (None, Err(missing), Lacking::Refused) => {
+                return Err(format!(
+                    "{missing}, and the static installer needs it. {}",
+                    advice(machine)
+                ));
+            }
+            (None, Err(missing), Lacking::LeftOut) => {
+                println!(
+                    "cargo::warning=this kpot will carry no installer for {}, and build no pots for it: {missing}. {}",
+                    machine.arch,
+                    advice(machine)
+                );
+                let place = place(machine)?;
+                fs::write(&place, b"")
+                    .map_err(|cause| format!("cannot write {}: {cause}", place.display()))?;
+            }
         }
-        (None, Ok(compiler), _) => build(machine, &compiler)?,
-        (None, Err(missing), Lacking::Refused) => {
-            return Err(format!(
-                "{missing}, and the static installer needs it. {}",
-                advice(machine)
-            ));
-        }
-        (None, Err(missing), Lacking::LeftOut) => {
-            println!(
-                "cargo::warning=this kpot will carry no installer for {}, and build no pots for it: {missing}. {}",
-                machine.arch,
-                advice(machine)
-            );
-            return fs::write(&place, b"")
-                .map_err(|cause| format!("cannot write {}: {cause}", place.display()));
-        }
-    };
-    fs::copy(&installer, &place).map(drop).map_err(|cause| {
-        format!(
-            "cannot copy {} to {}: {cause}",
-            installer.display(),
-            place.display()
-        )
+    }
+    if !wanted.is_empty() {
+        embedded.extend(build(&wanted)?);
+    }
+    embedded.into_iter().try_for_each(|(machine, installer)| {
+        let place = place(machine)?;
+        fs::copy(&installer, &place).map(drop).map_err(|cause| {
+            format!(
+                "cannot copy {} to {}: {cause}",
+                installer.display(),
+                place.display()
+            )
+        })
     })
+}
+
+/// Where the installer for a machine is embedded from.
+fn place(machine: &Machine) -> Result<PathBuf, String> {
+    Ok(Path::new(&variable("OUT_DIR")?).join(format!("installer-{}", machine.arch)))
+}
+
+/// The installer that somebody else has built, where one is named.
+fn given(machine: &Machine) -> Result<Option<PathBuf>, String> {
+    let Some(given) = env::var_os(machine.given).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    println!("cargo::rerun-if-changed={}", given.display());
+    let found = given.canonicalize().map_err(|cause| {
+        format!(
+            "{} names {}, which cannot be read: {cause}",
+            machine.given,
+            given.display()
+        )
+    })?;
+    Ok(Some(found))
 }
 
 fn advice(machine: &Machine) -> String {
@@ -168,7 +187,8 @@ fn on_path(name: &str) -> bool {
     env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
-fn build(machine: &Machine, compiler: &str) -> Result<PathBuf, String> {
+/// Builds the installers for these machines with these compilers, side by side: each ends with a minute on one core.
+fn build<'a>(wanted: &[(&'a Machine, String)]) -> Result<Vec<(&'a Machine, PathBuf)>, String> {
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
     // TARGET/PROFILE/build/PACKAGE/out: whoever else builds below TARGET finds what is built here, and waits for it.
     let target_dir = out_dir.ancestors().nth(4).unwrap_or(&out_dir);
@@ -182,8 +202,8 @@ fn build(machine: &Machine, compiler: &str) -> Result<PathBuf, String> {
             "installer",
             "--package",
             "installer",
+            "--target-dir",
         ])
-        .args(["--target", machine.target, "--target-dir"])
         .arg(&target_dir)
         .current_dir(variable("CARGO_MANIFEST_DIR")?);
     for name in OUTER {
@@ -195,26 +215,31 @@ fn build(machine: &Machine, compiler: &str) -> Result<PathBuf, String> {
     for name in profile_overrides {
         cargo.env_remove(name);
     }
-    cargo.env(format!("CC_{}", machine.variable), compiler);
-    let name = machine.variable.to_ascii_uppercase();
-    cargo.env(format!("CARGO_TARGET_{name}_LINKER"), LINKER);
-    cargo.env(format!("CARGO_TARGET_{name}_RUSTFLAGS"), LINKING);
+    for (machine, compiler) in wanted {
+        cargo.args(["--target", machine.target]);
+        cargo.env(format!("CC_{}", machine.variable), compiler);
+        let name = machine.variable.to_ascii_uppercase();
+        cargo.env(format!("CARGO_TARGET_{name}_LINKER"), LINKER);
+        cargo.env(format!("CARGO_TARGET_{name}_RUSTFLAGS"), LINKING);
+    }
     let output = cargo
         .output()
-        .map_err(|cause| format!("cannot run cargo for the installer: {cause}"))?;
+        .map_err(|cause| format!("cannot run cargo for the installers: {cause}"))?;
     if !output.status.success() {
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             println!("cargo::warning={line}");
         }
+        let targets: Vec<&str> = wanted.iter().map(|(machine, _)| machine.target).collect();
         return Err(format!(
             "the installer does not build for {} (its own messages stand above)",
-            machine.target
+            targets.join(" and ")
         ));
     }
-    Ok(target_dir
-        .join(machine.target)
-        .join("installer")
-        .join("kpot-install"))
+    let built = |machine: &'a Machine| {
+        let folder = target_dir.join(machine.target).join("installer");
+        (machine, folder.join("kpot-install"))
+    };
+    Ok(wanted.iter().map(|(machine, _)| built(machine)).collect())
 }
 
 fn variable(name: &str) -> Result<String, String> {
