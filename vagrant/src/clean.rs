@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cache::Cache;
 use crate::lab::Lab;
 use crate::sh::{self, step};
-use crate::{image, machine, upstream};
+use crate::{image, machine, pool, upstream};
 
 /// Does it; a second time there is nothing left to do.
 pub fn run(cache: &Cache, lab: &Lab) -> Result<()> {
@@ -36,8 +36,7 @@ fn remove_machines(cache: &Cache, lab: &Lab) -> Result<()> {
     let docker = machine::docker_to_clean(cache)?;
     if (docker || !lab.shares_kernel()) && sh::on_path("vagrant") {
         step("removing the machines", || {
-            lab.raze()?;
-            lab.beside()?.raze()
+            pool::all_labs(lab)?.iter().try_for_each(Lab::raze)
         })?;
     }
     if !docker {

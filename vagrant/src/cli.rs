@@ -17,7 +17,7 @@ use crate::scenario::{Counts, Played, WhatRuns};
 use crate::sh::{self, step};
 use crate::soak::Earlier;
 use crate::workbench::{self, Workbench};
-use crate::{bench, clean, demo, image, scenario, soak, suite, upstream};
+use crate::{bench, clean, demo, image, pool, scenario, soak, suite, upstream};
 
 /// A real cluster on one machine, and what kpot must do on it. Run as root on Debian 12.
 #[derive(Debug, Parser)]
@@ -116,9 +116,11 @@ pub fn run() -> Result<Ended> {
     let lab = Lab::from_env()?;
     let _alone = match &cli.command {
         Command::Status | Command::Image | Command::Upstream(_) => Vec::new(),
-        // These two have machines of the lab beside, too.
-        Command::Test(_) | Command::Clean => {
-            vec![alone(&cache, &lab)?, alone(&cache, &lab.beside()?)?]
+        // These have machines of the labs beside, too.
+        Command::Test(_) | Command::Soak { .. } | Command::Clean => {
+            let labs = pool::all_labs(&lab)?;
+            let locks = labs.iter().map(|lab| alone(&cache, lab));
+            locks.collect::<Result<_>>()?
         }
         _ => vec![alone(&cache, &lab)?],
     };
@@ -133,7 +135,8 @@ pub fn run() -> Result<Ended> {
             } else {
                 Earlier::Count
             };
-            soak::run(&cache, &lab, &eras_to_soak(&era)?, earlier).map(counted)
+            let labs = pool::labs(&lab)?;
+            soak::run(&cache, &labs, &eras_to_soak(&era)?, earlier).map(counted)
         }
         Command::Scenario { names, era } => {
             let scenarios: Result<Vec<_>> =
@@ -141,7 +144,7 @@ pub fn run() -> Result<Ended> {
             let scenarios = scenarios?.into_iter().flatten().collect();
             let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
             let mut bench = workbench.bench(&lab, 0, WhatRuns::MayServe)?;
-            Ok(counted(scenario::play(&mut bench, scenarios, None)))
+            Ok(counted(scenario::play(&mut bench, scenarios)))
         }
         Command::Bench { parts, era, repeat } => {
             bench::run(&cache, &lab, &choose(&era)?, &parts, repeat).map(|()| Ended::Well)

@@ -33,10 +33,11 @@ const JOIN_LIMIT: Duration = Duration::from_mins(7);
 pub fn run(cache: &Cache, lab: &Lab, choice: &Choice, from: From) -> Result<()> {
     let version = choice.version;
     let disk = DiskWatch::start(cache.root())?;
-    workbench::prepare_machine(cache)?;
+    workbench::install_packages()?;
     let (m1, m2, b1) = (lab.m1(), lab.m2(), lab.b1());
     let (cluster, materials) = thread::scope(|scope| {
         let machines = scope.spawn(|| {
+            workbench::prepare_nodes(cache)?;
             step("vagrant up m1 m2", || {
                 lab.raze()?;
                 lab.up(&[&m1, &m2], Bare::Full)

@@ -75,21 +75,26 @@ impl Lab {
         })
     }
 
-    /// The lab beside this one, for eras that are played at the same time: in the next network.
-    pub fn beside(&self) -> Result<Self> {
+    /// The lab so many networks beside this one, for what is played at the same time; 0 is this one.
+    pub fn beside(&self, steps: u8) -> Result<Self> {
         let mut numbers = self.net.split('.');
         let (first, second, third) = (numbers.next(), numbers.next(), numbers.next());
         let next = second
-            .and_then(|number| number.parse::<u8>().ok()?.checked_add(1))
-            .with_context(|| format!("there is no network beside {}", self.net))?;
+            .and_then(|number| number.parse::<u8>().ok()?.checked_add(steps))
+            .with_context(|| format!("there are not {steps} networks beside {}", self.net))?;
+        let suffix = match steps {
+            0 => String::new(),
+            1 => "-beside".to_owned(),
+            _ => format!("-beside-{steps}"),
+        };
         Ok(Self {
-            name: format!("{}-beside", self.name),
+            name: format!("{}{suffix}", self.name),
             net: format!(
                 "{}.{next}.{}",
                 first.unwrap_or_default(),
                 third.unwrap_or_default()
             ),
-            dotfile: format!("{}-beside", self.dotfile.trim_end_matches('/')),
+            dotfile: format!("{}{suffix}", self.dotfile.trim_end_matches('/')),
             provider: self.provider.clone(),
         })
     }

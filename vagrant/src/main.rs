@@ -16,6 +16,7 @@ mod lab;
 mod machine;
 mod materials;
 mod node;
+mod pool;
 mod pot;
 mod scenario;
 mod secrets;

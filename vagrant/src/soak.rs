@@ -5,6 +5,7 @@
 //! played again. At the end the results of these pots are printed as a table in Markdown, those of earlier runs included.
 
 use std::fmt::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -12,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::cache::Cache;
 use crate::eras::Choice;
 use crate::lab::Lab;
-use crate::scenario::{self, Counts, Ending, Played, WhatRuns};
-use crate::sh;
-use crate::workbench::Workbench;
+use crate::pool::{self, Programme};
+use crate::pot::Pot;
+use crate::scenario::{self, Counts, Ending, Played, Scenarios};
+use crate::workbench::{self, Workbench};
+use crate::{sh, upstream};
 
 /// What to do with the results of earlier runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,36 +50,73 @@ struct Entry {
 #[serde(transparent)]
 struct Results(Vec<Entry>);
 
+/// What a soak knows while labs are at work.
+struct Soak<'a> {
+    cache: &'a Cache,
+    eras: &'a [Choice],
+    results: Mutex<Results>,
+    /// The pots that are played with: an era's name, and an identity.
+    pots: Mutex<Vec<(String, String)>>,
+}
+
 /// Plays what has not passed yet and prints the table. The counts are those of the table.
-pub fn run(cache: &Cache, lab: &Lab, eras: &[Choice], earlier: Earlier) -> Result<Counts> {
-    let workbench = Workbench::prepare(cache, eras)?;
-    let mut results = match earlier {
+pub fn run(cache: &Cache, labs: &[Lab], eras: &[Choice], earlier: Earlier) -> Result<Counts> {
+    workbench::install_packages()?;
+    let _servers = upstream::serve(cache.root(), &[])?;
+    let results = match earlier {
         Earlier::Count => Results::load(cache)?,
         Earlier::Forget => Results::default(),
     };
-    let mut pots = Vec::new();
-    for (index, (choice, pot)) in workbench.pots().enumerate() {
-        let (era, identity) = (choice.to_string(), pot.identity()?);
-        let mut bench = workbench.bench(lab, index, WhatRuns::MayServe)?;
-        for mut scenario in scenario::of(&Played::Everything) {
-            let name = scenario.name();
-            if scenario::left_out(scenario.as_ref(), &bench).is_some() {
-                continue;
-            }
-            if results.passed(&era, &name, &identity) {
-                sh::say(format_args!("scenario {era} {name}: passed before"));
-                continue;
-            }
-            let ending = scenario::play_one(&mut bench, scenario.as_mut());
-            results.put(Entry::of(era.clone(), name, identity.clone(), ending));
-            results.save(cache)?;
-        }
-        pots.push((era, identity));
-    }
-    lab.raze()?;
+    let soak = Soak {
+        cache,
+        eras,
+        results: Mutex::new(results),
+        pots: Mutex::default(),
+    };
+    pool::play(cache, labs, eras, &soak, None)?;
+    let (pots, results) = (locked(&soak.pots), locked(&soak.results));
     let shown = results.of(&pots);
     println!("{}", table(&pots, &shown));
     Ok(counts(&shown))
+}
+
+impl Soak<'_> {
+    fn era(&self, index: usize) -> Result<String> {
+        let choice = self.eras.get(index).context("no such era")?;
+        Ok(choice.to_string())
+    }
+}
+
+impl Programme for Soak<'_> {
+    fn scenarios(&self, era: usize, workbench: &Workbench) -> Result<Scenarios> {
+        let era = self.era(era)?;
+        let (_, pot) = workbench.pots().next().context("no pot")?;
+        let identity = pot.identity()?;
+        let results = locked(&self.results);
+        let left = scenario::of(&Played::Everything).into_iter();
+        let left = left.filter(|scenario| {
+            let name = scenario.name();
+            let passed = results.passed(&era, &name, &identity);
+            if passed {
+                sh::say(format_args!("scenario {era} {name}: passed before"));
+            }
+            !passed
+        });
+        let left = left.collect();
+        locked(&self.pots).push((era, identity));
+        Ok(left)
+    }
+
+    fn ended(&self, era: usize, pot: &Pot, scenario: &str, ending: Ending) -> Result<()> {
+        let entry = Entry::of(self.era(era)?, scenario.to_owned(), pot.identity()?, ending);
+        let mut results = locked(&self.results);
+        results.put(entry);
+        results.save(self.cache)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entry {

@@ -2,8 +2,9 @@
 //! on the first, less on the others.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::disk::DiskWatch;
 use crate::eras::Choice;
 use crate::image::vagrant_dir;
 use crate::lab::Lab;
+use crate::pool::{self, Latest, Programme};
 use crate::pot::{Kpot, Pot};
-use crate::scenario::{self, Counts, Played, WhatRuns};
+use crate::scenario::{self, Counts, Ending, Played, Scenarios};
 use crate::sh::{self, Sh, step};
 use crate::upstream;
 use crate::workbench::{self, Workbench};
@@ -28,130 +30,85 @@ const INSTALLER_LIMIT: usize = 4_000_000;
 /// The release of cargo-deny that checks the dependencies.
 const CARGO_DENY: &str = "0.20.2";
 
-/// No era is begun later than this after the start: a run has 90 minutes on any machine, and an era that must be built first takes half an hour where others are at work.
-const LATEST_BEGIN: Duration = Duration::from_mins(55);
+/// A run has 90 minutes on any machine. Some scenarios take ten, and on a slow machine more.
+const LATEST: Latest = Latest {
+    era: Duration::from_mins(55),
+    scenario: Duration::from_mins(65),
+};
 
-/// Nor a scenario later than this: some take ten minutes, and on a slow machine more.
-const LATEST_SCENARIO: Duration = Duration::from_mins(65);
+/// How many lines of a failed test are shown from its panic on; a comparison that fails has three.
+const PANIC_LINES: usize = 6;
 
-/// What the machines of one lab take at most, in MiB: three masters and a machine that joins, with what they cache.
-const LAB_MEMORY: u64 = 5 * 1024;
-
-/// Eras, and what is played of each, one after the other on the machines of one lab.
-struct Lane<'a> {
-    lab: Lab,
+/// What is played, and how it went so far.
+struct Tests<'a> {
+    cache: &'a Cache,
     eras: &'a [(Choice, Played)],
+    counts: Mutex<Counts>,
 }
 
 /// Runs everything; failures are told and counted. An error means that there was nothing to test with.
 ///
-/// Two labs play side by side where there is memory for both, and the tests of the code take what they leave of the
-/// processor: scenarios mostly wait for Kubernetes.
+/// The tests of the code take what the labs leave of the processor: scenarios mostly wait for Kubernetes.
 pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
     let disk = DiskWatch::start(cache.root())?;
-    workbench::prepare_machine(cache)?;
-    // Both labs fetch from these servers, and either may be done first.
+    workbench::install_packages()?;
+    // Every lab fetches from these servers, and any may be done first.
     let _servers = upstream::serve(cache.root(), &[])?;
-    let lanes = lanes(lab, eras, memory_available()?)?;
-    let counts = thread::scope(|scope| {
-        let mut parts: Vec<_> = lanes
-            .iter()
-            .map(|lane| scope.spawn(|| play(cache, lane)))
-            .collect();
-        parts.push(scope.spawn(|| test_code(cache)));
-        let mut counts = test_vagrantfile();
-        // All of them end before an error does.
-        let ended: Vec<_> = parts
-            .into_iter()
-            .map(thread::ScopedJoinHandle::join)
-            .collect();
-        for part in ended {
-            counts += part.unwrap_or_else(|_| Err(anyhow!("a part of the tests panicked")))?;
-        }
-        anyhow::Ok(counts)
+    let labs = pool::labs(lab)?;
+    let tests = Tests {
+        cache,
+        eras,
+        counts: Mutex::default(),
+    };
+    let choices: Vec<Choice> = eras.iter().map(|(choice, _)| choice.clone()).collect();
+    thread::scope(|scope| {
+        let code = scope.spawn(|| {
+            tests.count(test_vagrantfile());
+            test_code(cache)
+        });
+        let played = pool::play(cache, &labs, &choices, &tests, Some(LATEST));
+        // Both end before an error does.
+        let code = code.join();
+        tests.count(code.unwrap_or_else(|_| Err(anyhow!("the tests of the code panicked")))?);
+        played
     })?;
     sh::say(format_args!(
         "all of it: {} minutes, peak disk {} MB",
         sh::clock(sh::elapsed()),
         disk.peak_megabytes()
     ));
-    Ok(counts)
+    Ok(tests
+        .counts
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The first era, which is tried wholly, takes about as long as the others together.
-fn lanes<'a>(lab: &Lab, eras: &'a [(Choice, Played)], memory: u64) -> Result<Vec<Lane<'a>>> {
-    let lane = |lab, eras| Lane { lab, eras };
-    if eras.len() < 2 || memory < 2 * LAB_MEMORY {
-        return Ok(vec![lane(lab.clone(), eras)]);
+impl Tests<'_> {
+    fn count(&self, more: Counts) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts += more;
     }
-    let (first, others) = eras.split_at(1);
-    Ok(vec![lane(lab.clone(), first), lane(lab.beside()?, others)])
 }
 
-/// MiB that can be used without swapping.
-fn memory_available() -> Result<u64> {
-    let table = sh::read_text(Path::new("/proc/meminfo"))?;
-    let kibibytes = table.lines().find_map(|line| {
-        line.strip_prefix("MemAvailable:")?
-            .split_whitespace()
-            .next()
-    });
-    let kibibytes = kibibytes.context("/proc/meminfo tells no MemAvailable")?;
-    Ok(kibibytes.parse::<u64>().context("reading /proc/meminfo")? / 1024)
-}
-
-fn play(cache: &Cache, lane: &Lane<'_>) -> Result<Counts> {
-    let mut counts = Counts::default();
-    for (index, (choice, played)) in lane.eras.iter().enumerate() {
-        sh::work_on(choice);
-        if index > 0 && sh::elapsed() > LATEST_BEGIN {
-            let runtime = choice.runtime.as_deref();
-            let runtime = runtime.map_or_else(String::new, |name| format!(" --runtime {name}"));
-            sh::say(format_args!(
-                "NOT PLAYED: {} minutes are over, and it might not end in time; `cargo lab test --k8s {}{runtime}` plays it",
-                sh::clock(sh::elapsed()),
-                choice.version
-            ));
-            continue;
-        }
-        let workbench = Workbench::prepare(cache, std::slice::from_ref(choice))?;
-        counts += test_programs(cache, &workbench);
-        let mut bench = workbench.bench(&lane.lab, 0, WhatRuns::Stranger)?;
-        // The next era's Kubernetes is built from what this one's scenarios leave of the processor.
-        counts += thread::scope(|scope| {
-            let next = lane.eras.get(index + 1);
-            let next = next.map(|(choice, _)| scope.spawn(move || build_ahead(choice)));
-            let scenarios = scenario::of(played);
-            let counts = scenario::play(&mut bench, scenarios, Some(LATEST_SCENARIO));
-            // A cluster that nobody needs any more takes from a build that is waited for.
-            lane.lab.raze()?;
-            match next.map(thread::ScopedJoinHandle::join) {
-                None | Some(Ok(Ok(()))) => Ok(counts),
-                Some(Ok(Err(failed))) => Err(failed),
-                Some(Err(_)) => Err(anyhow!("the build of the next era panicked")),
-            }
-        })?;
+impl Programme for Tests<'_> {
+    fn scenarios(&self, era: usize, workbench: &Workbench) -> Result<Scenarios> {
+        self.count(test_programs(self.cache, workbench));
+        let (_, played) = self.eras.get(era).context("no such era")?;
+        Ok(scenario::of(played))
     }
-    Ok(counts)
-}
 
-/// Builds what is missing of upstream in a process of its own that yields to the scenarios as the tests of the code do: a lane may come to wait for it.
-fn build_ahead(choice: &Choice) -> Result<()> {
-    let own = env::current_exe().context("cannot find this program's own path")?;
-    step(
-        &format!("upstream of {choice}, beside the scenarios"),
-        || {
-            nicely("5", own.as_os_str())
-                .args(["upstream", "build", "--k8s", &choice.version.to_string()])
-                .args(choice.runtime.iter().flat_map(|name| ["--runtime", name]))
-                .log("upstream.log")
-                .run()
-        },
-    )
+    fn ended(&self, _: usize, _: &Pot, _: &str, ending: Ending) -> Result<()> {
+        self.count(Counts::of(&ending));
+        Ok(())
+    }
 }
 
 fn test_code(cache: &Cache) -> Result<Counts> {
-    let cargo = || nicely("5", &cargo()).dir(vagrant_dir()).log("cargo.log");
+    let cargo = || {
+        workbench::nicely(workbench::YIELDING, &cargo())
+            .dir(vagrant_dir())
+            .log("cargo.log")
+    };
     let mut counts = Counts::default();
     count(&mut counts, "cargo fmt", || {
         cargo().args(["fmt", "--all", "--check"]).run()
@@ -196,18 +153,13 @@ fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// A program that yields to the scenarios, by this much. The tests of the code have time limits of their own, and must not starve.
-fn nicely(by: &str, program: &OsStr) -> Sh {
-    Sh::new("nice").args(["-n", by]).arg(program)
-}
-
 /// Checks what is depended on by deny.toml. Not the advisories: they are fetched from the internet, which a machine of the lab need not have.
 fn deny(cache: &Cache) -> Result<()> {
     let program = cache.tools().join("bin/cargo-deny");
     if !program.is_file() {
         let root = cache.tools();
         step("building cargo-deny", || {
-            nicely("19", &cargo())
+            workbench::nicely(19, &cargo())
                 // Not optimised: it is used for two seconds, and optimising it takes minutes.
                 .args(["install", "--quiet", "--debug", "--locked", "cargo-deny"])
                 .args(["--version", CARGO_DENY, "--root"])
@@ -243,12 +195,18 @@ fn cargo_counts(output: &str) -> Counts {
     counts
 }
 
+/// What failed, and what each panic said: a failure that does not come again can only be understood by that.
 fn failures_in(output: &str) -> String {
-    output
-        .lines()
-        .filter(|line| line.contains("FAILED") || line.contains("panicked at"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let mut said = 0;
+    let told = |line: &&str| {
+        if line.contains("panicked at") {
+            said = PANIC_LINES;
+        }
+        let tells = said > 0 || line.contains("FAILED");
+        said = said.saturating_sub(1);
+        tells
+    };
+    output.lines().filter(told).collect::<Vec<_>>().join("\n")
 }
 
 fn last_lines(text: &str) -> String {
@@ -390,26 +348,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_era_has_machines_of_its_own_where_memory_allows() {
-        let lab = Lab::from_env().expect("a lab");
-        let eras = ["v1.14.0", "v1.20.2", "v1.34.4"].map(|version| {
-            let version = version.parse().expect("a version");
-            let choice = Choice {
-                version,
-                runtime: None,
-            };
-            (choice, Played::MainPaths)
-        });
-        let sizes = |eras, memory| -> Vec<usize> {
-            let lanes = lanes(&lab, eras, memory).expect("there is a network beside");
-            lanes.iter().map(|lane| lane.eras.len()).collect()
-        };
-        assert_eq!(sizes(&eras, 2 * LAB_MEMORY), [1, 2]);
-        assert_eq!(sizes(&eras, 2 * LAB_MEMORY - 1), [3]);
-        assert_eq!(sizes(&eras[..1], 10 * LAB_MEMORY), [1]);
-        let beside = lab.beside().expect("there is a network beside");
-        assert_ne!(lab.m1().address(), beside.m1().address());
-        assert_ne!(lab.m1().container(), beside.m1().container());
+    fn what_a_failed_test_said_is_told() {
+        let output = "running 2 tests\ntest one ... ok\ntest other ... FAILED\n\nfailures:\n\n---- other stdout ----\nthread 'other' panicked at \
+                      tests/x.rs:1:5:\nassertion `left == right` failed\n  left: [1]\n right: [1, 1]\nstack\nbacktrace\nmore\n\nfailures:\n    other\n";
+        let told = failures_in(output);
+        assert!(
+            told.starts_with("test other ... FAILED\nthread 'other' panicked at")
+                && told.contains("right: [1, 1]"),
+            "{told}"
+        );
+        assert!(
+            !told.contains("more") && !told.contains("test one"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What every use of the lab needs before the first scenario: this machine, the node image, upstream of some eras and its
 //! servers, the product compiled, and a pot of each era. As much of it as can be is done at the same time.
 
+use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -36,6 +38,7 @@ const PACKAGES: &[&str] = &[
     "openssl",
     "qemu-user-static",
     "ruby",
+    "skopeo",
     "strace",
     "util-linux",
     "vagrant",
@@ -44,6 +47,18 @@ const PACKAGES: &[&str] = &[
 
 /// Installs what the lab needs, starts Docker, and makes the node image.
 pub fn prepare_machine(cache: &Cache) -> Result<()> {
+    install_packages()?;
+    prepare_nodes(cache)
+}
+
+/// Starts Docker and makes the node image; the packages are there. On a fresh machine it mostly waits for downloads.
+pub fn prepare_nodes(cache: &Cache) -> Result<()> {
+    machine::prepare(cache)?;
+    image::ensure(cache)
+}
+
+/// Installs what the lab needs, and what compiling kpot does.
+pub fn install_packages() -> Result<()> {
     let user = Sh::new("id").arg("-u").output()?;
     ensure!(
         user == "0",
@@ -57,9 +72,7 @@ pub fn prepare_machine(cache: &Cache) -> Result<()> {
         "the lab is made for Debian 12 (bookworm): its Vagrant, Docker and servers are Debian's"
     );
     sh::apt_install(PACKAGES)?;
-    install_rust_targets()?;
-    machine::prepare(cache)?;
-    image::ensure(cache)
+    install_rust_targets()
 }
 
 /// What compiles the installers: rustup may be told not to install by itself what the toolchain's file names.
@@ -196,6 +209,27 @@ pub fn upstream_of(cache: &Cache, choice: &Choice) -> Result<Upstream> {
         let era = eras.find(choice.version)?;
         upstream::ensure(cache.root(), era, choice.runtime.as_deref())
     })
+}
+
+/// Builds what is missing of an era's upstream, in a process of its own; `beside` scenarios it yields to them.
+pub fn build_upstream(choice: &Choice, beside: bool) -> Result<()> {
+    let own = env::current_exe().context("cannot find this program's own path")?;
+    let what = format!("upstream of {choice}");
+    step(&what, || {
+        nicely(if beside { YIELDING } else { 0 }, own.as_os_str())
+            .args(["upstream", "build", "--k8s", &choice.version.to_string()])
+            .args(choice.runtime.iter().flat_map(|name| ["--runtime", name]))
+            .log("upstream.log")
+            .run()
+    })
+}
+
+/// How much what has time limits of its own yields to scenarios: it must not starve.
+pub const YIELDING: u8 = 5;
+
+/// A program that yields to the scenarios, by this much of 19.
+pub fn nicely(by: u8, program: &OsStr) -> Sh {
+    Sh::new("nice").args(["-n", &by.to_string()]).arg(program)
 }
 
 #[cfg(test)]

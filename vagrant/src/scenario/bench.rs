@@ -117,7 +117,7 @@ impl Bench {
         let begun = Instant::now();
         let choice = Eras::load()?.choice(version.parse()?, None)?;
         // Another lab may be at work with that era's own pot.
-        let folder = self.cache.pots().join(format!("for-{}", self.version));
+        let folder = self.cache.pots().join(format!("for-{}", self.lab.name()));
         let workbench = Workbench::prepare_in(&folder, &self.cache, std::slice::from_ref(&choice))?;
         let mut pots = workbench.pots().map(|(_, pot)| pot.clone());
         let pot = pots.next().with_context(|| format!("no pot of {choice}"))?;
@@ -386,6 +386,6 @@ impl Bench {
     pub fn folder(&self, scenario: &str) -> PathBuf {
         self.cache
             .pots()
-            .join(format!("{}-{scenario}", self.version))
+            .join(format!("{}-{}-{scenario}", self.lab.name(), self.version))
     }
 }

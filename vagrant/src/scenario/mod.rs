@@ -44,7 +44,7 @@ use crate::evidence;
 use crate::sh;
 
 /// One thing that is tried.
-pub trait Scenario {
+pub trait Scenario: Send {
     /// What `cargo lab scenario` calls it.
     fn name(&self) -> String;
     /// What it shows, in one line.
@@ -83,9 +83,12 @@ pub trait Scenario {
     fn clean(&mut self, bench: &mut Bench) -> Result<()>;
 }
 
+/// What is played one after the other.
+pub type Scenarios = Vec<Box<dyn Scenario>>;
+
 /// All scenarios, in the order in which one cluster can serve them: those that want two masters, those that want a third,
 /// and at last those that want a cluster of their own.
-pub fn all() -> Vec<Box<dyn Scenario>> {
+pub fn all() -> Scenarios {
     let mut all = boxed(refusals::joins());
     all.push(Box::new(lean::LeanHost::default()));
     all.push(Box::new(broken::BrokenInstaller));
@@ -109,13 +112,13 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all
 }
 
-fn boxed<T: Scenario + 'static>(scenarios: Vec<T>) -> Vec<Box<dyn Scenario>> {
+fn boxed<T: Scenario + 'static>(scenarios: Vec<T>) -> Scenarios {
     let boxed = |one| Box::new(one) as Box<dyn Scenario>;
     scenarios.into_iter().map(boxed).collect()
 }
 
 /// Those that belong to what is played of an era.
-pub fn of(played: &Played) -> Vec<Box<dyn Scenario>> {
+pub fn of(played: &Played) -> Scenarios {
     all()
         .into_iter()
         .filter(|one| tier::played(&one.name(), played))
@@ -123,7 +126,7 @@ pub fn of(played: &Played) -> Vec<Box<dyn Scenario>> {
 }
 
 /// The scenarios of a name, or of a group: `refusals` stands for all `refusals/…`.
-pub fn named(name: &str) -> Result<Vec<Box<dyn Scenario>>> {
+pub fn named(name: &str) -> Result<Scenarios> {
     let found: Vec<_> = all()
         .into_iter()
         .filter(|one| one.name() == name || one.name().starts_with(&format!("{name}/")))
@@ -138,8 +141,8 @@ pub fn named(name: &str) -> Result<Vec<Box<dyn Scenario>>> {
     Ok(found)
 }
 
-/// Budgets are those of a machine that does nothing else; another lab may play beside this one, and the code be tested.
-const SHARED: u32 = 2;
+/// Budgets are those of a machine that does nothing else; other labs may play beside this one, and the code be tested.
+const SHARED: u32 = 3;
 
 /// How scenarios ended.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -168,41 +171,43 @@ pub struct Ending {
     pub failure: Option<anyhow::Error>,
 }
 
-/// Plays scenarios one after the other; each failure is told with its evidence, and the next one goes on. None is begun
-/// once this lab has run for `latest`: such ones are told, and count for nothing.
-pub fn play(
-    bench: &mut Bench,
-    scenarios: Vec<Box<dyn Scenario>>,
-    latest: Option<Duration>,
-) -> Counts {
+impl Counts {
+    /// Of one scenario.
+    pub fn of(ending: &Ending) -> Self {
+        let failed = usize::from(ending.failure.is_some());
+        Self {
+            passed: 1 - failed,
+            failed,
+        }
+    }
+}
+
+/// Plays scenarios one after the other; each failure is told with its evidence, and the next one goes on.
+pub fn play(bench: &mut Bench, scenarios: Scenarios) -> Counts {
     let mut counts = Counts::default();
     for mut scenario in scenarios {
-        if latest.is_some_and(|latest| sh::elapsed() > latest) {
-            sh::say(format_args!(
-                "scenario {} {}: NOT PLAYED: {} minutes are over, and it might not end in time",
-                bench.version(),
-                scenario.name(),
-                sh::clock(sh::elapsed())
-            ));
-            continue;
+        if let Some(ending) = play_or_tell(bench, scenario.as_mut()) {
+            counts += Counts::of(&ending);
         }
-        if let Some(why) = left_out(scenario.as_ref(), bench) {
-            sh::say(format_args!(
-                "scenario {} {}: {why}",
-                bench.version(),
-                scenario.name()
-            ));
-            continue;
-        }
-        let ending = play_one(bench, scenario.as_mut());
-        counts.passed += usize::from(ending.failure.is_none());
-        counts.failed += usize::from(ending.failure.is_some());
     }
     counts
 }
 
+/// Plays one scenario, or tells why it is left out.
+pub fn play_or_tell(bench: &mut Bench, scenario: &mut dyn Scenario) -> Option<Ending> {
+    if let Some(why) = left_out(scenario, bench) {
+        sh::say(format_args!(
+            "scenario {} {}: {why}",
+            bench.version(),
+            scenario.name()
+        ));
+        return None;
+    }
+    Some(play_one(bench, scenario))
+}
+
 /// Why a scenario cannot be played here, where it cannot.
-pub fn left_out(scenario: &dyn Scenario, bench: &Bench) -> Option<&'static str> {
+fn left_out(scenario: &dyn Scenario, bench: &Bench) -> Option<&'static str> {
     if !scenario.plays_on(bench.version()) {
         return Some("this version does not have what it is about");
     }
@@ -214,7 +219,7 @@ pub fn left_out(scenario: &dyn Scenario, bench: &Bench) -> Option<&'static str> 
 }
 
 /// Plays one scenario and tells how it ended.
-pub fn play_one(bench: &mut Bench, scenario: &mut dyn Scenario) -> Ending {
+fn play_one(bench: &mut Bench, scenario: &mut dyn Scenario) -> Ending {
     let name = format!("{} {}", bench.version(), scenario.name());
     sh::say(format_args!("scenario {name}: {}", scenario.about()));
     let begun = Instant::now();

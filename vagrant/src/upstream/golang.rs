@@ -102,6 +102,8 @@ impl Workshop {
             .env("GOPATH", self.downloads.join("path"))
             .env("GOMODCACHE", self.downloads.join("mod"))
             .env("GOCACHE", self.scratch.join("cache"))
+            // The compiler collects its garbage less often: a ninth less work, measured on the CNI plugins, and the same bytes.
+            .env("GOGC", "400")
             .env("GOFLAGS", "-mod=mod -modcacherw -buildvcs=false")
             .env("GOWORK", "off")
             .env("GO111MODULE", "on")
