@@ -372,10 +372,25 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// The same, while `feed` writes the command's standard input.
-    pub fn feed(&self, cmd: &Cmd, change: Change, feed: &mut Feed<'_>) -> Result<Output> {
+    /// The same command several times side by side, each with a feed of its own. All of them come to their end; then the first failure is told.
+    pub fn feed(&self, cmd: &Cmd, change: Change, feeds: Vec<Box<Feed<'_>>>) -> Result<()> {
         self.journal.intent(change)?;
-        Ok(self.view.runner.feed(cmd, feed)?.expect(cmd)?)
+        let runner = &self.view.runner;
+        let run = |mut feed: Box<Feed<'_>>| runner.feed(cmd, &mut *feed)?.expect(cmd);
+        thread::scope(|scope| {
+            let running: Vec<_> = feeds
+                .into_iter()
+                .map(|feed| scope.spawn(move || run(feed)))
+                .collect();
+            let ended: Vec<_> = running
+                .into_iter()
+                .map(|one| {
+                    one.join()
+                        .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+                })
+                .collect();
+            Ok(ended.into_iter().try_for_each(|one| one.map(drop))?)
+        })
     }
 
     fn before(&self, path: &str) -> Result<Before> {

@@ -1,16 +1,19 @@
 //! The images of the pot are in the container runtime, with the names that the cluster uses.
 //!
-//! Images that are there already, by their ID, are not loaded again; they only get the names that they lack. All missing ones go into one `docker load` or one `ctr images
-//! import`, which reads an archive that is made while it reads: no layer is ever held in memory or written to a file of ours, and a layer that several images share is sent
-//! once. The runtime checks every layer against the image's config, and the config is checked against the ID.
+//! Images that are there already, by their ID, are not loaded again; they only get the names that they lack. All missing ones go into one `docker load` or `ctr images
+//! import`, or into two side by side, which read an archive that is made while they read: no layer is ever held in memory or written to a file of ours, and a layer that
+//! several images share is sent once. The runtime checks every layer against the image's config, and the config is checked against the ID.
 
 mod archive;
 mod oci;
+mod parts;
 mod store;
 mod tar;
 
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +23,7 @@ use bundle_spec::{Manifest, Sha256, VerifiedPot};
 use self::archive::{Archive, Layer};
 use self::oci::OciArchive;
 use crate::facts::containerd;
+use crate::host::command::Feed;
 use crate::host::{Host, HostView};
 use crate::journal::Change;
 use crate::runtime::Runtime;
@@ -27,6 +31,9 @@ use crate::step::{State, Step, View, World};
 
 /// How often, and how long apart, containerd's CRI is asked whether it knows an image that was just imported: it is told by an event.
 const LOOKS: (u32, Duration) = (120, Duration::from_millis(250));
+
+/// Loads at once, where there are cores for them: a runtime unpacks and hashes one image after the other, on one core, and each load holds one zstd window here.
+const MOST_LOADS: usize = 2;
 
 /// An image and the names that it must have here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,24 +199,32 @@ impl Images {
             host.note(change)?;
         }
         let cmd = store::load(self.runtime);
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let parts = parts::side_by_side(self.pot.manifest(), images, cores.min(MOST_LOADS));
         match self.runtime {
             Runtime::Docker => {
-                let archive = self.docker_archive(images)?;
-                host.feed(&cmd, last, &mut |pipe| {
-                    archive.write(pipe, &|blob| {
-                        self.pot.open_blob(blob).map_err(io::Error::other)
-                    })
-                })?;
+                let archives = parts.iter().map(|part| self.docker_archive(part));
+                let archives = archives.collect::<Result<Vec<_>>>()?;
+                let feeds = archives.iter().map(|archive| {
+                    let open = |blob: &Sha256| self.pot.open_blob(blob).map_err(io::Error::other);
+                    Box::new(move |pipe: &mut dyn io::Write| archive.write(pipe, &open))
+                        as Box<Feed<'_>>
+                });
+                host.feed(&cmd, last, feeds.collect())
             }
             Runtime::Containerd => {
                 let info = containerd::running(host.view())?;
                 let reads_zstd = info.is_some_and(|info| info.reads_zstd());
-                let archive = self.oci_archive(images, reads_zstd)?;
-                host.feed(&cmd, last, &mut |pipe| archive.write(pipe, &self.pot))?;
-                self.await_images(host)?;
+                let archives = parts.iter().map(|part| self.oci_archive(part, reads_zstd));
+                let archives = archives.collect::<Result<Vec<_>>>()?;
+                let feeds = archives.iter().map(|archive| {
+                    Box::new(|pipe: &mut dyn io::Write| archive.write(pipe, &self.pot))
+                        as Box<Feed<'_>>
+                });
+                host.feed(&cmd, last, feeds.collect())?;
+                self.await_images(host)
             }
         }
-        Ok(())
     }
 
     fn await_images(&self, host: &Host<'_>) -> Result<()> {
