@@ -35,9 +35,7 @@ pub fn run(cache: &Cache, lab: &Lab) -> Result<()> {
 fn remove_machines(cache: &Cache, lab: &Lab) -> Result<()> {
     let docker = machine::docker_to_clean(cache)?;
     if (docker || !lab.shares_kernel()) && sh::on_path("vagrant") {
-        step("removing the machines", || {
-            pool::all_labs(lab)?.iter().try_for_each(Lab::raze)
-        })?;
+        step("removing the machines", || pool::raze(lab))?;
     }
     if !docker {
         return Ok(());

@@ -118,7 +118,7 @@ pub fn run() -> Result<Ended> {
         Command::Status | Command::Image | Command::Upstream(_) => Vec::new(),
         // These have machines of the labs beside, too.
         Command::Test(_) | Command::Soak { .. } | Command::Clean => {
-            let labs = pool::all_labs(&lab)?;
+            let labs = pool::all_labs(&lab);
             let locks = labs.iter().map(|lab| alone(&cache, lab));
             locks.collect::<Result<_>>()?
         }
@@ -135,8 +135,7 @@ pub fn run() -> Result<Ended> {
             } else {
                 Earlier::Count
             };
-            let labs = pool::labs(&lab)?;
-            soak::run(&cache, &labs, &eras_to_soak(&era)?, earlier).map(counted)
+            soak::run(&cache, &lab, &eras_to_soak(&era)?, earlier).map(counted)
         }
         Command::Scenario { names, era } => {
             let scenarios: Result<Vec<_>> =

@@ -11,6 +11,7 @@ use crate::cli::From;
 use crate::cluster::{Cluster, ClusterSpec, Runtime};
 use crate::disk::DiskWatch;
 use crate::eras::{Choice, Version};
+use crate::image;
 use crate::lab::{Bare, Lab};
 use crate::materials::{self, Materials};
 use crate::node::Node;
@@ -33,11 +34,11 @@ const JOIN_LIMIT: Duration = Duration::from_mins(7);
 pub fn run(cache: &Cache, lab: &Lab, choice: &Choice, from: From) -> Result<()> {
     let version = choice.version;
     let disk = DiskWatch::start(cache.root())?;
-    workbench::install_packages()?;
+    workbench::prepare_host(cache)?;
     let (m1, m2, b1) = (lab.m1(), lab.m2(), lab.b1());
     let (cluster, materials) = thread::scope(|scope| {
         let machines = scope.spawn(|| {
-            workbench::prepare_nodes(cache)?;
+            image::ensure(cache)?;
             step("vagrant up m1 m2", || {
                 lab.raze()?;
                 lab.up(&[&m1, &m2], Bare::Full)

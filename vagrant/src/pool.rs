@@ -5,8 +5,11 @@
 //! next era that is built; where none is, it helps with the one that has most left to play.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::num::NonZero;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,12 +23,13 @@ use crate::pot::{Kpot, Pot};
 use crate::scenario::{self, Bench, Ending, Scenario, Scenarios, WhatRuns};
 use crate::sh::{self, step};
 use crate::workbench::{self, Workbench};
+use crate::{image, upstream};
 
 /// What the machines of one lab take at most, in MiB: three masters and a machine that joins, with what they cache.
 const LAB_MEMORY: u64 = 5 * 1024;
 
 /// Labs beside each other that this lab knows names and networks for.
-const MOST_LABS: usize = 3;
+const MOST_LABS: u8 = 3;
 
 /// A second lab begins to help with an era where the budgets of what is left come to this: it makes a cluster of its own first.
 const WORTH_A_CLUSTER: Duration = Duration::from_mins(12);
@@ -41,30 +45,44 @@ pub trait Programme: Sync {
 /// When nothing is begun any more.
 #[derive(Debug, Clone, Copy)]
 pub struct Latest {
+    /// The building of an era's upstream: it takes half an hour where others are at work.
+    pub build: Duration,
     /// An era that nobody has begun.
     pub era: Duration,
     /// A scenario.
     pub scenario: Duration,
 }
 
-/// The labs that are at work at the same time, this one first: as many as there are cores and memory for.
+/// The labs that are at work at the same time, this one first: as many as there are cores and memory for. What ran in any of them goes first.
 pub fn labs(lab: &Lab) -> Result<Vec<Lab>> {
+    raze(lab)?;
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    labs_for(lab, cores, memory_available()?)
+    Ok(labs_for(lab, cores, memory_available()?))
 }
 
-/// Each has half a core's work, and more while a cluster is made; in memory, given in MiB, it takes [`LAB_MEMORY`].
-fn labs_for(lab: &Lab, cores: usize, memory: u64) -> Result<Vec<Lab>> {
-    let fit = usize::try_from(memory / LAB_MEMORY).unwrap_or(MOST_LABS);
-    let mut labs = all_labs(lab)?;
-    labs.truncate(fit.min(cores).max(1));
-    Ok(labs)
+/// Takes down every lab that may have been at work beside this one, and this one.
+pub fn raze(lab: &Lab) -> Result<()> {
+    all_labs(lab).iter().try_for_each(Lab::raze)
 }
 
-/// Every lab that may have been at work beside this one, and this one.
-pub fn all_labs(lab: &Lab) -> Result<Vec<Lab>> {
-    let number = |at: usize| u8::try_from(at).context("too many labs");
-    (0..MOST_LABS).map(|at| lab.beside(number(at)?)).collect()
+/// Every lab that may be at work beside this one, and this one: those in networks that there are.
+pub fn all_labs(lab: &Lab) -> Vec<Lab> {
+    (0..MOST_LABS)
+        .filter_map(|at| lab.beside(at).ok())
+        .collect()
+}
+
+/// Each has half a core's work, and more while a cluster is made; in memory, given in MiB, it takes [`LAB_MEMORY`]. Virtual machines take more of both, and are one lab.
+fn labs_for(lab: &Lab, cores: usize, memory: u64) -> Vec<Lab> {
+    let fit = usize::try_from(memory / LAB_MEMORY).unwrap_or(usize::MAX);
+    let most = if lab.shares_kernel() {
+        fit.min(cores).max(1)
+    } else {
+        1
+    };
+    let mut labs = all_labs(lab);
+    labs.truncate(most);
+    labs
 }
 
 /// MiB that can be used without swapping.
@@ -79,46 +97,44 @@ fn memory_available() -> Result<u64> {
     Ok(kibibytes.parse::<u64>().context("reading /proc/meminfo")? / 1024)
 }
 
-/// Plays all of it. Failures of scenarios are the programme's matter; an error means that something could not be played.
+/// Plays all of it. Failures of scenarios are the programme's matter; what could not be played for another reason is told, and counted here.
 pub fn play(
     cache: &Cache,
     labs: &[Lab],
     eras: &[Choice],
     programme: &dyn Programme,
     latest: Option<Latest>,
-) -> Result<()> {
+) -> usize {
     let pool = Pool {
         cache,
         eras,
         programme,
         latest,
-        state: Mutex::new(eras.iter().map(|_| Share::default()).collect()),
+        shares: Mutex::new(eras.iter().map(|_| Share::default()).collect()),
         changed: Condvar::new(),
         opening: Mutex::new(()),
+        failures: AtomicUsize::new(0),
     };
     thread::scope(|scope| {
         let pool = &pool;
-        let mut parts = vec![
-            scope.spawn(|| pool.build()),
-            scope.spawn(|| {
-                let _alone = pool.opening.lock().unwrap_or_else(PoisonError::into_inner);
-                workbench::prepare_nodes(cache)
-            }),
-            // Downloads and links leave a core free here and there.
-            scope.spawn(|| {
+        scope.spawn(|| pool.build());
+        scope.spawn(|| {
+            pool.guarded("the node image", || {
+                let _alone = locked(&pool.opening);
+                image::ensure(cache)
+            });
+        });
+        // Downloads and links leave a core free here and there.
+        scope.spawn(|| {
+            pool.guarded("kpot", || {
                 step("compiling kpot with the installer inside", Kpot::compile).map(drop)
-            }),
-        ];
-        let labs = labs.iter().zip(1..);
-        parts.extend(labs.map(|(lab, number)| scope.spawn(move || pool.work(lab, number))));
-        let mut ended = Ok(());
-        for part in parts {
-            let part = part.join();
-            let part = part.unwrap_or_else(|_| Err(anyhow!("a lab panicked")));
-            ended = ended.and(part);
+            });
+        });
+        for (lab, number) in labs.iter().zip(1..) {
+            scope.spawn(move || pool.guarded(lab.name(), || pool.work(lab, number)));
         }
-        ended
-    })
+    });
+    pool.failures.into_inner()
 }
 
 struct Pool<'a> {
@@ -126,10 +142,11 @@ struct Pool<'a> {
     eras: &'a [Choice],
     programme: &'a dyn Programme,
     latest: Option<Latest>,
-    state: Mutex<Vec<Share>>,
+    shares: Mutex<Vec<Share>>,
     changed: Condvar,
-    /// Held while machines are prepared or a pot is built: one build has use for both cores.
+    /// Held while the node image is made or a pot is built: one build has use for both cores.
     opening: Mutex<()>,
+    failures: AtomicUsize,
 }
 
 /// How far an era is.
@@ -162,117 +179,150 @@ impl Share {
     }
 }
 
+/// What a lab does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// A scenario of this era.
+    Play(usize),
+    /// Nothing yet.
+    Wait,
+    /// Nothing any more.
+    End,
+}
+
 impl Pool<'_> {
-    /// Builds every era's upstream, in their order, each in a process of its own.
-    fn build(&self) -> Result<()> {
-        let mut ended = Ok(());
-        for (index, choice) in self.eras.iter().enumerate() {
-            let late = self.latest.is_some_and(|latest| sh::elapsed() > latest.era);
-            if late {
-                break;
-            }
-            let built = workbench::build_upstream(choice, index > 0);
-            let stage = if built.is_ok() {
-                Stage::Built
-            } else {
-                Stage::Open
-            };
-            self.state()[index].stage = stage;
-            self.changed.notify_all();
-            ended = ended.and(built);
+    /// Does a part of the work; how it fails is told and counted, a panic, too: nobody may wait for what will not come.
+    fn guarded(&self, what: &str, part: impl FnOnce() -> Result<()>) {
+        let ended = panic::catch_unwind(AssertUnwindSafe(part));
+        if let Err(error) = ended.unwrap_or_else(|_| Err(anyhow!("it panicked"))) {
+            self.failed(what, &error);
         }
-        // What is late is told by the labs, which wait for it.
-        self.changed.notify_all();
-        ended
+    }
+
+    fn failed(&self, what: impl Display, error: &anyhow::Error) {
+        sh::say(format_args!("{what}: FAILED: {error:#}"));
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Builds every era's upstream, in their order, each in a process of its own.
+    fn build(&self) {
+        for (index, choice) in self.eras.iter().enumerate() {
+            let late = self
+                .latest
+                .is_some_and(|latest| index > 0 && sh::elapsed() > latest.build);
+            if late && !upstream::is_built(self.cache.root(), choice) {
+                self.change(index, |share| not_played(share, choice));
+                continue;
+            }
+            let mut built = false;
+            self.guarded(&format!("upstream of {choice}"), || {
+                workbench::build_upstream(choice, index > 0)?;
+                built = true;
+                Ok(())
+            });
+            let stage = if built { Stage::Built } else { Stage::Open };
+            self.change(index, |share| share.stage = stage);
+        }
     }
 
     /// Plays on one lab as long as there is something for it.
     fn work(&self, lab: &Lab, number: usize) -> Result<()> {
         let mut at: Option<(usize, Bench)> = None;
-        while let Some(era) = self.next(at.as_ref().map(|(era, _)| *era)) {
-            let (_, bench) = match at.take() {
-                Some((is, bench)) if is == era => at.insert((is, bench)),
-                _ => {
+        loop {
+            let now = at.as_ref().map(|(era, _)| *era);
+            let turn = self.turn(now);
+            if let (Turn::Play(era), Some((is, bench))) = (turn, &mut at)
+                && era == *is
+            {
+                self.play_next(era, bench)?;
+                continue;
+            }
+            // A cluster that nobody needs any more takes from those that are at work.
+            if at.take().is_some() {
+                lab.raze()?;
+            }
+            match turn {
+                Turn::Play(era) => {
                     let choice = &self.eras[era];
                     match number {
                         1 => sh::work_on(choice),
                         _ => sh::work_on(format_args!("{choice} ({number})")),
                     }
-                    let workbench = self.open(era)?;
-                    // A cluster that nobody needs any more takes from those that are at work.
-                    lab.raze()?;
-                    at.insert((era, workbench.bench(lab, 0, WhatRuns::Stranger)?))
+                    at = self.open(era, lab).map(|bench| (era, bench));
                 }
-            };
-            self.play_next(era, bench)?;
+                Turn::Wait => self.wait(),
+                Turn::End => return Ok(()),
+            }
         }
-        lab.raze()
     }
 
-    /// The era that a lab works on next, which was at work on `at`. Waits where something may still come.
-    fn next(&self, at: Option<usize>) -> Option<usize> {
-        let mut shares = self.state();
+    /// What a lab does next that is at work on an era, or on none.
+    fn turn(&self, at: Option<usize>) -> Turn {
+        let mut shares = locked(&self.shares);
         if let Some(at) = at {
             shares[at].labs -= 1;
         }
-        let era = loop {
-            self.give_up_what_is_late(&mut shares);
-            if let Some(era) = choose(&shares, at) {
-                break era;
+        let late = self.latest.is_some_and(|latest| sh::elapsed() > latest.era);
+        // The first era is what a run is about, however slow the machine.
+        for (share, choice) in shares.iter_mut().zip(self.eras).skip(1) {
+            if late && share.stage == Stage::Built {
+                not_played(share, choice);
             }
-            let coming = |share: &Share| matches!(share.stage, Stage::Wanted | Stage::Opening);
-            if !shares.iter().any(coming) {
-                return None;
-            }
-            shares = self
-                .changed
-                .wait(shares)
-                .unwrap_or_else(PoisonError::into_inner);
-        };
-        shares[era].labs += 1;
-        if shares[era].stage == Stage::Built {
-            shares[era].stage = Stage::Opening;
         }
-        Some(era)
+        let turn = choose(&shares, at);
+        if let Turn::Play(era) = turn {
+            shares[era].labs += 1;
+            if shares[era].stage == Stage::Built {
+                shares[era].stage = Stage::Opening;
+            }
+        }
+        turn
     }
 
-    fn give_up_what_is_late(&self, shares: &mut [Share]) {
-        let Some(latest) = self.latest.filter(|latest| sh::elapsed() > latest.era) else {
-            return;
-        };
-        for (share, choice) in shares.iter_mut().zip(self.eras) {
-            if !matches!(share.stage, Stage::Wanted | Stage::Built) {
-                continue;
-            }
-            share.stage = Stage::Open;
-            let runtime = choice.runtime.as_deref();
-            let runtime = runtime.map_or_else(String::new, |name| format!(" --runtime {name}"));
-            sh::say(format_args!(
-                "{choice}: NOT PLAYED: {} minutes are over, and it might not end in time; `cargo lab test --k8s {}{runtime}` plays it",
-                sh::clock(latest.era),
-                choice.version
-            ));
-        }
+    /// Waits until a lab that has nothing to do may have something, or never again.
+    fn wait(&self) {
+        let shares = locked(&self.shares);
+        let waits = |shares: &mut Vec<Share>| choose(shares, None) == Turn::Wait;
+        drop(self.changed.wait_while(shares, waits));
     }
 
-    /// What an era's scenarios work with; made by the first lab that comes.
-    fn open(&self, era: usize) -> Result<Arc<Workbench>> {
-        if let Some(workbench) = &self.state()[era].workbench {
-            return Ok(Arc::clone(workbench));
-        }
-        let opened = self.workbench(era);
-        let mut shares = self.state();
-        shares[era].stage = Stage::Open;
+    fn change(&self, era: usize, change: impl FnOnce(&mut Share)) {
+        change(&mut locked(&self.shares)[era]);
         self.changed.notify_all();
-        let (workbench, scenarios) = opened?;
-        shares[era].left = scenarios.into();
-        shares[era].workbench = Some(Arc::clone(&workbench));
-        Ok(workbench)
     }
 
-    fn workbench(&self, era: usize) -> Result<(Arc<Workbench>, Scenarios)> {
+    /// What an era's scenarios work with on a lab; none where that could not be made, which is told.
+    fn open(&self, era: usize, lab: &Lab) -> Option<Bench> {
+        let known = locked(&self.shares)[era].workbench.clone();
+        let workbench = known.or_else(|| {
+            let mut opened = None;
+            self.guarded(&self.eras[era].to_string(), || {
+                opened = Some(self.workbench(era)?);
+                Ok(())
+            });
+            self.change(era, |share| share.stage = Stage::Open);
+            let (workbench, scenarios) = opened?;
+            self.change(era, |share| {
+                share.left = scenarios.into();
+                share.workbench = Some(Arc::clone(&workbench));
+            });
+            Some(workbench)
+        });
+        let bench = workbench.and_then(|workbench| {
+            let bench = workbench.bench(lab, 0, WhatRuns::Stranger);
+            bench
+                .inspect_err(|error| self.failed(&self.eras[era], error))
+                .ok()
+        });
+        if bench.is_none() {
+            self.change(era, |share| share.labs -= 1);
+        }
+        bench
+    }
+
+    fn workbench(&self, era: usize) -> Result<Opened> {
         let workbench = {
-            let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            let _alone = locked(&self.opening);
             Workbench::prepare(self.cache, std::slice::from_ref(&self.eras[era]))?
         };
         let scenarios = self.programme.scenarios(era, &workbench)?;
@@ -281,7 +331,7 @@ impl Pool<'_> {
 
     /// Plays one scenario of an era, if one is left.
     fn play_next(&self, era: usize, bench: &mut Bench) -> Result<()> {
-        let Some(mut scenario) = self.state()[era].left.pop_front() else {
+        let Some(mut scenario) = locked(&self.shares)[era].left.pop_front() else {
             return Ok(());
         };
         if self
@@ -303,26 +353,50 @@ impl Pool<'_> {
             }
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, Vec<Share>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// The next era of a lab that was at work on `at` and has left it: its own, if nobody else would go on with that or nothing
-/// new is there; else one that nobody has begun; else the one with most left, if that is worth a cluster more.
-fn choose(shares: &[Share], at: Option<usize>) -> Option<usize> {
+/// What is known of an era once its pot is built.
+type Opened = (Arc<Workbench>, Scenarios);
+
+/// Whoever panicked with it has told so, and what is in it is whole at any time.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives up an era for want of time.
+fn not_played(share: &mut Share, choice: &Choice) {
+    share.stage = Stage::Open;
+    let runtime = choice.runtime.as_deref();
+    let runtime = runtime.map_or_else(String::new, |name| format!(" --runtime {name}"));
+    sh::say(format_args!(
+        "{choice}: NOT PLAYED: {} minutes are over, and it might not end in time; `cargo lab test --k8s {}{runtime}` plays it",
+        sh::clock(sh::elapsed()),
+        choice.version
+    ));
+}
+
+/// What a lab does next that was at work on `at` and has left it: its own era, if nobody else would go on with that or nothing new is there; else one that nobody has begun; else the one
+/// with most left, if that is worth a cluster more.
+fn choose(shares: &[Share], at: Option<usize>) -> Turn {
     let new = shares.iter().position(|share| share.stage == Stage::Built);
     let own = at.filter(|at| !shares[*at].left.is_empty());
     match (own, new) {
-        (Some(own), None) => return Some(own),
-        (Some(own), Some(_)) if shares[own].labs == 0 => return Some(own),
-        (_, Some(new)) => return Some(new),
+        (Some(own), None) => return Turn::Play(own),
+        (Some(own), Some(_)) if shares[own].labs == 0 => return Turn::Play(own),
+        (_, Some(new)) => return Turn::Play(new),
         (None, None) => {}
     }
     let with_budgets = shares.iter().map(Share::budget).enumerate();
-    let (era, most) = with_budgets.max_by_key(|(_, budget)| *budget)?;
-    (most >= WORTH_A_CLUSTER).then_some(era)
+    let most = with_budgets.max_by_key(|(_, budget)| *budget);
+    if let Some((era, _)) = most.filter(|(_, budget)| *budget >= WORTH_A_CLUSTER) {
+        return Turn::Play(era);
+    }
+    let coming = |share: &Share| matches!(share.stage, Stage::Wanted | Stage::Opening);
+    if shares.iter().any(coming) {
+        Turn::Wait
+    } else {
+        Turn::End
+    }
 }
 
 #[cfg(test)]
@@ -345,10 +419,10 @@ mod tests {
     #[test]
     fn a_lab_goes_on_with_its_own_era_unless_another_does_and_a_new_one_waits() {
         let shares = |others, new| [share(Stage::Open, others, "refusals"), share(new, 0, "")];
-        assert_eq!(choose(&shares(0, Stage::Built), Some(0)), Some(0));
-        assert_eq!(choose(&shares(1, Stage::Built), Some(0)), Some(1));
-        assert_eq!(choose(&shares(1, Stage::Wanted), Some(0)), Some(0));
-        assert_eq!(choose(&shares(1, Stage::Built), None), Some(1));
+        assert_eq!(choose(&shares(0, Stage::Built), Some(0)), Turn::Play(0));
+        assert_eq!(choose(&shares(1, Stage::Built), Some(0)), Turn::Play(1));
+        assert_eq!(choose(&shares(1, Stage::Wanted), Some(0)), Turn::Play(0));
+        assert_eq!(choose(&shares(1, Stage::Built), None), Turn::Play(1));
     }
 
     #[test]
@@ -358,16 +432,29 @@ mod tests {
             share(Stage::Open, 1, "rebirth"),
             share(Stage::Wanted, 0, ""),
         ];
-        assert_eq!(choose(&shares, Some(2)), Some(1));
-        assert_eq!(choose(&shares[..1], None), None);
-        assert_eq!(choose(&[], None), None);
+        assert_eq!(choose(&shares, Some(2)), Turn::Play(1));
+    }
+
+    #[test]
+    fn a_lab_waits_for_what_may_still_come_and_for_nothing_else() {
+        let little = share(Stage::Open, 1, "join");
+        for (stage, turn) in [
+            (Stage::Wanted, Turn::Wait),
+            (Stage::Opening, Turn::Wait),
+            (Stage::Open, Turn::End),
+        ] {
+            let shares = [share(Stage::Open, 1, "join"), share(stage, 0, "")];
+            assert_eq!(choose(&shares, None), turn, "{stage:?}");
+        }
+        assert_eq!(choose(&[little], None), Turn::End);
+        assert_eq!(choose(&[], None), Turn::End);
     }
 
     #[test]
     fn there_are_as_many_labs_as_cores_and_memory_allow_and_at_least_one() {
         let lab = Lab::from_env().expect("a lab");
         let names = |cores, memory| -> Vec<String> {
-            let labs = labs_for(&lab, cores, memory).expect("there are networks beside");
+            let labs = labs_for(&lab, cores, memory);
             labs.iter().map(|lab| lab.name().to_owned()).collect()
         };
         assert_eq!(names(8, LAB_MEMORY - 1), [lab.name()]);
@@ -375,7 +462,7 @@ mod tests {
         assert_eq!(names(8, 2 * LAB_MEMORY).len(), 2);
         assert_eq!(names(2, 4 * LAB_MEMORY).len(), 2);
         let all = names(64, 100 * LAB_MEMORY);
-        assert_eq!(all.len(), MOST_LABS);
+        assert_eq!(all.len(), usize::from(MOST_LABS));
         assert!(all[1] != all[2] && all[0] != all[1]);
     }
 }

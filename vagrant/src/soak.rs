@@ -60,8 +60,8 @@ struct Soak<'a> {
 }
 
 /// Plays what has not passed yet and prints the table. The counts are those of the table.
-pub fn run(cache: &Cache, labs: &[Lab], eras: &[Choice], earlier: Earlier) -> Result<Counts> {
-    workbench::install_packages()?;
+pub fn run(cache: &Cache, lab: &Lab, eras: &[Choice], earlier: Earlier) -> Result<Counts> {
+    workbench::prepare_host(cache)?;
     let _servers = upstream::serve(cache.root(), &[])?;
     let results = match earlier {
         Earlier::Count => Results::load(cache)?,
@@ -73,11 +73,16 @@ pub fn run(cache: &Cache, labs: &[Lab], eras: &[Choice], earlier: Earlier) -> Re
         results: Mutex::new(results),
         pots: Mutex::default(),
     };
-    pool::play(cache, labs, eras, &soak, None)?;
-    let (pots, results) = (locked(&soak.pots), locked(&soak.results));
+    let labs = pool::labs(lab)?;
+    let failed = pool::play(cache, &labs, eras, &soak, None);
+    let (mut pots, results) = (locked(&soak.pots).clone(), locked(&soak.results));
+    let place = |(era, _): &(String, String)| eras.iter().position(|is| is.to_string() == *era);
+    pots.sort_by_key(place);
     let shown = results.of(&pots);
     println!("{}", table(&pots, &shown));
-    Ok(counts(&shown))
+    let mut counts = counts(&shown);
+    counts += Counts { passed: 0, failed };
+    Ok(counts)
 }
 
 impl Soak<'_> {

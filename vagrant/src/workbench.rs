@@ -45,20 +45,14 @@ const PACKAGES: &[&str] = &[
     "vagrant-libvirt",
 ];
 
-/// Installs what the lab needs, starts Docker, and makes the node image.
+/// Prepares this machine, and makes the node image.
 pub fn prepare_machine(cache: &Cache) -> Result<()> {
-    install_packages()?;
-    prepare_nodes(cache)
-}
-
-/// Starts Docker and makes the node image; the packages are there. On a fresh machine it mostly waits for downloads.
-pub fn prepare_nodes(cache: &Cache) -> Result<()> {
-    machine::prepare(cache)?;
+    prepare_host(cache)?;
     image::ensure(cache)
 }
 
-/// Installs what the lab needs, and what compiling kpot does.
-pub fn install_packages() -> Result<()> {
+/// Installs what the lab needs and what compiling kpot does, and starts Docker.
+pub fn prepare_host(cache: &Cache) -> Result<()> {
     let user = Sh::new("id").arg("-u").output()?;
     ensure!(
         user == "0",
@@ -72,7 +66,8 @@ pub fn install_packages() -> Result<()> {
         "the lab is made for Debian 12 (bookworm): its Vagrant, Docker and servers are Debian's"
     );
     sh::apt_install(PACKAGES)?;
-    install_rust_targets()
+    install_rust_targets()?;
+    machine::prepare(cache)
 }
 
 /// What compiles the installers: rustup may be told not to install by itself what the toolchain's file names.

@@ -28,7 +28,7 @@ pub use mirror::{Mirror, serve, stop_all};
 pub use network::{FLANNEL_IMAGE, POD_SUBNET};
 pub use runtimes::RuntimeFiles;
 
-use crate::eras::{Checksum, Era, Eras, Runtime, Version};
+use crate::eras::{Checksum, Choice, Era, Eras, Runtime, Version};
 use crate::sh;
 use golang::Workshop;
 
@@ -98,6 +98,17 @@ pub fn ensure(cache: &Path, era: &Era, runtime: Option<&str>) -> Result<Upstream
     })
 }
 
+/// Whether nothing is left to build of it.
+pub fn is_built(cache: &Path, choice: &Choice) -> bool {
+    let found = || {
+        let eras = Eras::load()?;
+        let era = eras.find(choice.version)?;
+        let (name, runtime) = eras.runtime(era, choice.runtime.as_deref())?;
+        Works::of(&eras, cache, Missing::IsAnError).ensure(era, name, runtime)
+    };
+    found().is_ok()
+}
+
 /// Builds a part that no era needs, if it is missing, and gives the folder of its programs.
 pub fn part(cache: &Path, name: &str) -> Result<PathBuf> {
     made_by(cache, |works| {
@@ -111,12 +122,7 @@ pub fn part(cache: &Path, name: &str) -> Result<PathBuf> {
 
 fn made_by<T>(cache: &Path, work: impl Fn(&Works<'_>) -> Result<T>) -> Result<T> {
     let eras = Eras::load()?;
-    let works = |missing| Works {
-        eras: &eras,
-        workshop: Workshop::new(cache),
-        store: cache.join("upstream"),
-        missing,
-    };
+    let works = |missing| Works::of(&eras, cache, missing);
     // What is there can be used while another lab builds something else.
     if let Ok(found) = work(&works(Missing::IsAnError)) {
         return Ok(found);
@@ -154,7 +160,16 @@ struct Rest {
     cni: PathBuf,
 }
 
-impl Works<'_> {
+impl<'a> Works<'a> {
+    fn of(eras: &'a Eras, cache: &Path, missing: Missing) -> Self {
+        Self {
+            eras,
+            workshop: Workshop::new(cache),
+            store: cache.join("upstream"),
+            missing,
+        }
+    }
+
     fn ensure(&self, era: &Era, runtime_name: &str, runtime: &Runtime) -> Result<Upstream> {
         let version = era.kubernetes;
         // Compiling keeps both cores busy; fetching, unpacking and linking the rest fill its gaps.
