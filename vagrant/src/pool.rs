@@ -97,13 +97,15 @@ fn memory_available() -> Result<u64> {
     Ok(kibibytes.parse::<u64>().context("reading /proc/meminfo")? / 1024)
 }
 
-/// Plays all of it. Failures of scenarios are the programme's matter; what could not be played for another reason is told, and counted here.
+/// Plays all of it; all labs but the first begin after `before`, which keeps a core busy as they do. Failures of scenarios are the programme's matter; what could not be played for another
+/// reason is told, and counted here.
 pub fn play(
     cache: &Cache,
     labs: &[Lab],
     eras: &[Choice],
     programme: &dyn Programme,
     latest: Option<Latest>,
+    before: impl FnOnce() + Send,
 ) -> usize {
     let pool = Pool {
         cache,
@@ -130,8 +132,14 @@ pub fn play(
                 step("compiling kpot with the installer inside", Kpot::compile).map(drop)
             });
         });
-        for (lab, number) in labs.iter().zip(1..) {
-            scope.spawn(move || pool.guarded(lab.name(), || pool.work(lab, number)));
+        let work = move |lab: &Lab, number| pool.guarded(lab.name(), || pool.work(lab, number));
+        let (first, others) = labs.split_first().unzip();
+        if let Some(lab) = first {
+            scope.spawn(move || work(lab, 1));
+        }
+        before();
+        for (lab, number) in others.into_iter().flatten().zip(2..) {
+            scope.spawn(move || work(lab, number));
         }
     });
     pool.failures.into_inner()

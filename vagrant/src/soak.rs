@@ -74,7 +74,7 @@ pub fn run(cache: &Cache, lab: &Lab, eras: &[Choice], earlier: Earlier) -> Resul
         pots: Mutex::default(),
     };
     let labs = pool::labs(lab)?;
-    let failed = pool::play(cache, &labs, eras, &soak, None);
+    let failed = pool::play(cache, &labs, eras, &soak, None, || ());
     let (mut pots, results) = (locked(&soak.pots).clone(), locked(&soak.results));
     let place = |(era, _): &(String, String)| eras.iter().position(|is| is.to_string() == *era);
     pots.sort_by_key(place);

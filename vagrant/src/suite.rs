@@ -6,7 +6,6 @@ use std::ffi::OsString;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -38,6 +37,9 @@ const LATEST: Latest = Latest {
     scenario: Duration::from_mins(65),
 };
 
+/// How much the tests of the code yield to the scenarios: they have time limits of their own, and must not starve.
+const CODE_YIELDS: u8 = 5;
+
 /// How many lines of a failed test are shown from its panic on; a comparison that fails has three.
 const PANIC_LINES: usize = 6;
 
@@ -50,7 +52,7 @@ struct Tests<'a> {
 
 /// Runs everything; failures are told and counted. An error means that there was nothing to test with.
 ///
-/// The tests of the code take what the labs leave of the processor: scenarios mostly wait for Kubernetes.
+/// The tests of the code are played beside the first lab, in the place of all others: two labs and they are more than two cores bear.
 pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
     let disk = DiskWatch::start(cache.root())?;
     workbench::prepare_host(cache)?;
@@ -63,22 +65,19 @@ pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts
         counts: Mutex::default(),
     };
     let choices: Vec<Choice> = eras.iter().map(|(choice, _)| choice.clone()).collect();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            tests.count(test_vagrantfile());
-            let code = panic::catch_unwind(|| test_code(cache));
-            let code = code.unwrap_or_else(|_| Err(anyhow!("they panicked")));
-            tests.count(code.unwrap_or_else(|error| {
-                sh::say(format_args!("the tests of the code: FAILED: {error:#}"));
-                Counts {
-                    passed: 0,
-                    failed: 1,
-                }
-            }));
-        });
-        let failed = pool::play(cache, &labs, &choices, &tests, Some(LATEST));
-        tests.count(Counts { passed: 0, failed });
+    let failed = pool::play(cache, &labs, &choices, &tests, Some(LATEST), || {
+        tests.count(test_vagrantfile());
+        let code = panic::catch_unwind(|| test_code(cache));
+        let code = code.unwrap_or_else(|_| Err(anyhow!("they panicked")));
+        tests.count(code.unwrap_or_else(|error| {
+            sh::say(format_args!("the tests of the code: FAILED: {error:#}"));
+            Counts {
+                passed: 0,
+                failed: 1,
+            }
+        }));
     });
+    tests.count(Counts { passed: 0, failed });
     sh::say(format_args!(
         "all of it: {} minutes, peak disk {} MB",
         sh::clock(sh::elapsed()),
@@ -112,7 +111,7 @@ impl Programme for Tests<'_> {
 
 fn test_code(cache: &Cache) -> Result<Counts> {
     let cargo = || {
-        workbench::nicely(workbench::YIELDING, &cargo())
+        workbench::nicely(CODE_YIELDS, &cargo())
             .dir(vagrant_dir())
             .log("cargo.log")
     };

@@ -219,8 +219,8 @@ pub fn build_upstream(choice: &Choice, beside: bool) -> Result<()> {
     })
 }
 
-/// How much what has time limits of its own yields to scenarios: it must not starve.
-pub const YIELDING: u8 = 5;
+/// How much building yields to scenarios.
+const YIELDING: u8 = 15;
 
 /// A program that yields to the scenarios, by this much of 19.
 pub fn nicely(by: u8, program: &OsStr) -> Sh {
