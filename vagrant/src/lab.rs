@@ -3,7 +3,7 @@
 //! What people would type is what the lab does: `vagrant up`, `vagrant destroy`. Two labs can live side by side, each
 //! with a name, a network and a place for Vagrant's state (`KPOT_LAB_NAME`, `KPOT_LAB_NET`, `VAGRANT_DOTFILE_PATH`).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -279,7 +279,7 @@ impl Lab {
 /// One Vagrant at a time, whichever lab it is of: it looks for used ports in every container, and fails over one that another Vagrant is just making.
 fn alone(vagrant: &Sh) -> Result<()> {
     static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = sh::locked(&ONE);
     vagrant.run()
 }
 

@@ -1,6 +1,6 @@
 //! Several labs at work on the scenarios of several eras.
 //!
-//! Scenarios mostly wait for Kubernetes, so several labs play side by side where there is memory for them. Upstream is
+//! Scenarios mostly wait for Kubernetes, so several labs play side by side where there are cores and memory for them. Upstream is
 //! built era by era, in the order in which they are wanted, beside what is played already. A lab that is free begins the
 //! next era that is built; where none is, it helps with the one that has most left to play.
 
@@ -10,7 +10,7 @@ use std::num::NonZero;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::eras::Choice;
 use crate::lab::Lab;
 use crate::pot::{Kpot, Pot};
 use crate::scenario::{self, Bench, Ending, Scenario, Scenarios, WhatRuns};
-use crate::sh::{self, step};
+use crate::sh::{self, locked, step};
 use crate::workbench::{self, Workbench};
 use crate::{image, upstream};
 
@@ -97,15 +97,15 @@ fn memory_available() -> Result<u64> {
     Ok(kibibytes.parse::<u64>().context("reading /proc/meminfo")? / 1024)
 }
 
-/// Plays all of it; all labs but the first begin after `before`, which keeps a core busy as they do. Failures of scenarios are the programme's matter; what could not be played for another
-/// reason is told, and counted here.
+/// Plays all of it; all labs but the first begin after kpot is compiled and `before` is done, which keep a core busy as they do. Failures of scenarios are the programme's matter; what
+/// else fails is told, and counted here.
 pub fn play(
     cache: &Cache,
     labs: &[Lab],
     eras: &[Choice],
     programme: &dyn Programme,
     latest: Option<Latest>,
-    before: impl FnOnce() + Send,
+    before: impl FnOnce() -> Result<()>,
 ) -> usize {
     let pool = Pool {
         cache,
@@ -126,18 +126,15 @@ pub fn play(
                 image::ensure(cache)
             });
         });
-        // Downloads and links leave a core free here and there.
-        scope.spawn(|| {
-            pool.guarded("kpot", || {
-                step("compiling kpot with the installer inside", Kpot::compile).map(drop)
-            });
-        });
         let work = move |lab: &Lab, number| pool.guarded(lab.name(), || pool.work(lab, number));
         let (first, others) = labs.split_first().unzip();
         if let Some(lab) = first {
             scope.spawn(move || work(lab, 1));
         }
-        before();
+        pool.guarded("kpot", || {
+            step("compiling kpot with the installer inside", Kpot::compile).map(drop)
+        });
+        pool.guarded("what comes before the other labs", before);
         for (lab, number) in others.into_iter().flatten().zip(2..) {
             scope.spawn(move || work(lab, number));
         }
@@ -212,12 +209,16 @@ impl Pool<'_> {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether it is too late for something.
+    fn is_past(&self, limit: impl FnOnce(Latest) -> Duration) -> bool {
+        self.latest
+            .is_some_and(|latest| sh::elapsed() > limit(latest))
+    }
+
     /// Builds every era's upstream, in their order, each in a process of its own.
     fn build(&self) {
         for (index, choice) in self.eras.iter().enumerate() {
-            let late = self
-                .latest
-                .is_some_and(|latest| index > 0 && sh::elapsed() > latest.build);
+            let late = index > 0 && self.is_past(|latest| latest.build);
             if late && !upstream::is_built(self.cache.root(), choice) {
                 self.change(index, |share| not_played(share, choice));
                 continue;
@@ -270,7 +271,7 @@ impl Pool<'_> {
         if let Some(at) = at {
             shares[at].labs -= 1;
         }
-        let late = self.latest.is_some_and(|latest| sh::elapsed() > latest.era);
+        let late = self.is_past(|latest| latest.era);
         // The first era is what a run is about, however slow the machine.
         for (share, choice) in shares.iter_mut().zip(self.eras).skip(1) {
             if late && share.stage == Stage::Built {
@@ -308,13 +309,14 @@ impl Pool<'_> {
                 opened = Some(self.workbench(era)?);
                 Ok(())
             });
-            self.change(era, |share| share.stage = Stage::Open);
-            let (workbench, scenarios) = opened?;
+            let (workbench, scenarios) = opened.unzip();
+            // At once: whoever saw it open and empty would take it for played.
             self.change(era, |share| {
-                share.left = scenarios.into();
-                share.workbench = Some(Arc::clone(&workbench));
+                share.stage = Stage::Open;
+                share.left = scenarios.unwrap_or_default().into();
+                share.workbench.clone_from(&workbench);
             });
-            Some(workbench)
+            workbench
         });
         let bench = workbench.and_then(|workbench| {
             let bench = workbench.bench(lab, 0, WhatRuns::Stranger);
@@ -342,14 +344,12 @@ impl Pool<'_> {
         let Some(mut scenario) = locked(&self.shares)[era].left.pop_front() else {
             return Ok(());
         };
-        if self
-            .latest
-            .is_some_and(|latest| sh::elapsed() > latest.scenario)
-        {
+        if self.is_past(|latest| latest.scenario) {
             sh::say(format_args!(
-                "scenario {} {}: NOT PLAYED: it might not end in time",
+                "scenario {} {}: NOT PLAYED: {} minutes are over, and it might not end in time",
                 bench.version(),
-                scenario.name()
+                scenario.name(),
+                sh::clock(sh::elapsed())
             ));
             return Ok(());
         }
@@ -365,11 +365,6 @@ impl Pool<'_> {
 
 /// What is known of an era once its pot is built.
 type Opened = (Arc<Workbench>, Scenarios);
-
-/// Whoever panicked with it has told so, and what is in it is whole at any time.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Gives up an era for want of time.
 fn not_played(share: &mut Share, choice: &Choice) {

@@ -19,7 +19,7 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,11 @@ pub fn init(cache: &Path) -> Result<()> {
 /// Time since [`init`].
 pub fn elapsed() -> Duration {
     STARTED.get_or_init(Instant::now).elapsed()
+}
+
+/// What a mutex guards, also after somebody panicked with it: that is told where it happens, and what the lab guards is whole at any time.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Prints one line with the elapsed time on stderr, and with what this thread works on, where [`work_on`] has told it.

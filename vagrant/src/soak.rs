@@ -5,7 +5,7 @@
 //! played again. At the end the results of these pots are printed as a table in Markdown, those of earlier runs included.
 
 use std::fmt::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,9 @@ use crate::lab::Lab;
 use crate::pool::{self, Programme};
 use crate::pot::Pot;
 use crate::scenario::{self, Counts, Ending, Played, Scenarios};
+use crate::sh::{self, locked};
+use crate::upstream;
 use crate::workbench::{self, Workbench};
-use crate::{sh, upstream};
 
 /// What to do with the results of earlier runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub fn run(cache: &Cache, lab: &Lab, eras: &[Choice], earlier: Earlier) -> Resul
         pots: Mutex::default(),
     };
     let labs = pool::labs(lab)?;
-    let failed = pool::play(cache, &labs, eras, &soak, None, || ());
+    let failed = pool::play(cache, &labs, eras, &soak, None, || Ok(()));
     let (mut pots, results) = (locked(&soak.pots).clone(), locked(&soak.results));
     let place = |(era, _): &(String, String)| eras.iter().position(|is| is.to_string() == *era);
     pots.sort_by_key(place);
@@ -118,10 +119,6 @@ impl Programme for Soak<'_> {
         results.put(entry);
         results.save(self.cache)
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entry {

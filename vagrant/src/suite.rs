@@ -3,12 +3,11 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::panic;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use bundle_spec::Sha256;
 use serde_json::Value;
 
@@ -52,7 +51,8 @@ struct Tests<'a> {
 
 /// Runs everything; failures are told and counted. An error means that there was nothing to test with.
 ///
-/// The tests of the code are played beside the first lab, in the place of all others: two labs and they are more than two cores bear.
+/// The tests of the code are played beside the first lab, in the place of all others: two labs and they are more than two cores bear. kpot is compiled before them: beside it, clippy
+/// would come to build the installers that are in it, and yield to all others meanwhile.
 pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts> {
     let disk = DiskWatch::start(cache.root())?;
     workbench::prepare_host(cache)?;
@@ -67,15 +67,8 @@ pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts
     let choices: Vec<Choice> = eras.iter().map(|(choice, _)| choice.clone()).collect();
     let failed = pool::play(cache, &labs, &choices, &tests, Some(LATEST), || {
         tests.count(test_vagrantfile());
-        let code = panic::catch_unwind(|| test_code(cache));
-        let code = code.unwrap_or_else(|_| Err(anyhow!("they panicked")));
-        tests.count(code.unwrap_or_else(|error| {
-            sh::say(format_args!("the tests of the code: FAILED: {error:#}"));
-            Counts {
-                passed: 0,
-                failed: 1,
-            }
-        }));
+        tests.count(test_code(cache).context("the tests of the code")?);
+        Ok(())
     });
     tests.count(Counts { passed: 0, failed });
     sh::say(format_args!(
@@ -83,16 +76,12 @@ pub fn run(cache: &Cache, lab: &Lab, eras: &[(Choice, Played)]) -> Result<Counts
         sh::clock(sh::elapsed()),
         disk.peak_megabytes()
     ));
-    Ok(tests
-        .counts
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner))
+    Ok(*sh::locked(&tests.counts))
 }
 
 impl Tests<'_> {
     fn count(&self, more: Counts) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts += more;
+        *sh::locked(&self.counts) += more;
     }
 }
 
@@ -119,8 +108,6 @@ fn test_code(cache: &Cache) -> Result<Counts> {
     count(&mut counts, "cargo fmt", || {
         cargo().args(["fmt", "--all", "--check"]).run()
     });
-    // Every scenario waits for it. Begun beside it, clippy would come to build the installers that are in it, and yield to all others meanwhile.
-    Kpot::compile()?;
     count(&mut counts, "cargo clippy", || {
         let clippy = cargo().args([
             "clippy",
