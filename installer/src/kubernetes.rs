@@ -238,6 +238,8 @@ pub struct Traits {
     pub cluster_status: bool,
     /// Whether a new member of etcd begins as a learner (app/features: alpha in 1.27, on from 1.29, fixed from 1.32 on).
     pub learners: Learners,
+    /// The API version of Leases: the final one from 1.14 on (staging/src/k8s.io/api/coordination).
+    pub leases: &'static str,
     /// The flag of `kubectl drain` that gives up what pods keep in an `emptyDir`.
     pub drain_flag: &'static str,
     /// What kubeadm says of conntrack: demanded from 1.18 to 1.31, unused from 1.32 on (app/preflight).
@@ -414,6 +416,11 @@ impl Traits {
             },
             cluster_status: !since(22),
             learners: latest(LEARNERS, version.minor),
+            leases: if since(14) {
+                "coordination.k8s.io/v1"
+            } else {
+                "coordination.k8s.io/v1beta1"
+            },
             drain_flag: if since(20) {
                 "--delete-emptydir-data"
             } else {

@@ -54,9 +54,8 @@ pub fn run(cache: &Cache, lab: &Lab, choice: &Choice, from: From) -> Result<()> 
                 })?;
                 let materials = Materials::of_lab(&upstream)?;
                 let arguments = materials::lab_arguments(&upstream, &mirror)?;
-                let kpot = ended(kpot)?;
-                // Machines, pot and cluster mostly wait: for Vagrant, for the disk, for Kubernetes.
-                let pot = scope.spawn(move || build(&kpot, cache, choice, &arguments));
+                // Machines, pot and cluster mostly wait: for Vagrant, for the disk, for Kubernetes. The cluster does not wait for kpot.
+                let pot = scope.spawn(move || build(&ended(kpot)?, cache, choice, &arguments));
                 ended(machines)?;
                 let carried = scope.spawn(|| {
                     backup_up(lab, &b1)?;

@@ -16,7 +16,7 @@ use x509_cert::Certificate;
 use x509_cert::der::{DecodePem, Encode};
 
 use super::objects::{Data, List, Node};
-use super::{Cluster, ClusterView};
+use super::{Cluster, ClusterView, UPLOADED_CERTS};
 use crate::host::command::{Cmd, Output, Secret};
 use crate::kubernetes::Kubeadm;
 
@@ -178,7 +178,7 @@ pub fn upload_certs(cluster: &Cluster, briefing: Briefing<'_>) -> Result<Secret>
 
 /// Fetches the sealed certificates and opens them: names below the folder of certificates (`ca.crt`, `etcd/ca.key`, …) and contents.
 pub fn fetch_certs(view: &ClusterView, key: &Secret) -> Result<BTreeMap<String, Secret>> {
-    let secret: Data = view.get(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
+    let secret: Data = view.get(&UPLOADED_CERTS)?;
     let mut files = BTreeMap::new();
     for (name, sealed) in secret.data {
         // kubeadm stores nothing for a file that the healthy master lacks.
@@ -245,15 +245,24 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// The credentials of a machine's joins that are still in the cluster, by the names of their Secrets.
+/// What joins have left in the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOver {
+    /// The names of the Secrets of this machine's joins.
+    pub ours: Vec<String>,
+    /// When the Secret `kubeadm-certs` was made (RFC 3339), where it is somebody else's.
+    pub others_certs: Option<String>,
+}
+
+/// The credentials of a machine's joins that are still in the cluster. It began its last upload of certificates at `uploaded`.
 pub fn left_over(
     view: &ClusterView,
     node: &str,
     uploaded: Option<SystemTime>,
-) -> Result<Vec<String>> {
+) -> Result<LeftOver> {
+    let view = &view.ahead(&[view.getting(&TOKENS), view.finding(&UPLOADED_CERTS)]);
     let tokens: List<Data> = view.get(&TOKENS)?;
-    let certs: Option<Data> =
-        view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
+    let certs: Option<Data> = view.find(&UPLOADED_CERTS)?;
     let is_ours = |made: &Data| {
         uploaded.is_some_and(|since| is_since(&made.metadata.creation_timestamp, since))
     };
@@ -279,14 +288,14 @@ pub fn left_over(
             && !foreign.contains(&token.metadata.name.as_str());
         text == description(node).as_bytes() || proxy
     };
-    let mut names: Vec<String> = tokens
-        .items
-        .iter()
-        .filter(ours)
-        .map(|token| token.metadata.name.clone())
-        .collect();
-    names.extend(own_certs.map(|certs| certs.metadata.name.clone()));
-    Ok(names)
+    let names = tokens.items.iter().filter(ours).chain(own_certs);
+    Ok(LeftOver {
+        ours: names.map(|own| own.metadata.name.clone()).collect(),
+        others_certs: certs
+            .as_ref()
+            .filter(|_| own_certs.is_none())
+            .map(|certs| certs.metadata.creation_timestamp.clone()),
+    })
 }
 
 /// A Secret that some machine's join needs, or needed.
@@ -302,8 +311,7 @@ pub struct JoinSecret {
 
 /// The Secret `kubeadm-certs`, whoever made it, and the tokens of our joins, of whichever machine.
 pub fn of_all_joins(view: &ClusterView) -> Result<Vec<JoinSecret>> {
-    let certs: Option<Data> =
-        view.find(&["secret", "kubeadm-certs", "--namespace", "kube-system"])?;
+    let certs: Option<Data> = view.find(&UPLOADED_CERTS)?;
     let tokens: List<Data> = view.get(&TOKENS)?;
     let token = |token: Data| {
         let text = token.data.get("description")?;
@@ -336,14 +344,19 @@ pub fn is_since(created: &str, since: SystemTime) -> bool {
 
 /// Deletes Secrets by name.
 pub fn revoke(cluster: &Cluster, names: &[String]) -> Result<()> {
-    for name in names {
-        cluster
-            .delete(&["secret", name, "--namespace", "kube-system"])
-            .with_context(|| {
-                format!("cannot revoke {name}; it ends by itself in at most 2 hours")
-            })?;
+    if names.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let names = names.iter().map(String::as_str);
+    let namespace = ["--namespace", "kube-system"];
+    let what: Vec<&str> = ["secret"].into_iter().chain(names.clone()).chain(namespace).collect();
+    cluster.delete(&what).with_context(|| {
+        let names: Vec<&str> = names.collect();
+        format!(
+            "cannot revoke {}; they end by themselves in at most 2 hours",
+            names.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]

@@ -417,14 +417,26 @@ impl Etcd {
         self.command(&self.local, &["alarm", "list"])
     }
 
+    /// What [`Self::listed`] asks.
+    fn listing(&self) -> Cmd {
+        self.command(&self.local, &["member", "list", "--write-out=json"])
+    }
+
+    /// `view` with an answer to what the members are, and to `questions`, all asked side by side now.
+    #[must_use]
+    pub fn list_ahead(&self, view: &ClusterView, questions: &[Cmd]) -> ClusterView {
+        let mut all = vec![self.listing()];
+        all.extend_from_slice(questions);
+        view.ahead(&all)
+    }
+
     /// Every member, without asking for its health.
     pub fn listed(&self, view: &ClusterView) -> Result<Vec<Member>> {
         #[derive(Deserialize)]
         struct Answer {
             members: Vec<Member>,
         }
-        let output =
-            view.ask(&self.command(&self.local, &["member", "list", "--write-out=json"]))?;
+        let output = view.ask(&self.listing())?;
         ensure!(
             output.ok(),
             "etcd on {} does not list its members; it may have lost its quorum: {}",

@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use super::ClusterView;
+use super::lease::Written;
 use super::objects::Metadata;
-use super::{ClusterView, lease};
 use crate::host::command::Cmd;
 
 /// How long a cache may lag behind; a healthy one does by milliseconds.
@@ -26,30 +27,24 @@ struct Lease {
     metadata: Metadata,
 }
 
-/// Which of these API servers (name of the node, `https://HOST:PORT`) do not know the cluster's lock as it is now. The lock must be held by us. Servers that do not
-/// answer are not judged.
+/// Which of these API servers (name of the node, `https://HOST:PORT`) do not know the cluster's lock as this run wrote it. Servers that do not answer are not judged.
 pub fn standing_still(
     view: &ClusterView,
     servers: &BTreeMap<String, String>,
+    lock: &Written,
 ) -> Result<Vec<String>> {
-    let path = format!(
-        "/apis/{}/namespaces/kube-system/leases/{}",
-        lease::api(view)?,
-        lease::NAME
-    );
-    let now = revision(view, None, &path)?.context("the cluster's lock is gone")?;
-    let cached = format!("{path}?resourceVersion=0");
+    let cached = format!("{}?resourceVersion=0", lock.path);
     let clock = view.clock();
     let deadline = clock.now() + LAG;
     let mut behind: Vec<String> = servers.keys().cloned().collect();
     loop {
-        let question = |name: &String| asking(view, servers.get(name).map(String::as_str), &cached);
+        let question = |name: &String| asking(view, &servers[name], &cached);
         let questions: Vec<Cmd> = behind.iter().map(question).collect();
         let view = &view.ahead(&questions);
         let mut still = Vec::new();
         for name in behind {
-            match revision(view, servers.get(&name).map(String::as_str), &cached) {
-                Ok(Some(known)) if known >= now => {}
+            match revision(view, &servers[&name], &cached) {
+                Ok(Some(known)) if known >= lock.revision => {}
                 Ok(_) => still.push(name),
                 Err(_) => {}
             }
@@ -62,13 +57,12 @@ pub fn standing_still(
     }
 }
 
-fn asking(view: &ClusterView, server: Option<&str>, path: &str) -> Cmd {
-    let server = server.into_iter().flat_map(|server| ["--server", server]);
-    view.kubectl(server.chain(["get", "--raw", path]))
+fn asking(view: &ClusterView, server: &str, path: &str) -> Cmd {
+    view.kubectl(["--server", server, "get", "--raw", path])
 }
 
 /// The revision of an object as a server knows it; nothing where it knows none.
-fn revision(view: &ClusterView, server: Option<&str>, path: &str) -> Result<Option<u64>> {
+fn revision(view: &ClusterView, server: &str, path: &str) -> Result<Option<u64>> {
     let output = view.ask(&asking(view, server, path))?;
     if !output.ok() {
         if output.evidence().contains("NotFound") {
@@ -118,12 +112,6 @@ mod tests {
         let path = "get --raw /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kpot";
         let (old, new) = (lease(7), lease(9));
         let script = Scripted::new()
-            .on(
-                &format!("{kubectl} api-versions"),
-                0,
-                "coordination.k8s.io/v1\nv1\n",
-            )
-            .on(&format!("{kubectl} {path}"), 0, &new)
             .once_each(
                 &format!("{kubectl} --server https://10.0.0.11:6443 {path}?resourceVersion=0"),
                 [(0, old.as_str()), (0, new.as_str())],
@@ -140,8 +128,12 @@ mod tests {
         ]
         .map(|(name, server)| (name.to_owned(), server.to_owned()))
         .into();
+        let lock = Written {
+            path: "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kpot".to_owned(),
+            revision: 9,
+        };
         assert_eq!(
-            standing_still(&view, &servers).unwrap(),
+            standing_still(&view, &servers, &lock).unwrap(),
             Vec::<String>::new()
         );
     }

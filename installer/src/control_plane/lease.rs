@@ -1,9 +1,11 @@
 //! The cluster-wide lock: a Lease in kube-system, so that two machines do not change the masters of one cluster at the same time.
 //!
 //! It is taken before the first change on the cluster, renewed while the work goes on, and given back at the end, on failure too. It is taken over from somebody else
-//! only after it expired; from ourselves (a run that was killed) at once. Every write carries the version that was read, so that of two takers one loses.
+//! only after it expired; from ourselves (a run that was killed) at once. Every write carries the version that was read, or that the last write of this run made, so that of two
+//! takers one loses.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,8 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::facts::ClusterFacts;
 use super::objects::Metadata;
 use super::{Cluster, ClusterView};
+use crate::host::command::{CommandError, Output};
+use crate::kubernetes::Traits;
 use crate::signals::Stop;
 
 /// The Lease's name; its namespace is kube-system.
@@ -49,6 +54,7 @@ struct Spec {
 /// The lock, while this program holds it. Dropping it gives it back.
 pub struct Lock {
     run: Stop,
+    own: Arc<Own>,
     stop: Option<Sender<()>>,
     renewer: Option<JoinHandle<Result<()>>>,
 }
@@ -60,9 +66,36 @@ pub struct Holder {
     pub identity: String,
     /// Seconds that this machine's clock is ahead of the healthy master's: times are written by the cluster's clock.
     pub clock_skew: f64,
+    /// The API version of Leases in this cluster.
+    pub api: &'static str,
+}
+
+/// The Lease as this run wrote it last.
+struct Own {
+    holder: Holder,
+    /// Its version in the cluster. Whoever writes holds it: no two writes of one run meet.
+    version: Mutex<String>,
+}
+
+/// Where an API server has the Lease, and what it must know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The path of the Lease in its API.
+    pub path: String,
+    /// The revision of etcd with which this run wrote it last.
+    pub revision: u64,
 }
 
 impl Holder {
+    /// Somebody who asks for the lock of a cluster with `cluster`'s facts.
+    pub fn new(identity: String, cluster: &ClusterFacts) -> Self {
+        Self {
+            identity,
+            clock_skew: cluster.clock_skew,
+            api: Traits::of(cluster.version).leases,
+        }
+    }
+
     fn now(&self) -> SystemTime {
         let shift = Duration::from_secs_f64(self.clock_skew.abs());
         if self.clock_skew > 0.0 {
@@ -87,7 +120,7 @@ pub fn is_ours(view: &ClusterView, holder: &Holder) -> Result<bool> {
 
 /// Gives the lock back that a killed run of ours held. The caller has made sure that no run of ours is at work.
 pub fn give_back(cluster: &Cluster, holder: &Holder) -> Result<()> {
-    write(cluster, holder, None, Take::Keep)
+    write(cluster, holder, None, Take::Keep).map(drop)
 }
 
 /// How the lock stands, whoever asks.
@@ -116,6 +149,7 @@ pub fn standing(view: &ClusterView, clock_skew: f64) -> Result<Standing> {
     let nobody = Holder {
         identity: String::new(),
         clock_skew,
+        api: "",
     };
     Ok(lease.map_or(Standing::Free, |lease| judged(lease.spec, &nobody)))
 }
@@ -154,38 +188,49 @@ impl Lock {
     ///
     /// A run whose lock was not renewed in time, because the renewal failed or hangs, is ended by `run`.
     pub fn take(cluster: &Cluster, holder: &Holder, run: &Stop) -> Result<Self> {
-        held(run, || {
+        let version = held(run, || {
             write(cluster, holder, Some(&holder.identity), Take::Acquire)
         })?;
+        let own = Arc::new(Own {
+            holder: holder.clone(),
+            version: Mutex::new(version),
+        });
         let (stop, stopped) = mpsc::channel();
-        let (renewing, holder) = (Cluster::new(cluster.view().clone()), holder.clone());
+        let (renewing, renewed) = (Cluster::new(cluster.view().clone()), Arc::clone(&own));
         let watched = run.clone();
         let renewer = thread::spawn(move || {
             let mut pause = RENEWAL;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
-                let renewed = held(&watched, || {
-                    write(&renewing, &holder, Some(&holder.identity), Take::Keep)
-                });
-                pause = if renewed.is_ok() { RENEWAL } else { RETRY };
+                let outcome = held(&watched, || renewed.write(&renewing, Some(&renewed.holder)));
+                pause = if outcome.is_ok() { RENEWAL } else { RETRY };
             }
-            write(&renewing, &holder, None, Take::Keep)
+            renewed.write(&renewing, None)
         });
         Ok(Self {
             run: run.clone(),
+            own,
             stop: Some(stop),
             renewer: Some(renewer),
         })
     }
 
     /// Renews the lock now, so that the Lease is as young as this moment.
-    pub fn renew(&self, cluster: &Cluster, holder: &Holder) -> Result<()> {
-        let renew = || {
-            held(&self.run, || {
-                write(cluster, holder, Some(&holder.identity), Take::Keep)
-            })
-        };
-        // The renewal in the background may have come in between.
-        renew().or_else(|_| renew())
+    pub fn renew(&self, cluster: &Cluster) -> Result<()> {
+        held(&self.run, || {
+            self.own.write(cluster, Some(&self.own.holder))
+        })
+    }
+
+    /// The Lease as it was last written.
+    pub fn written(&self) -> Result<Written> {
+        let revision = self.own.version().parse();
+        Ok(Written {
+            path: format!(
+                "/apis/{}/namespaces/kube-system/leases/{NAME}",
+                self.own.holder.api
+            ),
+            revision: revision.context("a revision is a number")?,
+        })
     }
 
     /// Gives the lock back.
@@ -213,12 +258,33 @@ impl Drop for Lock {
     }
 }
 
+impl Own {
+    fn version(&self) -> std::sync::MutexGuard<'_, String> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the Lease anew, for its holder or for nobody: at once where nobody else has written it since.
+    fn write(&self, cluster: &Cluster, holder: Option<&Holder>) -> Result<()> {
+        let mut version = self.version();
+        let identity = holder.map(|holder| holder.identity.as_str());
+        let object = lease(&self.holder, identity, Some(&version));
+        let output = put(cluster, &object)?;
+        *version = if output.ok() {
+            version_of(&output)?
+        } else {
+            ensure!(output.evidence().contains(CONFLICT), refused(&output));
+            write(cluster, &self.holder, identity, Take::Keep)?
+        };
+        Ok(())
+    }
+}
+
 /// Writes the Lease, and tells `run` how long it holds then: from before it was written, however long that took.
-fn held(run: &Stop, write: impl FnOnce() -> Result<()>) -> Result<()> {
+fn held<T>(run: &Stop, write: impl FnOnce() -> Result<T>) -> Result<T> {
     let begun = Instant::now();
-    write()?;
+    let written = write()?;
     run.lock_is_held_until(begun + DURATION.saturating_sub(MARGIN));
-    Ok(())
+    Ok(written)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -227,28 +293,42 @@ enum Take {
     Keep,
 }
 
-fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take) -> Result<()> {
-    let lease: Option<Lease> =
+/// Reads the Lease, writes it for `identity` if nobody else holds it, and returns its version.
+fn write(
+    cluster: &Cluster,
+    holder: &Holder,
+    identity: Option<&str>,
+    take: Take,
+) -> Result<String> {
+    let known: Option<Lease> =
         cluster
             .view()
             .find(&["lease", NAME, "--namespace", "kube-system"])?;
-    if let Some((other, left)) = lease
+    if let Some((other, left)) = known
         .as_ref()
-        .and_then(|lease| blocking(&lease.spec, holder))
+        .and_then(|known| blocking(&known.spec, holder))
     {
         bail!(
             "{other} is changing the masters of this cluster right now (Lease kube-system/{NAME}). Wait for it; its lock expires in {left} s unless renewed"
         );
     }
     if take == Take::Keep {
-        let own = lease
+        let own = known
             .as_ref()
-            .is_some_and(|lease| lease.spec.holder_identity.as_deref() == Some(&holder.identity));
+            .is_some_and(|known| known.spec.holder_identity.as_deref() == Some(&holder.identity));
         ensure!(own, "the cluster's lock is no longer ours");
     }
+    let version = known.as_ref().map(|known| known.metadata.resource_version.as_str());
+    let output = put(cluster, &lease(holder, identity, version))?;
+    ensure!(output.ok(), refused(&output));
+    version_of(&output)
+}
+
+/// The Lease for `identity`, now; `version` is that of the one in whose place it comes.
+fn lease(holder: &Holder, identity: Option<&str>, version: Option<&str>) -> Value {
     let now = humantime::format_rfc3339_micros(holder.now()).to_string();
-    let mut object: Value = json!({
-        "apiVersion": api(cluster.view())?,
+    let mut object = json!({
+        "apiVersion": holder.api,
         "kind": "Lease",
         "metadata": { "name": NAME, "namespace": "kube-system" },
         "spec": { "leaseDurationSeconds": DURATION.as_secs(), "renewTime": now, "acquireTime": now },
@@ -256,31 +336,32 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
     if let Some(identity) = identity {
         object["spec"]["holderIdentity"] = json!(identity);
     }
-    let verb = match &lease {
-        None => "create",
-        Some(lease) => {
-            object["metadata"]["resourceVersion"] = json!(lease.metadata.resource_version);
-            "replace"
-        }
-    };
-    let output = cluster.apply(verb, &object)?;
-    ensure!(
-        output.ok(),
-        "cannot take the cluster's lock: {}\nAnother machine may have taken it at the same moment: run this again",
-        output.evidence()
-    );
-    Ok(())
+    if let Some(version) = version {
+        object["metadata"]["resourceVersion"] = json!(version);
+    }
+    object
 }
 
-/// The API version of Leases in this cluster: the final one from 1.14 on.
-pub(crate) fn api(view: &ClusterView) -> Result<&'static str> {
-    const FINAL: &str = "coordination.k8s.io/v1";
-    let versions = view.ask(&view.kubectl(["api-versions"]))?.text();
-    Ok(if versions.lines().any(|line| line == FINAL) {
-        FINAL
-    } else {
-        "coordination.k8s.io/v1beta1"
-    })
+/// Makes the object, or puts it in the place of the one whose version it bears.
+fn put(cluster: &Cluster, object: &Value) -> Result<Output, CommandError> {
+    let is_new = object["metadata"]["resourceVersion"].is_null();
+    cluster.apply(if is_new { "create" } else { "replace" }, object)
+}
+
+/// The version that an object has by the answer to a write.
+fn version_of(written: &Output) -> Result<String> {
+    let lease: Lease = serde_json::from_slice(&written.stdout).context("a Lease is expected")?;
+    Ok(lease.metadata.resource_version)
+}
+
+/// What an API server says of a version that is no longer the newest.
+const CONFLICT: &str = "(Conflict)";
+
+fn refused(output: &Output) -> String {
+    format!(
+        "cannot take the cluster's lock: {}\nAnother machine may have taken it at the same moment: run this again",
+        output.evidence()
+    )
 }
 
 #[cfg(test)]
@@ -290,23 +371,22 @@ mod tests {
     use super::*;
     use crate::host::scripted::Scripted;
 
+    const API: &str = "coordination.k8s.io/v1";
+
     #[test]
     fn a_run_ends_before_its_lock_does_whatever_the_renewal_does_meanwhile() {
-        let script = Scripted::new().with(|cmd, _| {
-            let answer = if cmd.to_string().contains(" get lease ") {
-                r#"{"metadata":{},"spec":{"holderIdentity":"b1/10.0.0.21"}}"#
-            } else {
-                ""
-            };
-            Some(crate::host::command::Output {
-                stdout: answer.as_bytes().to_vec(),
-                ..Default::default()
+        let script = Scripted::new().with(|_, _| {
+            let lease = r#"{"metadata":{"resourceVersion":"7"},"spec":{"holderIdentity":"b1/10.0.0.21"}}"#;
+            Some(Output {
+                stdout: lease.into(),
+                ..Output::default()
             })
         });
         let cluster = Cluster::new(ClusterView::new(Arc::new(script), "10.0.0.11"));
         let me = Holder {
             identity: "b1/10.0.0.21".to_owned(),
             clock_skew: 0.0,
+            api: API,
         };
         let (run, before) = (Stop::default(), Instant::now());
         let lock = Lock::take(&cluster, &me, &run).unwrap();
@@ -319,7 +399,7 @@ mod tests {
         // No renewal came back since, with an error or without.
         let lost = run.check_at(after + ends).unwrap_err();
         assert!(lost.to_string().contains("could not be renewed"), "{lost}");
-        lock.renew(&cluster, &me).unwrap();
+        lock.renew(&cluster).unwrap();
         assert!(run.check().is_ok());
         lock.release().unwrap();
         assert!(
@@ -344,6 +424,7 @@ mod tests {
         let me = Holder {
             identity: "b1/10.0.0.21".to_owned(),
             clock_skew: 0.0,
+            api: API,
         };
         assert!(
             blocking(&spec("b2/10.0.0.22", 5), &me)
@@ -368,6 +449,7 @@ mod tests {
         let nobody = Holder {
             identity: String::new(),
             clock_skew: 0.0,
+            api: API,
         };
         assert!(matches!(
             judged(spec("b2/10.0.0.22", 5), &nobody),
@@ -391,6 +473,7 @@ mod tests {
         let ahead = Holder {
             identity: "me".to_owned(),
             clock_skew: 50.0,
+            api: API,
         };
         assert!(
             blocking(&spec("other", 20), &ahead).is_some(),

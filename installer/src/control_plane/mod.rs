@@ -22,7 +22,9 @@ pub mod snapshot;
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -125,7 +127,7 @@ impl ClusterView {
 
     /// The same cluster; `questions` are asked side by side now, and each answer is given once, to the same question.
     #[must_use]
-    fn ahead(&self, questions: &[Cmd]) -> Self {
+    pub(crate) fn ahead(&self, questions: &[Cmd]) -> Self {
         let runner = Ahead::ask(self.runner.clone(), questions);
         Self {
             machine: RemoteView::new(runner.clone(), self.address()),
@@ -134,13 +136,30 @@ impl ClusterView {
         }
     }
 
+    /// Does both, side by side where the connection can bear two commands at a time; else one after the other.
+    pub(crate) fn both<A: Send, B: Send>(
+        &self,
+        one: impl FnOnce() -> A + Send,
+        other: impl FnOnce() -> B,
+    ) -> (A, B) {
+        if self.runner.lanes() < 2 {
+            return (one(), other());
+        }
+        thread::scope(|scope| {
+            let one = scope.spawn(one);
+            let other = other();
+            let one = one.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (one, other)
+        })
+    }
+
     /// What [`Self::get`] asks.
     fn getting(&self, what: &[&str]) -> Cmd {
         self.kubectl(["get"].iter().chain(what).chain(&["-o", "json"]).copied())
     }
 
     /// What [`Self::find`] asks.
-    fn finding(&self, what: &[&str]) -> Cmd {
+    pub(crate) fn finding(&self, what: &[&str]) -> Cmd {
         let options = ["--ignore-not-found", "-o", "json"];
         self.kubectl(["get"].iter().chain(what).chain(&options).copied())
     }
@@ -222,12 +241,12 @@ impl Cluster {
         &self.view
     }
 
-    /// Gives `kubectl VERB -f -` an object to read. Objects may hold secrets: they go through standard input.
+    /// Gives `kubectl VERB -f - -o json` an object to read; the answer is the object as it is then. Objects may hold secrets: they go through standard input.
     pub(crate) fn apply(&self, verb: &str, object: &Value) -> Result<Output, CommandError> {
         self.view.runner.run(
             &self
                 .view
-                .kubectl([verb, "-f", "-"])
+                .kubectl([verb, "-f", "-", "-o", "json"])
                 .stdin(object.to_string()),
         )
     }

@@ -4,12 +4,11 @@
 //! for certain is asked ahead, and each answer is given out once, in the place of the same question. A question that was not asked ahead is asked as ever.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use super::clock::Clock;
 use super::command::{Cmd, CommandError, Feed, Output, Runner};
+use super::side_by_side::side_by_side;
 
 /// A runner that has some answers already.
 pub(crate) struct Ahead {
@@ -24,19 +23,8 @@ impl Ahead {
         if lanes < 2 {
             return inner;
         }
-        let answers = Mutex::new(Vec::with_capacity(questions.len()));
-        let next = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            for _ in 0..lanes {
-                scope.spawn(|| {
-                    while let Some(cmd) = questions.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let answer = inner.run(cmd);
-                        let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-                        answers.push((cmd.clone(), answer));
-                    }
-                });
-            }
-        });
+        let asked = side_by_side(questions, lanes, |cmd| (cmd.clone(), inner.run(cmd)));
+        let answers = Mutex::new(asked);
         Arc::new(Self { inner, answers })
     }
 }

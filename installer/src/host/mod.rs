@@ -18,6 +18,7 @@ pub mod probe;
 pub mod remote;
 #[cfg(test)]
 pub mod scripted;
+pub(crate) mod side_by_side;
 pub mod ssh;
 mod view;
 
@@ -25,6 +26,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -34,6 +36,7 @@ use bundle_spec::{Hasher, Sha256};
 use nix::errno::Errno;
 
 use self::command::{Cmd, Feed, Output};
+use self::side_by_side::side_by_side;
 pub(crate) use self::view::PROGRAM_DIRS;
 pub use self::view::{Facts, HostView, Kind, Space};
 use self::view::{absent, sysctl_path};
@@ -122,24 +125,37 @@ impl<'a> Host<'a> {
         expected: &Sha256,
         mode: u32,
     ) -> Result<()> {
-        self.replace(path, mode, &mut |file| {
-            let mut hasher = Hasher::new();
-            let mut buffer = vec![0; 1 << 18];
-            loop {
-                let length = content.read(&mut buffer)?;
-                if length == 0 {
-                    break;
-                }
-                hasher.update(&buffer[..length]);
-                file.write_all(&buffer[..length])?;
+        self.replace(path, mode, &mut |file| copy_checked(content, file, expected))
+    }
+
+    /// Replaces files by what `open` yields of each, whole or not at all, and only where its digest is the expected one: `lanes` files at a time, the first ones first. All that were
+    /// begun come to their end; then the first failure is told.
+    pub fn install_files<'c>(
+        &self,
+        files: &[Install<'_>],
+        mode: u32,
+        lanes: usize,
+        open: impl Fn(&Install<'_>) -> Result<Box<dyn Read + 'c>> + Sync,
+    ) -> Result<()> {
+        for file in files {
+            self.save_file(file.path)?;
+            self.make_folder_of(file.path)?;
+        }
+        let view = &self.view;
+        let failed = AtomicBool::new(false);
+        let installed = side_by_side(files, lanes, |file| {
+            if failed.load(Ordering::Relaxed) {
+                return Ok(());
             }
-            let seen = hasher.finish();
-            ensure!(
-                seen == *expected,
-                "its content has digest {seen}, expected {expected}"
-            );
-            Ok(())
-        })
+            let outcome = open(file).and_then(|mut content| {
+                place(view, file.path, mode, &mut |to| {
+                    copy_checked(&mut *content, to, &file.digest)
+                })
+            });
+            failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+            outcome
+        });
+        installed.into_iter().collect()
     }
 
     /// Saves a file that something is about to take away, like one that is replaced. It stays where it is.
@@ -424,37 +440,83 @@ impl<'a> Host<'a> {
         mode: u32,
         fill: &mut dyn FnMut(&mut File) -> Result<()>,
     ) -> Result<()> {
-        let Some((folder, _)) = path.rsplit_once('/') else {
-            bail!("{path} is not an absolute path")
-        };
-        if !folder.is_empty() {
-            self.make_dir(folder, 0o755)?;
-        }
-        let target = self.view.locate(path);
-        // The same name at every try: what a kill leaves behind, the next run takes away.
-        let fresh = self.view.locate(&unfinished(path));
-        let written =
-            write_synced(&fresh, mode, fill).and_then(|()| match fs::rename(&fresh, &target) {
-                // A file that is a mount point of its own (a container's /etc/hosts) cannot be replaced, only rewritten.
-                Err(cause) if cause.raw_os_error() == Some(Errno::EBUSY as i32) => {
-                    let mut rewritten = OpenOptions::new()
-                        .write(true)
-                        .truncate(true)
-                        .open(&target)?;
-                    io::copy(&mut File::open(&fresh)?, &mut rewritten)?;
-                    rewritten.sync_all()?;
-                    Ok(fs::remove_file(&fresh)?)
-                }
-                renamed => Ok(renamed?),
-            });
-        if let Err(cause) = written {
-            // Nothing half-written stays behind; if even that fails, the next run removes it.
-            let _ = fs::remove_file(&fresh);
-            return Err(cause).with_context(|| format!("cannot write {path}"));
-        }
-        sync_dir(&self.view.locate(folder))
-            .with_context(|| format!("cannot sync the folder of {path}"))
+        self.make_folder_of(path)?;
+        place(&self.view, path, mode, fill)
     }
+
+    fn make_folder_of(&self, path: &str) -> Result<()> {
+        match folder_of(path)? {
+            "" => Ok(()),
+            folder => self.make_dir(folder, 0o755),
+        }
+    }
+}
+
+/// A file that is to be installed.
+pub struct Install<'a> {
+    /// Its place.
+    pub path: &'a str,
+    /// The digest that its content must have.
+    pub digest: Sha256,
+}
+
+/// Copies `content` into `to`, and fails where its digest is not `expected`.
+fn copy_checked(content: &mut dyn Read, to: &mut File, expected: &Sha256) -> Result<()> {
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let length = content.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(&buffer[..length]);
+        to.write_all(&buffer[..length])?;
+    }
+    let seen = hasher.finish();
+    ensure!(
+        seen == *expected,
+        "its content has digest {seen}, expected {expected}"
+    );
+    Ok(())
+}
+
+/// Puts a file in its folder, which is there, whole or not at all.
+fn place(
+    view: &HostView,
+    path: &str,
+    mode: u32,
+    fill: &mut dyn FnMut(&mut File) -> Result<()>,
+) -> Result<()> {
+    let target = view.locate(path);
+    // The same name at every try: what a kill leaves behind, the next run takes away.
+    let fresh = view.locate(&unfinished(path));
+    let written =
+        write_synced(&fresh, mode, fill).and_then(|()| match fs::rename(&fresh, &target) {
+            // A file that is a mount point of its own (a container's /etc/hosts) cannot be replaced, only rewritten.
+            Err(cause) if cause.raw_os_error() == Some(Errno::EBUSY as i32) => {
+                let mut rewritten = OpenOptions::new()
+                    .write(true)
+                    .truncate(true)
+                    .open(&target)?;
+                io::copy(&mut File::open(&fresh)?, &mut rewritten)?;
+                rewritten.sync_all()?;
+                Ok(fs::remove_file(&fresh)?)
+            }
+            renamed => Ok(renamed?),
+        });
+    if let Err(cause) = written {
+        // Nothing half-written stays behind; if even that fails, the next run removes it.
+        let _ = fs::remove_file(&fresh);
+        return Err(cause).with_context(|| format!("cannot write {path}"));
+    }
+    sync_dir(&view.locate(folder_of(path)?))
+        .with_context(|| format!("cannot sync the folder of {path}"))
+}
+
+fn folder_of(path: &str) -> Result<&str> {
+    let parts = path.rsplit_once('/');
+    let (folder, _) = parts.with_context(|| format!("{path} is not an absolute path"))?;
+    Ok(folder)
 }
 
 /// Where a file is written before it takes its place.

@@ -176,18 +176,20 @@ impl Step for KubeadmJoin {
             );
         }
         // What a killed run left first: kubeadm would write over its Secret, and then nobody could tell any more whose it is.
-        let left = credentials::left_over(
-            cluster.view(),
-            &joining.node,
-            uploaded_by_us(&joining.state)?,
-        )?;
-        credentials::revoke(cluster, &left)?;
-        if uploaded_by_us(&joining.state)?.is_some() {
+        let uploaded = uploaded_by_us(&joining.state)?;
+        let left = credentials::left_over(cluster.view(), &joining.node, uploaded)?;
+        credentials::revoke(cluster, &left.ours)?;
+        if uploaded.is_some() {
             world.host.note(Change::Cluster {
                 what: REVOKED.to_owned(),
             })?;
         }
-        if let Some(created) = cluster.view().uploaded_certs()? {
+        let there = if left.ours.is_empty() {
+            left.others_certs
+        } else {
+            cluster.view().uploaded_certs()?
+        };
+        if let Some(created) = there {
             bail!(
                 "the Secret kubeadm-certs appeared at {created}: somebody else is joining a master right now. Wait for that join, then run this again"
             );
@@ -205,23 +207,32 @@ impl Step for KubeadmJoin {
             node: &joining.cluster.healthy,
             cri_socket: &joining.cluster.cri_socket,
         };
-        let token = credentials::create_token(cluster, briefing, &joining.node)?;
-        let upload = || {
+        let certificates = traits.kubeadm.certificates;
+        if certificates != Certificates::Copied {
             world.host.note(Change::Cluster {
                 what: UPLOADING.to_owned(),
             })?;
-            credentials::upload_certs(cluster, briefing)
-        };
-        let key = match traits.kubeadm.certificates {
+        }
+        let node = joining.node.as_str();
+        let (token, uploaded) = cluster.view().both(
+            || credentials::create_token(cluster, briefing, node),
+            || {
+                let uploads = certificates != Certificates::Copied;
+                uploads.then(|| credentials::upload_certs(cluster, briefing)).transpose()
+            },
+        );
+        let (token, uploaded) = (token?, uploaded?);
+        let key = match certificates {
             Certificates::Copied => {
                 self.copy_certificates(world.host, cluster)?;
                 None
             }
             Certificates::DecryptedHere => {
-                self.place_certificates(world.host, cluster, &upload()?)?;
+                let key = uploaded.context("the certificates were uploaded")?;
+                self.place_certificates(world.host, cluster, &key)?;
                 None
             }
-            Certificates::KeyInConfig => Some(upload()?),
+            Certificates::KeyInConfig => uploaded,
         };
         let mut args = vec![
             "join".to_owned(),

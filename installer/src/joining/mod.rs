@@ -22,6 +22,7 @@ use anyhow::{Context, Result};
 use bundle_spec::KubeVersion;
 
 use self::bridge::Bridge;
+use crate::control_plane::ClusterView;
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::objects::Node;
@@ -82,7 +83,7 @@ pub enum Standing {
 impl Joining {
     /// Looks at this machine and asks the cluster.
     pub fn standing(&self, view: View<'_>) -> Result<Standing> {
-        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let cluster = &self.asked(view.cluster.context("this workflow has no cluster")?);
         let members = match &self.cluster.etcd {
             Some(etcd) => etcd.listed(cluster)?,
             None => Vec::new(),
@@ -108,6 +109,15 @@ impl Joining {
                 .filter(|name| MANIFESTS.contains(&name.as_str())),
         );
         Ok(self.judge(&members, node.as_ref(), &files))
+    }
+
+    /// `cluster` with answers to what its etcd's members are and what it has of this machine's node.
+    fn asked(&self, cluster: &ClusterView) -> ClusterView {
+        let node = cluster.finding(&["node", &self.node]);
+        match &self.cluster.etcd {
+            Some(etcd) => etcd.list_ahead(cluster, &[node]),
+            None => cluster.clone(),
+        }
     }
 
     fn judge(&self, members: &[Member], node: Option<&Node>, files: &[String]) -> Standing {

@@ -26,11 +26,8 @@ impl RevokeCredentials {
 
     fn left_over(&self, view: View<'_>) -> Result<Vec<String>> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
-        credentials::left_over(
-            cluster,
-            &self.joining.node,
-            uploaded_by_us(&self.joining.state)?,
-        )
+        let uploaded = uploaded_by_us(&self.joining.state)?;
+        Ok(credentials::left_over(cluster, &self.joining.node, uploaded)?.ours)
     }
 }
 

@@ -36,7 +36,7 @@ impl Voting {
     /// What is still missing; empty when nothing is.
     pub(crate) fn missing(&self, view: View<'_>) -> Result<Vec<String>> {
         let joining = &self.joining;
-        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let cluster = &joining.asked(view.cluster.context("this workflow has no cluster")?);
         let mut missing = Vec::new();
         let server = joining.own_server();
         let health = view.host.probe(&Probe::apiserver_health(&server));

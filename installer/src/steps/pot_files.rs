@@ -1,12 +1,20 @@
 //! Files of the pot's artifacts and their places on this machine.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
+use bundle_spec::manifest::Windows;
 use bundle_spec::{Sha256, VerifiedPot};
 
-use crate::host::{Host, HostView, Kind};
+use crate::host::side_by_side::cores;
+use crate::host::{Host, HostView, Install, Kind};
 
 /// Permissions of programs.
 const MODE: u32 = 0o755;
+
+/// Files of the pot that are unpacked at once at most.
+const MOST_AT_ONCE: usize = 2;
 
 /// A file of an artifact, and where it belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,12 +83,37 @@ impl PotFile {
             Found::WrongMode(facts.mode)
         })
     }
+}
 
-    /// Writes it to its place.
-    pub fn install(&self, pot: &VerifiedPot, host: &Host<'_>) -> Result<()> {
-        let mut content = pot
-            .open_blob(&self.blob)
-            .with_context(|| format!("cannot read {} from the pot", self.name))?;
-        host.install_file(&self.path, &mut content, &self.digest, MODE)
+/// Puts every file that is missing, or has the wrong permissions, in its place, two at a time where there are cores for them: each has a zstd window in memory meanwhile, and of the
+/// large ones there is room for one.
+pub(crate) fn install(pot: &VerifiedPot, files: &[PotFile], host: &Host<'_>) -> Result<()> {
+    let mut wanted = Vec::new();
+    for file in files {
+        match file.look(host.view())? {
+            Found::Right | Found::Other => {}
+            Found::Nothing | Found::WrongMode(_) => wanted.push(file),
+        }
     }
+    let size = |file: &PotFile| pot.manifest().blob(&file.blob).map(|blob| blob.unpacked_size);
+    wanted.sort_by_key(|file| Reverse(size(file)));
+    let blobs: BTreeMap<&str, &PotFile> = wanted.iter().map(|file| (file.path.as_str(), *file)).collect();
+    let files: Vec<Install<'_>> = wanted
+        .iter()
+        .map(|file| Install {
+            path: &file.path,
+            digest: file.digest,
+        })
+        .collect();
+    let lanes = match pot.manifest().windows {
+        Windows::Usual => cores().min(MOST_AT_ONCE),
+        Windows::Large => 1,
+    };
+    host.install_files(&files, MODE, lanes, |file| {
+        let file = blobs[file.path];
+        let content = pot
+            .open_blob(&file.blob)
+            .with_context(|| format!("cannot read {} from the pot", file.name))?;
+        Ok(Box::new(content))
+    })
 }

@@ -15,7 +15,7 @@ use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::freshness;
 use crate::control_plane::guard::Votes;
 use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
-use crate::control_plane::lease::{self, Holder};
+use crate::control_plane::lease::{self, Holder, Written};
 use crate::facts::{Facts, configures_network};
 use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
@@ -166,10 +166,8 @@ pub(super) fn locked(view: &ClusterView, holder: &Holder) -> Result<Option<Refus
 }
 
 pub(super) fn holder(seen: &Seen) -> Holder {
-    Holder {
-        identity: format!("{}/{}", seen.joining.node, seen.joining.address),
-        clock_skew: seen.joining.cluster.clock_skew,
-    }
+    let identity = format!("{}/{}", seen.joining.node, seen.joining.address);
+    Holder::new(identity, &seen.joining.cluster)
 }
 
 pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
@@ -238,8 +236,9 @@ pub(super) fn all_fresh(
     view: &ClusterView,
     joining: &Joining,
     servers: &BTreeMap<String, String>,
+    lock: &Written,
 ) -> Result<()> {
-    let behind = freshness::standing_still(view, servers)?;
+    let behind = freshness::standing_still(view, servers, lock)?;
     if behind.is_empty() {
         return Ok(());
     }

@@ -376,7 +376,8 @@ fn on_cluster(
     let lock = Lock::take(cluster, &holder, world.host.stop()).map_err(not_eligible)?;
     let mut servers = joining.cluster.api_servers();
     let refused = recheck(run, seen)
-        .and_then(|()| all_fresh(run, cluster.view(), joining, &servers))
+        .and_then(|()| lock.written())
+        .and_then(|written| all_fresh(run, cluster.view(), joining, &servers, &written))
         .and_then(|()| silent_from_here(run, world, seen, work.etcd_image.as_ref()));
     if let Err(refused) = refused {
         lock.release()?;
@@ -414,8 +415,8 @@ fn on_cluster(
     }
     if outcome.is_ok() {
         servers.insert(joining.node.clone(), joining.own_server());
-        lock.renew(cluster, &holder)?;
-        let behind = freshness::standing_still(cluster.view(), &servers)?;
+        lock.renew(cluster)?;
+        let behind = freshness::standing_still(cluster.view(), &servers, &lock.written()?)?;
         if !behind.is_empty() {
             let (cause, remedy) = freshness::told(&behind);
             warn(run.console, &[format!("{cause}. {remedy}")]);

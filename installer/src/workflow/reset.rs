@@ -99,10 +99,10 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
         cluster.config.etcd.data_dir(),
     )?;
     let departed = ourselves(options, view, &cluster, &facts, owed.member.as_ref())?;
-    let holder = Holder {
-        identity: format!("{}/{}", departed.name, departed.address),
-        clock_skew: cluster.clock_skew,
-    };
+    let holder = Holder::new(
+        format!("{}/{}", departed.name, departed.address),
+        &cluster,
+    );
     let mut refused = refusals(view, &cluster, &departed, &holder)?;
     let snapshot = remove_member::snapshot_size(view, &cluster, &departed)?;
     // What a join of ours brought is rolled back where it is.
@@ -200,7 +200,7 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
             // What a join that was killed left for others to read would end by itself, in minutes or hours.
             let uploaded = joining::uploaded_since(&journal);
             let left = credentials::left_over(view, &departed.name, uploaded)?;
-            credentials::revoke(&changing, &left)?;
+            credentials::revoke(&changing, &left.ours)?;
             note_left(&host, view, cluster.etcd.as_ref(), &departed)?;
             engine::run(&clear, world, &session.journal, console)
         })();

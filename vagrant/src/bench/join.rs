@@ -1,16 +1,18 @@
 //! `kpot-install join-master` against unpacking, `docker load` and `kubeadm join` by hand, on the lab's machines: a bare
 //! b1 becomes the third master, once this way and once that way, in turns.
 //!
-//! Both begin with everything on the machine, the pot unpacked and trusted, and root's way to m1 open. The time by hand
-//! ends when `kubeadm join` returns and leaves out making the token and the certificate key, which are there already.
-//! kpot's ends when it returns, which it does after it has verified the pot, made credentials, waited until the member
-//! votes and the node is Ready, and revoked them. How long the side by hand took until its node is Ready is told
-//! besides, without a goal.
+//! Both begin with one file on the machine, and root's way to m1 open: the pot, whose signer is trusted, and what people
+//! carry today ([`super::bundle`]), with units and configurations in their places. The time by hand ends when `kubeadm join`
+//! returns, and leaves out making the token and the certificate key, which are there already. kpot's ends when it returns,
+//! which it does after it has verified the pot, made credentials, waited until the member votes and the node is Ready, and
+//! revoked them. How long the side by hand took until its node is Ready is told besides, without a goal.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::bundle;
 use super::Desk;
 use super::measure::{self, Spread};
 use super::memory;
@@ -19,9 +21,8 @@ use crate::checks;
 use crate::cluster::{self, ClusterSpec};
 use crate::lab::Bare;
 use crate::materials::Materials;
-use crate::pot::POT_DIR;
 use crate::scenario::{Bench, WhatRuns};
-use crate::sh::step;
+use crate::sh::{self, step};
 
 /// From the issue that set the goals.
 const GOAL: f64 = 1.1;
@@ -44,16 +45,25 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
     );
     let spec = ClusterSpec::plain(desk.version());
     bench.cluster_of(&spec, MASTERS)?;
+    let bundle = desk.folder.join("bundle.tgz");
+    step("making what is carried by hand", || {
+        bundle::make(desk, &materials, &bundle)
+    })?;
     let (mut ours, mut theirs, mut until_ready) = (Vec::new(), Vec::new(), Vec::new());
     let mut peak = 0;
     for _ in 0..desk.repeat {
-        let (time, kibibytes) = step("kpot-install join-master", || by_kpot(&mut bench))?;
+        let (time, kibibytes) = step("kpot-install join-master", || {
+            by_kpot(&mut bench, &desk.pot.file)
+        })?;
         ours.push(time);
         peak = peak.max(kibibytes);
-        let (joined, ready) = step("joining by hand", || by_hand(&mut bench, &materials))?;
+        let (joined, ready) = step("joining by hand", || {
+            by_hand(&mut bench, &materials, &bundle)
+        })?;
         theirs.push(joined);
         until_ready.push(ready);
     }
+    sh::remove(&bundle)?;
     let (ours, theirs) = (Spread::of(ours)?, Spread::of(theirs)?);
     let until_ready = Spread::of(until_ready)?;
     Ok(vec![
@@ -78,14 +88,15 @@ pub(super) fn measure(desk: &Desk) -> Result<Vec<Row>> {
 }
 
 /// The time of a join by kpot, and the installer's peak memory in KiB.
-fn by_kpot(bench: &mut Bench) -> Result<(Duration, u64)> {
+fn by_kpot(bench: &mut Bench, pot: &Path) -> Result<(Duration, u64)> {
     let b1 = bench.backup_ready(Bare::Full)?;
     bench.backup_used();
+    b1.copy(pot, "/root/carried.pot")?;
     let cluster = bench.cluster()?;
     // Its own peak, which only grows, is read until it ends: what the kernel tells of an ended process includes the
     // kubeadm that it waited for.
     let script = format!(
-        "cd {POT_DIR}
+        "mkdir /root/carried && tar -xf /root/carried.pot -C /root/carried && cd /root/carried
          ./kpot-install join-master --healthy {} --yes >/root/join.log 2>&1 & pid=$!
          while line=$(grep VmHWM /proc/$pid/status 2>/dev/null); do peak=$line; sleep 0.1; done
          wait $pid || {{ tail -n 25 /root/join.log >&2; exit 1; }}
@@ -106,14 +117,18 @@ fn by_kpot(bench: &mut Bench) -> Result<(Duration, u64)> {
 }
 
 /// The time of a join by hand until kubeadm returns, and until the node is Ready.
-fn by_hand(bench: &mut Bench, materials: &Materials) -> Result<(Duration, Duration)> {
+fn by_hand(
+    bench: &mut Bench,
+    materials: &Materials,
+    bundle: &Path,
+) -> Result<(Duration, Duration)> {
     let b1 = bench.b1();
     bench.lab().renew(&b1, Bare::Full)?;
     let cluster = bench.cluster()?;
-    cluster::carry(&b1, cluster.spec(), materials)?;
+    cluster::carry_bundle(&b1, cluster.spec(), materials, bundle)?;
     let credentials = cluster.admit()?;
     let begun = Instant::now();
-    cluster::install(&b1, cluster.spec())?;
+    cluster::install_bundle(&b1, cluster.spec())?;
     cluster.join(&b1, &credentials)?;
     let joined = begun.elapsed();
     checks::control_plane_node(cluster, &b1)?;

@@ -6,6 +6,7 @@
 //! average is printed before every part, so that the reader can judge the times.
 
 mod build;
+mod bundle;
 mod join;
 mod measure;
 mod memory;

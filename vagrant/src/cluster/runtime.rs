@@ -89,6 +89,23 @@ impl Runtime {
         }
     }
 
+    /// The same of programs that are unpacked below `runtime/`, and beside it, in the folder where the shell is.
+    pub(super) fn install_unpacked(&self) -> &'static str {
+        match self {
+            Self::Docker => {
+                "mv runtime/docker/* /usr/bin/
+                 systemctl daemon-reload
+                 systemctl enable --quiet --now docker.service"
+            }
+            Self::Containerd { .. } => {
+                "mkdir -p /usr/local/bin /usr/local/sbin && mv runtime/bin/* crictl /usr/local/bin/
+                 install -m 0755 runc /usr/local/sbin/runc
+                 systemctl daemon-reload
+                 systemctl enable --quiet --now containerd.service"
+            }
+        }
+    }
+
     /// Loads the images of an archive.
     pub(super) fn load(&self) -> &'static str {
         match self {

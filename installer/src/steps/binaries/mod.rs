@@ -16,7 +16,8 @@ use crate::facts::containerd::{self, Containerd};
 use crate::facts::docker::{self, CgroupDriver, Docker};
 use crate::facts::{MARK, PLUGINS, packages, programs};
 use crate::host::probe::{CONTAINERD, Probe};
-use crate::host::{Host, HostView};
+use crate::host::side_by_side::{cores, side_by_side};
+use crate::host::HostView;
 use crate::kubernetes::ContainerdRelease;
 use crate::step::{State, Step, View, World};
 
@@ -72,7 +73,7 @@ impl Step for DockerBinaries {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        install(&self.pot, &self.files, world.host)
+        pot_files::install(&self.pot, &self.files, world.host)
     }
 }
 
@@ -119,7 +120,7 @@ impl Step for ContainerdBinaries {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        install(&self.pot, &self.files, world.host)
+        pot_files::install(&self.pot, &self.files, world.host)
     }
 }
 
@@ -185,7 +186,7 @@ impl Step for KubernetesBinaries {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        install(&self.pot, &self.files, world.host)
+        pot_files::install(&self.pot, &self.files, world.host)
     }
 }
 
@@ -222,7 +223,7 @@ impl Step for CniPlugins {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        install(&self.pot, &self.files, world.host)
+        pot_files::install(&self.pot, &self.files, world.host)
     }
 }
 
@@ -326,7 +327,7 @@ impl Step for Crictl {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        install(&self.pot, &self.files, world.host)?;
+        pot_files::install(&self.pot, &self.files, world.host)?;
         match self.own_config(world.host.view())? {
             Some((config, _)) => config.write(world.host),
             None => Ok(()),
@@ -342,8 +343,9 @@ fn state_of(
 ) -> Result<State> {
     let mut missing = Vec::new();
     let mut states = Vec::new();
-    for file in files {
-        match file.look(host)? {
+    let looks = side_by_side(files, cores(), |file| file.look(host));
+    for (file, found) in files.iter().zip(looks) {
+        match found? {
             Found::Right => {}
             Found::Nothing => missing.push(file.path.as_str()),
             Found::WrongMode(mode) => {
@@ -360,17 +362,6 @@ fn state_of(
         }));
     }
     Ok(combine(states))
-}
-
-/// Puts every file that is missing, or has the wrong permissions, in its place.
-fn install(pot: &VerifiedPot, files: &[PotFile], host: &Host<'_>) -> Result<()> {
-    for file in files {
-        match file.look(host.view())? {
-            Found::Right | Found::Other => {}
-            Found::Nothing | Found::WrongMode(_) => file.install(pot, host)?,
-        }
-    }
-    Ok(())
 }
 
 fn conflict(host: &HostView, path: &str, what: &str) -> Result<State> {

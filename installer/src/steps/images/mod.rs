@@ -11,9 +11,7 @@ mod store;
 mod tar;
 
 use std::io;
-use std::num::NonZero;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +22,7 @@ use self::archive::{Archive, Layer};
 use self::oci::OciArchive;
 use crate::facts::containerd;
 use crate::host::command::Feed;
+use crate::host::side_by_side::cores;
 use crate::host::{Host, HostView};
 use crate::journal::Change;
 use crate::runtime::Runtime;
@@ -199,8 +198,7 @@ impl Images {
             host.note(change)?;
         }
         let cmd = store::load(self.runtime);
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let parts = parts::side_by_side(self.pot.manifest(), images, cores.min(MOST_LOADS));
+        let parts = parts::side_by_side(self.pot.manifest(), images, cores().min(MOST_LOADS));
         match self.runtime {
             Runtime::Docker => {
                 let archives = parts.iter().map(|part| self.docker_archive(part));

@@ -104,7 +104,6 @@ impl Objects {
     pub(super) fn play(&mut self, args: &[&str], input: &[u8]) -> Option<Output> {
         let asked = Asked::of(args);
         Some(match asked.words.as_slice() {
-            ["api-versions"] => good("apps/v1\ncoordination.k8s.io/v1\nv1\n"),
             ["get", "--raw", path] => {
                 let name = path
                     .strip_prefix("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/")?;
@@ -122,7 +121,11 @@ impl Objects {
             ["get", kind] => good(self.list(kind, &asked).to_string()),
             ["create", "-f", "-"] => self.write(input, true)?,
             ["replace", "-f", "-"] => self.write(input, false)?,
-            ["delete", kind, name] => self.mark(kind, name, &asked),
+            ["delete", kind, names @ ..] => {
+                let answers = names.iter().map(|name| self.mark(kind, name, &asked));
+                let answers: Vec<Output> = answers.collect();
+                answers.into_iter().max_by_key(|answer| answer.status)?
+            }
             ["drain", node] => self.drain(node),
             ["patch", kind, name, "--type=merge", "--patch", patch] => {
                 let patch: Value = serde_json::from_str(patch).ok()?;
@@ -168,8 +171,10 @@ impl Objects {
         if !fits {
             return Some(bad("Error from server (Conflict)"));
         }
-        self.put(&kind.to_lowercase(), object);
-        Some(good(""))
+        let kind = kind.to_lowercase();
+        self.put(&kind, object);
+        let written = self.get(&kind, &namespace, &name)?;
+        Some(good(written.to_string()))
     }
 }
 
