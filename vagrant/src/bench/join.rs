@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::bundle;
 use super::Desk;
+use super::bundle;
 use super::measure::{self, Spread};
 use super::memory;
 use super::report::{Row, Unit};

@@ -14,7 +14,7 @@ use crate::upstream::RuntimeFiles;
 const KUBELET_UNIT: &str = include_str!("kubelet.service");
 
 /// Copies everything to the machine; the programs and units are then in place, the archives wait in /root.
-pub fn carry(node: &Node, spec: &ClusterSpec, materials: &Materials) -> Result<()> {
+pub(super) fn carry(node: &Node, spec: &ClusterSpec, materials: &Materials) -> Result<()> {
     configure(node, spec, materials)?;
     carry_runtime(node, materials)?;
     node.copy(&materials.cni_archive, "/root/cni.tgz")?;
@@ -78,7 +78,7 @@ pub fn install_unlike_containerd(node: &Node, materials: &Materials) -> Result<(
 }
 
 /// Unpacks what [`carry`] brought, starts the container runtime and loads the images; the kubelet waits for kubeadm.
-pub fn install(node: &Node, spec: &ClusterSpec) -> Result<()> {
+pub(super) fn install(node: &Node, spec: &ClusterSpec) -> Result<()> {
     node.run(&format!(
         "sysctl -q -p /etc/sysctl.d/kubernetes.conf
          mkdir -p /opt/cni/bin && tar -xzf /root/cni.tgz -C /opt/cni/bin --no-same-owner

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 pub use config::{ClusterSpec, Shape};
 pub use endpoint::{Endpoint, NAME};
-pub use master::{carry, carry_bundle, install, install_bundle, install_unlike_containerd};
+pub use master::{carry_bundle, install_bundle, install_unlike_containerd};
 pub use runtime::Runtime;
 
 use self::endpoint::Balancer;
