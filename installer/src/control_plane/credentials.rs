@@ -255,11 +255,7 @@ pub struct LeftOver {
 }
 
 /// The credentials of a machine's joins that are still in the cluster. It began its last upload of certificates at `uploaded`.
-pub fn left_over(
-    view: &ClusterView,
-    node: &str,
-    uploaded: Option<SystemTime>,
-) -> Result<LeftOver> {
+pub fn left_over(view: &ClusterView, node: &str, uploaded: Option<SystemTime>) -> Result<LeftOver> {
     let view = &view.ahead(&[view.getting(&TOKENS), view.finding(&UPLOADED_CERTS)]);
     let tokens: List<Data> = view.get(&TOKENS)?;
     let certs: Option<Data> = view.find(&UPLOADED_CERTS)?;
@@ -349,7 +345,11 @@ pub fn revoke(cluster: &Cluster, names: &[String]) -> Result<()> {
     }
     let names = names.iter().map(String::as_str);
     let namespace = ["--namespace", "kube-system"];
-    let what: Vec<&str> = ["secret"].into_iter().chain(names.clone()).chain(namespace).collect();
+    let what: Vec<&str> = ["secret"]
+        .into_iter()
+        .chain(names.clone())
+        .chain(namespace)
+        .collect();
     cluster.delete(&what).with_context(|| {
         let names: Vec<&str> = names.collect();
         format!(

@@ -294,12 +294,7 @@ enum Take {
 }
 
 /// Reads the Lease, writes it for `identity` if nobody else holds it, and returns its version.
-fn write(
-    cluster: &Cluster,
-    holder: &Holder,
-    identity: Option<&str>,
-    take: Take,
-) -> Result<String> {
+fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take) -> Result<String> {
     let known: Option<Lease> =
         cluster
             .view()
@@ -318,7 +313,9 @@ fn write(
             .is_some_and(|known| known.spec.holder_identity.as_deref() == Some(&holder.identity));
         ensure!(own, "the cluster's lock is no longer ours");
     }
-    let version = known.as_ref().map(|known| known.metadata.resource_version.as_str());
+    let version = known
+        .as_ref()
+        .map(|known| known.metadata.resource_version.as_str());
     let output = put(cluster, &lease(holder, identity, version))?;
     ensure!(output.ok(), refused(&output));
     version_of(&output)
@@ -376,7 +373,8 @@ mod tests {
     #[test]
     fn a_run_ends_before_its_lock_does_whatever_the_renewal_does_meanwhile() {
         let script = Scripted::new().with(|_, _| {
-            let lease = r#"{"metadata":{"resourceVersion":"7"},"spec":{"holderIdentity":"b1/10.0.0.21"}}"#;
+            let lease =
+                r#"{"metadata":{"resourceVersion":"7"},"spec":{"holderIdentity":"b1/10.0.0.21"}}"#;
             Some(Output {
                 stdout: lease.into(),
                 ..Output::default()

@@ -31,7 +31,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bundle_spec::{Hasher, Sha256};
 use nix::errno::Errno;
 
@@ -125,7 +125,9 @@ impl<'a> Host<'a> {
         expected: &Sha256,
         mode: u32,
     ) -> Result<()> {
-        self.replace(path, mode, &mut |file| copy_checked(content, file, expected))
+        self.replace(path, mode, &mut |file| {
+            copy_checked(content, file, expected)
+        })
     }
 
     /// Replaces files by what `open` yields of each, whole or not at all, and only where its digest is the expected one: `lanes` files at a time, the first ones first. All that were

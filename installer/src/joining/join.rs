@@ -218,7 +218,9 @@ impl Step for KubeadmJoin {
             || credentials::create_token(cluster, briefing, node),
             || {
                 let uploads = certificates != Certificates::Copied;
-                uploads.then(|| credentials::upload_certs(cluster, briefing)).transpose()
+                uploads
+                    .then(|| credentials::upload_certs(cluster, briefing))
+                    .transpose()
             },
         );
         let (token, uploaded) = (token?, uploaded?);

@@ -95,9 +95,16 @@ pub(crate) fn install(pot: &VerifiedPot, files: &[PotFile], host: &Host<'_>) -> 
             Found::Nothing | Found::WrongMode(_) => wanted.push(file),
         }
     }
-    let size = |file: &PotFile| pot.manifest().blob(&file.blob).map(|blob| blob.unpacked_size);
+    let size = |file: &PotFile| {
+        pot.manifest()
+            .blob(&file.blob)
+            .map(|blob| blob.unpacked_size)
+    };
     wanted.sort_by_key(|file| Reverse(size(file)));
-    let blobs: BTreeMap<&str, &PotFile> = wanted.iter().map(|file| (file.path.as_str(), *file)).collect();
+    let blobs: BTreeMap<&str, &PotFile> = wanted
+        .iter()
+        .map(|file| (file.path.as_str(), *file))
+        .collect();
     let files: Vec<Install<'_>> = wanted
         .iter()
         .map(|file| Install {

@@ -1,6 +1,5 @@
 //! What refuses: everything is judged before the plan is shown, and once more under the cluster's lock.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Result;
@@ -15,7 +14,7 @@ use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::freshness;
 use crate::control_plane::guard::Votes;
 use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
-use crate::control_plane::lease::{self, Holder, Written};
+use crate::control_plane::lease::{self, Holder};
 use crate::facts::{Facts, configures_network};
 use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
@@ -230,19 +229,12 @@ pub(super) fn silent_from_here(
     Err(refused(run.console, Untouched::Cluster, &refusals))
 }
 
-/// Refuses a join through an API server that stands still; of others that do, it only tells.
-pub(super) fn all_fresh(
-    run: &Run<'_>,
-    view: &ClusterView,
-    joining: &Joining,
-    servers: &BTreeMap<String, String>,
-    lock: &Written,
-) -> Result<()> {
-    let behind = freshness::standing_still(view, servers, lock)?;
+/// Refuses a join through an API server that stands still, if it is among those `behind`; of others that do, it only tells.
+pub(super) fn none_behind(run: &Run<'_>, joining: &Joining, behind: &[String]) -> Result<()> {
     if behind.is_empty() {
         return Ok(());
     }
-    let (cause, remedy) = freshness::told(&behind);
+    let (cause, remedy) = freshness::told(behind);
     if behind.contains(&joining.cluster.healthy.metadata.name) {
         return Err(refused(
             run.console,

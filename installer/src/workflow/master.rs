@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::decide::{all_fresh, decide, holder, recheck, silent_from_here};
+use super::decide::{decide, holder, none_behind, recheck, silent_from_here};
 use super::seen::{Seen, is_etcd, look, quorum_is_lost, tell_of_lost_quorum};
 use super::session::{Session, lock_state};
 use super::{Run, down, not_eligible, root_only, warn};
@@ -375,9 +375,17 @@ fn on_cluster(
     let holder = holder(seen);
     let lock = Lock::take(cluster, &holder, world.host.stop()).map_err(not_eligible)?;
     let mut servers = joining.cluster.api_servers();
-    let refused = recheck(run, seen)
-        .and_then(|()| lock.written())
-        .and_then(|written| all_fresh(run, cluster.view(), joining, &servers, &written))
+    let view = cluster.view();
+    let refused = lock
+        .written()
+        .and_then(|written| {
+            let (behind, rechecked) = view.both(
+                || freshness::standing_still(view, &servers, &written),
+                || recheck(run, seen),
+            );
+            rechecked?;
+            none_behind(run, joining, &behind?)
+        })
         .and_then(|()| silent_from_here(run, world, seen, work.etcd_image.as_ref()));
     if let Err(refused) = refused {
         lock.release()?;

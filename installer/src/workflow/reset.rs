@@ -99,10 +99,7 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
         cluster.config.etcd.data_dir(),
     )?;
     let departed = ourselves(options, view, &cluster, &facts, owed.member.as_ref())?;
-    let holder = Holder::new(
-        format!("{}/{}", departed.name, departed.address),
-        &cluster,
-    );
+    let holder = Holder::new(format!("{}/{}", departed.name, departed.address), &cluster);
     let mut refused = refusals(view, &cluster, &departed, &holder)?;
     let snapshot = remove_member::snapshot_size(view, &cluster, &departed)?;
     // What a join of ours brought is rolled back where it is.

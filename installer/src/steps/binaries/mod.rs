@@ -15,9 +15,9 @@ use super::pot_files::{self, Found, PotFile};
 use crate::facts::containerd::{self, Containerd};
 use crate::facts::docker::{self, CgroupDriver, Docker};
 use crate::facts::{MARK, PLUGINS, packages, programs};
+use crate::host::HostView;
 use crate::host::probe::{CONTAINERD, Probe};
 use crate::host::side_by_side::{cores, side_by_side};
-use crate::host::HostView;
 use crate::kubernetes::ContainerdRelease;
 use crate::step::{State, Step, View, World};
 
