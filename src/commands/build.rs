@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -204,24 +205,29 @@ impl Making<'_> {
         .with_context(|| format!("no pot was made of {}", plan.name()))?;
         let manifest = contents.manifest(plan, self.serial)?;
         let kubeadm = contents.program(ArtifactName::Kubeadm, &spool)?;
-        // Before anything is written: a pot without an image that its kubeadm wants is of no use where there is no registry.
-        let asked = ask(plan, desk.order.images(), kubeadm);
-        for line in asked.lines(plan.kubernetes, plan.arch) {
-            progress.line(&line);
-        }
-        let held = self.lock.map_or(Held::ByNothing, |_| Held::ByLock);
-        if let Some(refusal) = asked.refusal(plan.kubernetes, plan.arch, held) {
-            bail!("{refusal}");
-        }
-        let written = output::write(
-            output,
+        let parts = output::Parts {
             installer,
-            &manifest,
-            &spool,
-            self.signer,
-            &desk.stop,
-            progress,
-        )?;
+            manifest: &manifest,
+            signer: self.signer,
+        };
+        let (written, asked) = thread::scope(|scope| {
+            let asking = scope.spawn(|| ask(plan, desk.order.images(), kubeadm));
+            // A pot without an image that its kubeadm wants is of no use where there is no registry: it gets no name.
+            let agreed = || {
+                let asked = asking
+                    .join()
+                    .unwrap_or_else(|panicked| resume_unwind(panicked));
+                for line in asked.lines(plan.kubernetes, plan.arch) {
+                    progress.line(&line);
+                }
+                let held = self.lock.map_or(Held::ByNothing, |_| Held::ByLock);
+                match asked.refusal(plan.kubernetes, plan.arch, held) {
+                    Some(refusal) => bail!("{refusal}"),
+                    None => Ok(asked),
+                }
+            };
+            output::write(output, &parts, &spool, (&desk.stop, progress), agreed)
+        })?;
         progress.line(&format!("wrote {}", output.display()));
 
         let parts = summary::parts(&contents);
@@ -251,7 +257,7 @@ impl Making<'_> {
 }
 
 /// Asks the kubeadm that was packed which images it wants.
-fn ask(plan: &Plan, extra: &[ImageName], kubeadm: Option<Box<dyn Read>>) -> Asked {
+fn ask(plan: &Plan, extra: &[ImageName], kubeadm: Option<Box<dyn Read + Send>>) -> Asked {
     match kubeadm {
         Some(mut program) => asked::ask(plan, extra, &mut program),
         None => Asked::None {

@@ -65,7 +65,7 @@ impl Contents {
         &self,
         name: ArtifactName,
         spool: &Spool,
-    ) -> anyhow::Result<Option<Box<dyn Read>>> {
+    ) -> anyhow::Result<Option<Box<dyn Read + Send>>> {
         let mut downloads = self.downloads.iter();
         let Some(download) = downloads.find(|download| download.name == name) else {
             return Ok(None);

@@ -4,6 +4,7 @@
 //! check is ever packed, and the same inputs give the same bytes: the order in which things arrive leaves no trace.
 
 pub mod archive;
+mod behind;
 pub mod blobs;
 pub mod compress;
 pub mod contents;

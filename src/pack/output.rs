@@ -5,7 +5,7 @@
 )]
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -13,6 +13,7 @@ use bundle_spec::{Manifest, PotParts, Sha256, SigningKey, write_pot};
 
 use crate::exit::usage;
 use crate::fetch::Stop;
+use crate::pack::behind::write_behind;
 use crate::pack::draft::Draft;
 use crate::pack::space;
 use crate::pack::spool::{Emptied, Spool};
@@ -25,6 +26,17 @@ pub struct Written {
     pub identity: Sha256,
     /// Its size in bytes.
     pub size: u64,
+}
+
+/// What a pot is made of besides its blobs.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    /// The static installer.
+    pub installer: &'a [u8],
+    /// What the pot holds.
+    pub manifest: &'a Manifest,
+    /// Who signs.
+    pub signer: Option<&'a SigningKey>,
 }
 
 /// What becomes of a file that is there already.
@@ -71,19 +83,22 @@ pub fn folder(output: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-/// Writes the pot to `output`.
+/// Writes the pot to `output`, where it takes its place if `agreed`, which is asked when all of it is written, does not refuse; with what that one said.
 ///
 /// # Errors
-/// Where the disk is too small, the system refuses, or `stop` is requested; `output` is then as it was.
-pub fn write(
+/// Where the disk is too small, the system refuses, `stop` is requested, or nobody agrees; `output` is then as it was.
+pub fn write<T>(
     output: &Path,
-    installer: &[u8],
-    manifest: &Manifest,
+    parts: &Parts<'_>,
     spool: &Spool,
-    signer: Option<&SigningKey>,
-    stop: &Stop,
-    progress: &Progress,
-) -> anyhow::Result<Written> {
+    (stop, progress): (&Stop, &Progress),
+    agreed: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Written, T)> {
+    let Parts {
+        installer,
+        manifest,
+        signer,
+    } = *parts;
     let sizes = manifest.blobs.iter().map(|blob| blob.size);
     let total = sizes.clone().sum::<u64>() + installer.len() as u64;
     // The blobs lie on the same disk, and each is gone from there when it was written.
@@ -103,8 +118,10 @@ pub fn write(
         };
         Ok(write_pot(&mut Watched { out, advance }, &parts)?)
     };
-    let (identity, size) = put(output, 0o644, Existing::Replaced, needed, write)?;
-    Ok(Written { identity, size })
+    let unnamed = Unnamed::write(output, 0o644, needed, write)?;
+    let told = agreed()?;
+    let (identity, size) = unnamed.put(output, Existing::Replaced)?;
+    Ok((Written { identity, size }, told))
 }
 
 /// A writer that tells how many bytes passed, and refuses more where it is told so.
@@ -139,21 +156,50 @@ pub fn put<T>(
     needed: u64,
     write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
 ) -> anyhow::Result<(T, u64)> {
-    let attempt = || format!("cannot write {}", path.display());
-    let folder = folder(path)?;
-    let draft = Draft::new(&folder, mode).with_context(attempt)?;
-    space::ensure(draft.file(), needed)
-        .map_err(anyhow::Error::msg)
-        .with_context(attempt)?;
-    let mut buffered = BufWriter::with_capacity(1 << 20, draft.file());
-    let told = write(&mut buffered).with_context(attempt)?;
-    buffered.flush().with_context(attempt)?;
-    drop(buffered);
-    draft.file().sync_all().with_context(attempt)?;
-    let size = draft.file().metadata().with_context(attempt)?.len();
-    draft.put(path, existing).with_context(attempt)?;
-    sync_folder(&folder).with_context(attempt)?;
-    Ok((told, size))
+    Unnamed::write(path, mode, needed, write)?.put(path, existing)
+}
+
+/// A file that is written and on the disk, and has no name yet.
+struct Unnamed<T> {
+    draft: Draft,
+    folder: PathBuf,
+    told: T,
+}
+
+impl<T> Unnamed<T> {
+    /// Writes it with what `write` gives to it.
+    fn write(
+        path: &Path,
+        mode: u32,
+        needed: u64,
+        write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
+    ) -> anyhow::Result<Self> {
+        let attempt = || cannot_write(path);
+        let folder = folder(path)?;
+        let draft = Draft::new(&folder, mode).with_context(attempt)?;
+        space::ensure(draft.file(), needed)
+            .map_err(anyhow::Error::msg)
+            .with_context(attempt)?;
+        let told = write_behind(draft.file(), write).with_context(attempt)?;
+        Ok(Self {
+            draft,
+            folder,
+            told,
+        })
+    }
+
+    /// Puts it into its place; returns what `write` returned, and its size.
+    fn put(self, path: &Path, existing: Existing) -> anyhow::Result<(T, u64)> {
+        let attempt = || cannot_write(path);
+        let size = self.draft.file().metadata().with_context(attempt)?.len();
+        self.draft.put(path, existing).with_context(attempt)?;
+        sync_folder(&self.folder).with_context(attempt)?;
+        Ok((self.told, size))
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
 }
 
 /// Makes a folder, and those above it, for its owner only.

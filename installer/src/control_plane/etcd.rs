@@ -422,12 +422,16 @@ impl Etcd {
         self.command(&self.local, &["member", "list", "--write-out=json"])
     }
 
-    /// `view` with an answer to what the members are, and to `questions`, all asked side by side now.
+    /// `view` with an answer to what the members are, and to `question`, both asked side by side now and given once.
     #[must_use]
-    pub fn list_ahead(&self, view: &ClusterView, questions: &[Cmd]) -> ClusterView {
-        let mut all = vec![self.listing()];
-        all.extend_from_slice(questions);
-        view.ahead(&all)
+    pub fn list_ahead(&self, view: &ClusterView, question: Cmd) -> ClusterView {
+        view.ahead(&[self.listing(), question])
+    }
+
+    /// The same, where the answers hold whenever they are asked for.
+    #[must_use]
+    pub fn list_kept(&self, view: &ClusterView, question: Cmd) -> ClusterView {
+        view.keeping(&[self.listing(), question])
     }
 
     /// Every member, without asking for its health.

@@ -139,6 +139,7 @@ impl ClusterFacts {
         );
         let clock_skew = clock_skew(view)?;
         // Where the API server or its etcd hang, these two wait for it, and not all of the others as well.
+        let view = &view.ahead(&[version_question(view), view.getting(&["nodes"])]);
         let version = server_version(view)?;
         let nodes: List<Node> = view
             .get(&["nodes"])
@@ -390,6 +391,10 @@ fn missing_shared(view: &ClusterView, config: &ClusterConfiguration) -> Result<V
         .collect())
 }
 
+fn version_question(view: &ClusterView) -> Cmd {
+    view.kubectl(["version", "-o", "json"])
+}
+
 /// The apiserver's version; an error where it does not answer.
 pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     #[derive(Deserialize)]
@@ -402,7 +407,7 @@ pub(crate) fn server_version(view: &ClusterView) -> Result<KubeVersion> {
     struct Version {
         git_version: String,
     }
-    let output = view.ask(&view.kubectl(["version", "-o", "json"]))?;
+    let output = view.ask(&version_question(view))?;
     let versions: Option<Versions> = serde_json::from_slice(&output.stdout).ok();
     let Some(server) = versions.and_then(|versions| versions.server_version) else {
         bail!(

@@ -128,7 +128,16 @@ impl ClusterView {
     /// The same cluster; `questions` are asked side by side now, and each answer is given once, to the same question.
     #[must_use]
     pub(crate) fn ahead(&self, questions: &[Cmd]) -> Self {
-        let runner = Ahead::ask(self.runner.clone(), questions);
+        self.by(Ahead::ask(self.runner.clone(), questions))
+    }
+
+    /// The same; the answer to each of `questions`, which are asked now, holds whenever it is asked again. For looking at several things as they are at one moment.
+    #[must_use]
+    fn keeping(&self, questions: &[Cmd]) -> Self {
+        self.by(Ahead::keep(self.runner.clone(), questions))
+    }
+
+    fn by(&self, runner: Arc<dyn Runner>) -> Self {
         Self {
             machine: RemoteView::new(runner.clone(), self.address()),
             runner,

@@ -13,20 +13,49 @@ use super::side_by_side::side_by_side;
 /// A runner that has some answers already.
 pub(crate) struct Ahead {
     inner: Arc<dyn Runner>,
+    /// Given once each.
     answers: Mutex<Vec<(Cmd, Result<Output, CommandError>)>>,
+    /// Given whenever they are asked for.
+    kept: Vec<(Cmd, Output)>,
 }
 
 impl Ahead {
     /// Asks `questions`, which must not change anything, as many at a time as `inner` can bear; returns when all are answered. Nothing is asked ahead where that is one.
     pub fn ask(inner: Arc<dyn Runner>, questions: &[Cmd]) -> Arc<dyn Runner> {
-        let lanes = inner.lanes().min(questions.len());
-        if lanes < 2 {
-            return inner;
+        match answered(inner.as_ref(), questions) {
+            None => inner,
+            Some(answers) => Arc::new(Self {
+                inner,
+                answers: Mutex::new(answers),
+                kept: Vec::new(),
+            }),
         }
-        let asked = side_by_side(questions, lanes, |cmd| (cmd.clone(), inner.run(cmd)));
-        let answers = Mutex::new(asked);
-        Arc::new(Self { inner, answers })
     }
+
+    /// The same, where each answer holds as often as it is asked for: for as long as nothing changes, and nobody waits for a change. What could not be asked is asked again.
+    pub fn keep(inner: Arc<dyn Runner>, questions: &[Cmd]) -> Arc<dyn Runner> {
+        match answered(inner.as_ref(), questions) {
+            None => inner,
+            Some(answers) => {
+                let answered = answers.into_iter();
+                let kept = answered.filter_map(|(asked, answer)| Some((asked, answer.ok()?)));
+                Arc::new(Self {
+                    inner,
+                    answers: Mutex::default(),
+                    kept: kept.collect(),
+                })
+            }
+        }
+    }
+}
+
+/// What was asked, and the answers; nothing where one question is asked at a time.
+fn answered(
+    inner: &dyn Runner,
+    questions: &[Cmd],
+) -> Option<Vec<(Cmd, Result<Output, CommandError>)>> {
+    let lanes = inner.lanes().min(questions.len());
+    (lanes > 1).then(|| side_by_side(questions, lanes, |cmd| (cmd.clone(), inner.run(cmd))))
 }
 
 impl Runner for Ahead {
@@ -35,7 +64,10 @@ impl Runner for Ahead {
         let known = answers.iter().position(|(asked, _)| asked == cmd);
         let known = known.map(|at| answers.swap_remove(at).1);
         drop(answers);
-        known.unwrap_or_else(|| self.inner.run(cmd))
+        let kept = || self.kept.iter().find(|(asked, _)| asked == cmd);
+        known
+            .or_else(|| kept().map(|(_, answer)| Ok(answer.clone())))
+            .unwrap_or_else(|| self.inner.run(cmd))
     }
 
     fn feed(&self, cmd: &Cmd, feed: &mut Feed<'_>) -> Result<Output, CommandError> {
@@ -129,13 +161,34 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_answer_holds_as_often_as_it_is_asked_for() {
+        let runner = Arc::new(Counting {
+            lanes: 4,
+            ..Counting::default()
+        });
+        let kept = Ahead::keep(runner.clone(), &["a", "b"].map(question));
+        let answer = |name: &str| kept.run(&question(name)).unwrap().text();
+        let (a, b) = (answer("a"), answer("b"));
+        assert_ne!(a, b);
+        assert_eq!([answer("a"), answer("b"), answer("a")], [&*a, &b, &a]);
+        assert_eq!(
+            [answer("c"), answer("c")],
+            ["3", "4"],
+            "what is not kept is asked"
+        );
+    }
+
+    #[test]
     fn where_only_one_is_borne_at_a_time_nothing_is_asked_ahead() {
         let runner = Arc::new(Counting {
             lanes: 1,
             ..Counting::default()
         });
-        let ahead = Ahead::ask(runner.clone(), &[question("a"), question("b")]);
+        let questions = [question("a"), question("b")];
+        let ahead = Ahead::ask(runner.clone(), &questions);
+        let kept = Ahead::keep(runner.clone(), &questions);
         assert_eq!(*runner.asked.lock().unwrap(), 0);
         assert_eq!(ahead.run(&question("b")).unwrap().text(), "1");
+        assert_eq!(kept.run(&question("b")).unwrap().text(), "2");
     }
 }

@@ -26,6 +26,7 @@ use crate::control_plane::ClusterView;
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::objects::Node;
+use crate::host::command::Cmd;
 use crate::journal::{Change, Entry, Event};
 use crate::kubernetes::Traits;
 use crate::preflight::kernel::Ignored;
@@ -113,11 +114,22 @@ impl Joining {
 
     /// `cluster` with answers to what its etcd's members are and what it has of this machine's node.
     fn asked(&self, cluster: &ClusterView) -> ClusterView {
-        let node = cluster.finding(&["node", &self.node]);
         match &self.cluster.etcd {
-            Some(etcd) => etcd.list_ahead(cluster, &[node]),
+            Some(etcd) => etcd.list_ahead(cluster, self.own_node(cluster)),
             None => cluster.clone(),
         }
+    }
+
+    /// The same, for steps that look at the cluster one after another as it is at one moment: each of them asks this.
+    pub fn asked_once(&self, cluster: &ClusterView) -> ClusterView {
+        match &self.cluster.etcd {
+            Some(etcd) => etcd.list_kept(cluster, self.own_node(cluster)),
+            None => cluster.clone(),
+        }
+    }
+
+    fn own_node(&self, cluster: &ClusterView) -> Cmd {
+        cluster.finding(&["node", &self.node])
     }
 
     fn judge(&self, members: &[Member], node: Option<&Node>, files: &[String]) -> Standing {

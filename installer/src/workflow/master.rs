@@ -138,9 +138,10 @@ pub(super) fn carry_out(
     listen: fn() -> Result<Stop>,
 ) -> Result<()> {
     let joining = &seen.joining;
+    let at_once = joining.asked_once(&seen.view);
     let look = View {
         host: &run.host,
-        cluster: Some(&seen.view),
+        cluster: Some(&at_once),
     };
     let mut plan = Plan::of(&work.environment, look)?;
     plan.rows.extend(Plan::of(&work.before, look)?.rows);
@@ -375,16 +376,10 @@ fn on_cluster(
     let holder = holder(seen);
     let lock = Lock::take(cluster, &holder, world.host.stop()).map_err(not_eligible)?;
     let mut servers = joining.cluster.api_servers();
-    let view = cluster.view();
-    let refused = lock
-        .written()
-        .and_then(|written| {
-            let (behind, rechecked) = view.both(
-                || freshness::standing_still(view, &servers, &written),
-                || recheck(run, seen),
-            );
-            rechecked?;
-            none_behind(run, joining, &behind?)
+    let refused = recheck(run, seen)
+        .and_then(|()| {
+            let behind = freshness::standing_still(cluster.view(), &servers, &lock.written()?)?;
+            none_behind(run, joining, &behind)
         })
         .and_then(|()| silent_from_here(run, world, seen, work.etcd_image.as_ref()));
     if let Err(refused) = refused {
