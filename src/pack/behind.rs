@@ -126,7 +126,7 @@ mod tests {
             (9 * CHUNK + 7, 3 * CHUNK + 1),
             (40 * CHUNK, 100_003),
         ] {
-            let bytes: Vec<u8> = (0..total).map(|n| (n / 251 + n) as u8).collect();
+            let bytes: Vec<u8> = (0_u8..=250).cycle().take(total).collect();
             let file = tempfile::tempfile().unwrap();
             let told = write_behind(&file, |out| {
                 for piece in bytes.chunks(piece) {
@@ -144,9 +144,10 @@ mod tests {
     #[test]
     fn what_the_system_says_of_the_file_is_what_is_told() {
         let full = File::options().write(true).open("/dev/full").unwrap();
+        let chunk = vec![0; CHUNK];
         let told = write_behind(&full, |out| {
             for _ in 0..100 {
-                out.write_all(&[0; CHUNK])?;
+                out.write_all(&chunk)?;
             }
             Ok(())
         });

@@ -101,8 +101,8 @@ pub fn write<T>(
     } = *parts;
     let sizes = manifest.blobs.iter().map(|blob| blob.size);
     let total = sizes.clone().sum::<u64>() + installer.len() as u64;
-    // The blobs lie on the same disk, and each is gone from there when it was written.
-    let needed = sizes.max().unwrap_or(0) + installer.len() as u64;
+    // The blobs lie on the same disk, and each is gone from there when it was written; but one of them, kubeadm's, may be read by others until the end.
+    let needed = 2 * sizes.max().unwrap_or(0) + installer.len() as u64;
     let parts = PotParts {
         installer,
         readme: &readme(manifest),

@@ -97,19 +97,24 @@ impl Holder {
     }
 
     fn now(&self) -> SystemTime {
-        let shift = Duration::from_secs_f64(self.clock_skew.abs());
-        if self.clock_skew > 0.0 {
-            SystemTime::now() - shift
-        } else {
-            SystemTime::now() + shift
-        }
+        by_the_cluster(self.clock_skew)
+    }
+}
+
+/// The time by the cluster's clock, of which this machine's is so many seconds ahead.
+fn by_the_cluster(clock_skew: f64) -> SystemTime {
+    let shift = Duration::from_secs_f64(clock_skew.abs());
+    if clock_skew > 0.0 {
+        SystemTime::now() - shift
+    } else {
+        SystemTime::now() + shift
     }
 }
 
 /// Who else holds the lock now, and for how many more seconds; nothing where it is free, expired, or our own.
 pub fn held_by_other(view: &ClusterView, holder: &Holder) -> Result<Option<(String, u64)>> {
     let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
-    Ok(lease.and_then(|lease| blocking(&lease.spec, holder)))
+    Ok(lease.and_then(|lease| blocking(&lease.spec, &holder.identity, holder.now())))
 }
 
 /// Whether we hold the lock: a killed run of ours did not give it back.
@@ -146,16 +151,12 @@ pub enum Standing {
 /// Looks at the lock, by a clock that is `clock_skew` seconds ahead of the cluster's.
 pub fn standing(view: &ClusterView, clock_skew: f64) -> Result<Standing> {
     let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
-    let nobody = Holder {
-        identity: String::new(),
-        clock_skew,
-        api: "",
-    };
-    Ok(lease.map_or(Standing::Free, |lease| judged(lease.spec, &nobody)))
+    let now = by_the_cluster(clock_skew);
+    Ok(lease.map_or(Standing::Free, |lease| judged(lease.spec, now)))
 }
 
-fn judged(spec: Spec, nobody: &Holder) -> Standing {
-    if let Some((holder, seconds_left)) = blocking(&spec, nobody) {
+fn judged(spec: Spec, now: SystemTime) -> Standing {
+    if let Some((holder, seconds_left)) = blocking(&spec, "", now) {
         return Standing::Held {
             holder,
             seconds_left,
@@ -167,16 +168,17 @@ fn judged(spec: Spec, nobody: &Holder) -> Standing {
     }
 }
 
-fn blocking(spec: &Spec, holder: &Holder) -> Option<(String, u64)> {
+/// Who else than `own` holds the lock at this time of the cluster's, and for how many more seconds.
+fn blocking(spec: &Spec, own: &str, now: SystemTime) -> Option<(String, u64)> {
     let other = spec
         .holder_identity
         .as_ref()
-        .filter(|other| !other.is_empty() && **other != holder.identity)?;
+        .filter(|other| !other.is_empty() && *other != own)?;
     let renewed = humantime::parse_rfc3339(spec.renew_time.as_deref()?).ok()?;
     let expiry =
         renewed + Duration::from_secs(spec.lease_duration_seconds.unwrap_or(DURATION.as_secs()));
     // Expired exactly where the difference is negative.
-    let left = expiry.duration_since(holder.now()).ok()?;
+    let left = expiry.duration_since(now).ok()?;
     Some((other.clone(), left.as_secs() + 1))
 }
 
@@ -214,11 +216,14 @@ impl Lock {
         })
     }
 
-    /// Renews the lock now, so that the Lease is as young as this moment.
+    /// Renews the lock now, so that the Lease is as young as this moment. Where that fails it is tried once more: an etcd whose members have just changed may look for a leader.
     pub fn renew(&self, cluster: &Cluster) -> Result<()> {
-        held(&self.run, || {
-            self.own.write(cluster, Some(&self.own.holder))
-        })
+        let renew = || {
+            held(&self.run, || {
+                self.own.write(cluster, Some(&self.own.holder))
+            })
+        };
+        renew().or_else(|_| renew())
     }
 
     /// The Lease as it was last written.
@@ -301,7 +306,7 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
             .find(&["lease", NAME, "--namespace", "kube-system"])?;
     if let Some((other, left)) = known
         .as_ref()
-        .and_then(|known| blocking(&known.spec, holder))
+        .and_then(|known| blocking(&known.spec, &holder.identity, holder.now()))
     {
         bail!(
             "{other} is changing the masters of this cluster right now (Lease kube-system/{NAME}). Wait for it; its lock expires in {left} s unless renewed"
@@ -368,8 +373,6 @@ mod tests {
     use super::*;
     use crate::host::scripted::Scripted;
 
-    const API: &str = "coordination.k8s.io/v1";
-
     #[test]
     fn a_run_ends_before_its_lock_does_whatever_the_renewal_does_meanwhile() {
         let script = Scripted::new().with(|_, _| {
@@ -381,11 +384,7 @@ mod tests {
             })
         });
         let cluster = Cluster::new(ClusterView::new(Arc::new(script), "10.0.0.11"));
-        let me = Holder {
-            identity: "b1/10.0.0.21".to_owned(),
-            clock_skew: 0.0,
-            api: API,
-        };
+        let me = me();
         let (run, before) = (Stop::default(), Instant::now());
         let lock = Lock::take(&cluster, &me, &run).unwrap();
         let after = Instant::now();
@@ -417,74 +416,134 @@ mod tests {
         }
     }
 
+    /// A Lease that `holder` holds, as an API server tells it.
+    fn told(version: &str, holder: &str) -> String {
+        let now = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        json!({
+            "metadata": { "resourceVersion": version },
+            "spec": { "holderIdentity": holder, "leaseDurationSeconds": 60, "renewTime": now },
+        })
+        .to_string()
+    }
+
+    /// What comes of two writes by us, who know the Lease as version 7 and whose first one meets another version, where `holder` holds it; and the versions that we wrote in the place of.
+    fn overtaken(
+        holder: &'static str,
+        writes: [Option<&Holder>; 2],
+    ) -> ([Result<()>; 2], Vec<String>) {
+        let replaced = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&replaced);
+        let script = Scripted::new().with(move |cmd, input| {
+            if !cmd.to_string().contains(" replace ") {
+                return Some(Output {
+                    stdout: told("8", holder).into(),
+                    ..Output::default()
+                });
+            }
+            let object: Value = serde_json::from_slice(input).unwrap();
+            let version = object["metadata"]["resourceVersion"].as_str().unwrap();
+            let mut replaced = replaced.lock().unwrap();
+            replaced.push(version.to_owned());
+            Some(if version == "7" {
+                Output {
+                    status: 1,
+                    stderr: b"Error from server (Conflict): the object has been modified".into(),
+                    ..Output::default()
+                }
+            } else {
+                Output {
+                    stdout: told(&(replaced.len() + 7).to_string(), "b1/10.0.0.21").into(),
+                    ..Output::default()
+                }
+            })
+        });
+        let cluster = Cluster::new(ClusterView::new(Arc::new(script), "10.0.0.11"));
+        let own = Own {
+            holder: me(),
+            version: Mutex::new("7".to_owned()),
+        };
+        let outcomes = writes.map(|holder| own.write(&cluster, holder));
+        let seen = seen.lock().unwrap().clone();
+        (outcomes, seen)
+    }
+
     #[test]
-    fn a_lock_blocks_others_until_it_expires_and_never_its_own_machine() {
-        let me = Holder {
+    fn a_write_whose_answer_was_lost_is_found_and_one_of_somebody_else_is_respected() {
+        let me = me();
+        let (outcomes, versions) = overtaken("b1/10.0.0.21", [Some(&me), None]);
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!(
+            versions,
+            ["7", "8", "9"],
+            "the read one, then the written one"
+        );
+        for (holder, word) in [
+            ("b2/10.0.0.22", "b2/10.0.0.22 is changing"),
+            ("", "no longer ours"),
+        ] {
+            let (outcomes, versions) = overtaken(holder, [Some(&me), None]);
+            for outcome in outcomes {
+                let told = outcome.unwrap_err().to_string();
+                assert!(told.contains(word), "{holder}: {told}");
+            }
+            assert_eq!(versions, ["7", "7"], "nothing of theirs is replaced");
+        }
+    }
+
+    fn me() -> Holder {
+        Holder {
             identity: "b1/10.0.0.21".to_owned(),
             clock_skew: 0.0,
-            api: API,
-        };
+            api: "coordination.k8s.io/v1",
+        }
+    }
+
+    #[test]
+    fn a_lock_blocks_others_until_it_expires_and_never_its_own_machine() {
+        let blocking = |spec| blocking(&spec, "b1/10.0.0.21", SystemTime::now());
         assert!(
-            blocking(&spec("b2/10.0.0.22", 5), &me)
+            blocking(spec("b2/10.0.0.22", 5))
                 .is_some_and(|(other, left)| other == "b2/10.0.0.22" && (50..=56).contains(&left))
         );
-        assert_eq!(blocking(&spec("b2/10.0.0.22", 61), &me), None);
-        assert_eq!(blocking(&spec("b1/10.0.0.21", 5), &me), None);
+        assert_eq!(blocking(spec("b2/10.0.0.22", 61)), None);
+        assert_eq!(blocking(spec("b1/10.0.0.21", 5)), None);
         assert_eq!(
-            blocking(
-                &Spec {
-                    holder_identity: None,
-                    ..spec("", 0)
-                },
-                &me
-            ),
+            blocking(Spec {
+                holder_identity: None,
+                ..spec("", 0)
+            }),
             None
         );
     }
 
     #[test]
     fn a_lock_is_free_held_or_expired_for_somebody_who_only_looks() {
-        let nobody = Holder {
-            identity: String::new(),
-            clock_skew: 0.0,
-            api: API,
-        };
+        let now = SystemTime::now();
         assert!(matches!(
-            judged(spec("b2/10.0.0.22", 5), &nobody),
+            judged(spec("b2/10.0.0.22", 5), now),
             Standing::Held {
                 seconds_left: 50..=56,
                 ..
             }
         ));
         assert_eq!(
-            judged(spec("b2/10.0.0.22", 61), &nobody),
+            judged(spec("b2/10.0.0.22", 61), now),
             Standing::Expired {
                 holder: "b2/10.0.0.22".to_owned()
             }
         );
-        assert_eq!(judged(spec("", 0), &nobody), Standing::Free);
-        assert_eq!(judged(Spec::default(), &nobody), Standing::Free);
+        assert_eq!(judged(spec("", 0), now), Standing::Free);
+        assert_eq!(judged(Spec::default(), now), Standing::Free);
     }
 
     #[test]
     fn expiry_is_told_by_the_clusters_clock() {
-        let ahead = Holder {
-            identity: "me".to_owned(),
-            clock_skew: 50.0,
-            api: API,
-        };
         assert!(
-            blocking(&spec("other", 20), &ahead).is_some(),
+            blocking(&spec("other", 20), "me", by_the_cluster(50.0)).is_some(),
             "a clock that is ahead must not expire a lock early"
         );
         assert_eq!(
-            blocking(
-                &spec("other", 30),
-                &Holder {
-                    clock_skew: -40.0,
-                    ..ahead
-                }
-            ),
+            blocking(&spec("other", 30), "me", by_the_cluster(-40.0)),
             None
         );
     }

@@ -250,7 +250,7 @@ impl Cluster {
         &self.view
     }
 
-    /// Gives `kubectl VERB -f - -o json` an object to read; the answer is the object as it is then. Objects may hold secrets: they go through standard input.
+    /// Gives `kubectl VERB -f - -o json` an object to read; the answer is the object as it is then, and so none with a secret in it may be given.
     pub(crate) fn apply(&self, verb: &str, object: &Value) -> Result<Output, CommandError> {
         self.view.runner.run(
             &self

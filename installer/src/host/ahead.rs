@@ -1,7 +1,7 @@
 //! Questions that are asked side by side before they are needed, so that one need not wait for the answer to another.
 //!
 //! Over a connection each question costs mostly waiting, and whoever gathers facts asks dozens. The code that gathers stays a plain sequence: what it will ask
-//! for certain is asked ahead, and each answer is given out once, in the place of the same question. A question that was not asked ahead is asked as ever.
+//! for certain is asked ahead, and each answer is given out once, in the place of the same question; or as often as it is asked for, where one look is all that is wanted. A question that was not asked ahead is asked as ever.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -26,7 +26,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -130,34 +129,24 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// Replaces files by what `open` yields of each, whole or not at all, and only where its digest is the expected one: `lanes` files at a time, the first ones first. All that were
-    /// begun come to their end; then the first failure is told.
-    pub fn install_files<'c>(
-        &self,
-        files: &[Install<'_>],
-        mode: u32,
-        lanes: usize,
-        open: impl Fn(&Install<'_>) -> Result<Box<dyn Read + 'c>> + Sync,
-    ) -> Result<()> {
-        for file in files {
-            self.save_file(file.path)?;
-            self.make_folder_of(file.path)?;
-        }
+    /// Replaces files by what they yield, whole or not at all, and only where its digest is the expected one: `lanes` files at a time. All that were begun come to their end; then
+    /// the first failure is told, and the journal knows of no file that was not begun.
+    pub fn install_files(&self, files: &[Install<'_>], mode: u32, lanes: usize) -> Result<()> {
         let view = &self.view;
-        let failed = AtomicBool::new(false);
-        let installed = side_by_side(files, lanes, |file| {
-            if failed.load(Ordering::Relaxed) {
-                return Ok(());
+        for some in files.chunks(lanes.max(1)) {
+            for file in some {
+                self.save_file(file.path)?;
+                self.make_folder_of(file.path)?;
             }
-            let outcome = open(file).and_then(|mut content| {
+            let installed = side_by_side(some, lanes, |file| {
+                let mut content = (file.open)()?;
                 place(view, file.path, mode, &mut |to| {
                     copy_checked(&mut *content, to, &file.digest)
                 })
             });
-            failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
-            outcome
-        });
-        installed.into_iter().collect()
+            installed.into_iter().collect::<Result<()>>()?;
+        }
+        Ok(())
     }
 
     /// Saves a file that something is about to take away, like one that is replaced. It stays where it is.
@@ -460,7 +449,12 @@ pub struct Install<'a> {
     pub path: &'a str,
     /// The digest that its content must have.
     pub digest: Sha256,
+    /// Where its content comes from.
+    pub open: Open<'a>,
 }
+
+/// What yields the content of a file from its beginning.
+pub type Open<'a> = Box<dyn Fn() -> Result<Box<dyn Read + 'a>> + Sync + 'a>;
 
 /// Copies `content` into `to`, and fails where its digest is not `expected`.
 fn copy_checked(content: &mut dyn Read, to: &mut File, expected: &Sha256) -> Result<()> {

@@ -208,22 +208,26 @@ impl Step for KubeadmJoin {
             cri_socket: &joining.cluster.cri_socket,
         };
         let certificates = traits.kubeadm.certificates;
-        if certificates != Certificates::Copied {
+        let upload = || {
+            if certificates == Certificates::Copied {
+                return Ok(None);
+            }
             world.host.note(Change::Cluster {
                 what: UPLOADING.to_owned(),
             })?;
-        }
+            credentials::upload_certs(cluster, briefing).map(Some)
+        };
         let node = joining.node.as_str();
-        let (token, uploaded) = cluster.view().both(
+        let made = cluster.view().both(
             || credentials::create_token(cluster, briefing, node),
-            || {
-                let uploads = certificates != Certificates::Copied;
-                uploads
-                    .then(|| credentials::upload_certs(cluster, briefing))
-                    .transpose()
-            },
+            upload,
         );
-        let (token, uploaded) = (token?, uploaded?);
+        let (token, uploaded) = match made {
+            (Err(token), Err(upload)) => {
+                return Err(upload.context(format!("{token:#}; and")));
+            }
+            (token, uploaded) => (token?, uploaded?),
+        };
         let key = match certificates {
             Certificates::Copied => {
                 self.copy_certificates(world.host, cluster)?;

@@ -1,10 +1,9 @@
 //! Files of the pot's artifacts and their places on this machine.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use bundle_spec::manifest::Windows;
+use bundle_spec::manifest::{Blob, Encoding, Windows};
 use bundle_spec::{Sha256, VerifiedPot};
 
 use crate::host::side_by_side::cores;
@@ -83,10 +82,23 @@ impl PotFile {
             Found::WrongMode(facts.mode)
         })
     }
+
+    /// What it takes to write it to its place.
+    fn install<'p>(&'p self, pot: &'p VerifiedPot) -> Install<'p> {
+        Install {
+            path: &self.path,
+            digest: self.digest,
+            open: Box::new(|| {
+                let content = pot.open_blob(&self.blob);
+                let content =
+                    content.with_context(|| format!("cannot read {} from the pot", self.name))?;
+                Ok(Box::new(content))
+            }),
+        }
+    }
 }
 
-/// Puts every file that is missing, or has the wrong permissions, in its place, two at a time where there are cores for them: each has a zstd window in memory meanwhile, and of the
-/// large ones there is room for one.
+/// Puts every file that is missing, or has the wrong permissions, in its place; files of about the same size two at a time.
 pub(crate) fn install(pot: &VerifiedPot, files: &[PotFile], host: &Host<'_>) -> Result<()> {
     let mut wanted = Vec::new();
     for file in files {
@@ -95,32 +107,20 @@ pub(crate) fn install(pot: &VerifiedPot, files: &[PotFile], host: &Host<'_>) -> 
             Found::Nothing | Found::WrongMode(_) => wanted.push(file),
         }
     }
-    let size = |file: &PotFile| {
-        pot.manifest()
-            .blob(&file.blob)
-            .map(|blob| blob.unpacked_size)
-    };
-    wanted.sort_by_key(|file| Reverse(size(file)));
-    let blobs: BTreeMap<&str, &PotFile> = wanted
-        .iter()
-        .map(|file| (file.path.as_str(), *file))
-        .collect();
-    let files: Vec<Install<'_>> = wanted
-        .iter()
-        .map(|file| Install {
-            path: &file.path,
-            digest: file.digest,
-        })
-        .collect();
-    let lanes = match pot.manifest().windows {
-        Windows::Usual => cores().min(MOST_AT_ONCE),
-        Windows::Large => 1,
-    };
-    host.install_files(&files, MODE, lanes, |file| {
-        let file = blobs[file.path];
-        let content = pot
-            .open_blob(&file.blob)
-            .with_context(|| format!("cannot read {} from the pot", file.name))?;
-        Ok(Box::new(content))
-    })
+    let blob = |file: &PotFile| pot.manifest().blob(&file.blob);
+    wanted.sort_by_key(|file| Reverse(blob(file).map(|blob| blob.unpacked_size)));
+    let blobs = wanted.iter().filter_map(|file| blob(file));
+    let lanes = lanes(pot.manifest().windows, blobs);
+    let files: Vec<Install<'_>> = wanted.into_iter().map(|file| file.install(pot)).collect();
+    host.install_files(&files, MODE, lanes)
+}
+
+/// How many of these are unpacked at once. Each has a window in memory meanwhile, of 8 MiB as the builder makes it: two of them are within what this program may use. Large windows, and
+/// what goes on from another blob, which is in memory as well, come one at a time.
+fn lanes<'b>(windows: Windows, mut blobs: impl Iterator<Item = &'b Blob>) -> usize {
+    let goes_on = |blob: &Blob| matches!(blob.encoding, Encoding::ZstdReference { .. });
+    if windows == Windows::Large || blobs.any(goes_on) {
+        return 1;
+    }
+    cores().min(MOST_AT_ONCE)
 }

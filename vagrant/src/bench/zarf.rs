@@ -72,7 +72,8 @@ fn compare<const N: usize>(desk: &Desk, styles: &[Style; N]) -> Result<Vec<Row>>
     let file = desk.folder.join("styled.pot");
     let (mut theirs, mut package) = (Vec::new(), 0);
     let mut ours: [(Vec<_>, u64, u64); N] = std::array::from_fn(|_| Default::default());
-    for round in 0..desk.repeat {
+    let is_timed = styles.iter().any(|style| style.time.is_some());
+    for round in 0..if is_timed { desk.repeat } else { 1 } {
         let (sample, size) = zarf(&program, &folder)?;
         theirs.push(sample.time);
         package = size;

@@ -3,6 +3,7 @@
 use super::super::testing::{Machine, Pot};
 use super::*;
 use crate::host::scripted::Scripted;
+use crate::journal::Change;
 
 fn pot() -> Arc<VerifiedPot> {
     Pot::default()
@@ -50,6 +51,18 @@ fn a_bare_machine_gets_every_program() {
         assert_eq!(machine.text(path).unwrap(), format!("this is {name}"));
         assert_eq!(machine.mode(path), 0o755);
     }
+}
+
+#[test]
+fn the_journal_knows_of_no_file_that_was_not_begun() {
+    let machine = Machine::new();
+    // A folder is no place for a program, and the largest one comes first.
+    machine.file("/usr/bin/.containerd.kpot-new/in-the-way", "");
+    assert!(machine.ensure(&docker(), Scripted::new()).is_err());
+    let files = machine.journal().into_iter();
+    let files = files.filter(|change| matches!(change, Change::File { .. }));
+    assert!((1..=2).contains(&files.count()));
+    assert_eq!(machine.text("/usr/bin/runc"), None);
 }
 
 #[test]
