@@ -263,16 +263,12 @@ pub fn left_over(view: &ClusterView, node: &str, uploaded: Option<SystemTime>) -
         uploaded.is_some_and(|since| is_since(&made.metadata.creation_timestamp, since))
     };
     let own_certs = certs.as_ref().filter(|certs| is_ours(certs));
+    let others_certs = certs.as_ref().filter(|certs| !is_ours(certs));
     // A Secret of somebody else keeps its token.
-    let foreign: Vec<&str> = match (&certs, own_certs) {
-        (Some(certs), None) => certs
-            .metadata
-            .owner_references
-            .iter()
-            .map(|owner| owner.name.as_str())
-            .collect(),
-        _ => Vec::new(),
-    };
+    let owners = others_certs
+        .iter()
+        .flat_map(|certs| &certs.metadata.owner_references);
+    let foreign: Vec<&str> = owners.map(|owner| owner.name.as_str()).collect();
     let ours = |token: &&Data| {
         let text = token
             .data
@@ -287,10 +283,7 @@ pub fn left_over(view: &ClusterView, node: &str, uploaded: Option<SystemTime>) -
     let names = tokens.items.iter().filter(ours).chain(own_certs);
     Ok(LeftOver {
         ours: names.map(|own| own.metadata.name.clone()).collect(),
-        others_certs: certs
-            .as_ref()
-            .filter(|_| own_certs.is_none())
-            .map(|certs| certs.metadata.creation_timestamp.clone()),
+        others_certs: others_certs.map(|certs| certs.metadata.creation_timestamp.clone()),
     })
 }
 
@@ -343,15 +336,10 @@ pub fn revoke(cluster: &Cluster, names: &[String]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let names = names.iter().map(String::as_str);
-    let namespace = ["--namespace", "kube-system"];
-    let what: Vec<&str> = ["secret"]
-        .into_iter()
-        .chain(names.clone())
-        .chain(namespace)
-        .collect();
+    let mut what = vec!["secret"];
+    what.extend(names.iter().map(String::as_str));
+    what.extend(["--namespace", "kube-system"]);
     cluster.delete(&what).with_context(|| {
-        let names: Vec<&str> = names.collect();
         format!(
             "cannot revoke {}; they end by themselves in at most 2 hours",
             names.join(", ")

@@ -418,20 +418,8 @@ impl Etcd {
     }
 
     /// What [`Self::listed`] asks.
-    fn listing(&self) -> Cmd {
+    pub fn listing(&self) -> Cmd {
         self.command(&self.local, &["member", "list", "--write-out=json"])
-    }
-
-    /// `view` with an answer to what the members are, and to `question`, both asked side by side now and given once.
-    #[must_use]
-    pub fn list_ahead(&self, view: &ClusterView, question: Cmd) -> ClusterView {
-        view.ahead(&[self.listing(), question])
-    }
-
-    /// The same, where the answers hold whenever they are asked for.
-    #[must_use]
-    pub fn list_kept(&self, view: &ClusterView, question: Cmd) -> ClusterView {
-        view.keeping(&[self.listing(), question])
     }
 
     /// Every member, without asking for its health.

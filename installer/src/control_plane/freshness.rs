@@ -36,21 +36,23 @@ pub fn standing_still(
     let cached = format!("{}?resourceVersion=0", lock.path);
     let clock = view.clock();
     let deadline = clock.now() + LAG;
-    let mut behind: Vec<String> = servers.keys().cloned().collect();
+    let mut behind: Vec<(&String, &String)> = servers.iter().collect();
     loop {
-        let question = |name: &String| asking(view, &servers[name], &cached);
-        let questions: Vec<Cmd> = behind.iter().map(question).collect();
+        let questions = behind
+            .iter()
+            .map(|(_, server)| asking(view, server, &cached));
+        let questions: Vec<Cmd> = questions.collect();
         let view = &view.ahead(&questions);
         let mut still = Vec::new();
-        for name in behind {
-            match revision(view, &servers[&name], &cached) {
+        for (name, server) in behind {
+            match revision(view, server, &cached) {
                 Ok(Some(known)) if known >= lock.revision => {}
-                Ok(_) => still.push(name),
+                Ok(_) => still.push((name, server)),
                 Err(_) => {}
             }
         }
         if still.is_empty() || clock.now() >= deadline {
-            return Ok(still);
+            return Ok(still.into_iter().map(|(name, _)| name.clone()).collect());
         }
         behind = still;
         clock.pause(PAUSE);

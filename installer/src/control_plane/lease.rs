@@ -5,7 +5,7 @@
 //! takers one loses.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::facts::ClusterFacts;
 use super::objects::Metadata;
 use super::{Cluster, ClusterView};
-use crate::host::command::{CommandError, Output};
+use crate::host::command::Output;
 use crate::kubernetes::Traits;
 use crate::signals::Stop;
 
@@ -203,7 +203,7 @@ impl Lock {
         let renewer = thread::spawn(move || {
             let mut pause = RENEWAL;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
-                let outcome = held(&watched, || renewed.write(&renewing, Some(&renewed.holder)));
+                let outcome = held(&watched, || renewed.renew(&renewing));
                 pause = if outcome.is_ok() { RENEWAL } else { RETRY };
             }
             renewed.write(&renewing, None)
@@ -218,11 +218,7 @@ impl Lock {
 
     /// Renews the lock now, so that the Lease is as young as this moment. Where that fails it is tried once more: an etcd whose members have just changed may look for a leader.
     pub fn renew(&self, cluster: &Cluster) -> Result<()> {
-        let renew = || {
-            held(&self.run, || {
-                self.own.write(cluster, Some(&self.own.holder))
-            })
-        };
+        let renew = || held(&self.run, || self.own.renew(cluster));
         renew().or_else(|_| renew())
     }
 
@@ -264,16 +260,20 @@ impl Drop for Lock {
 }
 
 impl Own {
-    fn version(&self) -> std::sync::MutexGuard<'_, String> {
+    fn version(&self) -> MutexGuard<'_, String> {
         self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the Lease anew, for its holder or for nobody: at once where nobody else has written it since.
-    fn write(&self, cluster: &Cluster, holder: Option<&Holder>) -> Result<()> {
+    /// Writes the Lease anew, for its holder.
+    fn renew(&self, cluster: &Cluster) -> Result<()> {
+        self.write(cluster, Some(&self.holder.identity))
+    }
+
+    /// Writes the Lease anew: at once where nobody else has written it since.
+    fn write(&self, cluster: &Cluster, identity: Option<&str>) -> Result<()> {
         let mut version = self.version();
-        let identity = holder.map(|holder| holder.identity.as_str());
         let object = lease(&self.holder, identity, Some(&version));
-        let output = put(cluster, &object)?;
+        let output = cluster.put(&object)?;
         *version = if output.ok() {
             version_of(&output)?
         } else {
@@ -321,7 +321,7 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
     let version = known
         .as_ref()
         .map(|known| known.metadata.resource_version.as_str());
-    let output = put(cluster, &lease(holder, identity, version))?;
+    let output = cluster.put(&lease(holder, identity, version))?;
     ensure!(output.ok(), refused(&output));
     version_of(&output)
 }
@@ -342,12 +342,6 @@ fn lease(holder: &Holder, identity: Option<&str>, version: Option<&str>) -> Valu
         object["metadata"]["resourceVersion"] = json!(version);
     }
     object
-}
-
-/// Makes the object, or puts it in the place of the one whose version it bears.
-fn put(cluster: &Cluster, object: &Value) -> Result<Output, CommandError> {
-    let is_new = object["metadata"]["resourceVersion"].is_null();
-    cluster.apply(if is_new { "create" } else { "replace" }, object)
 }
 
 /// The version that an object has by the answer to a write.
@@ -429,7 +423,7 @@ mod tests {
     /// What comes of two writes by us, who know the Lease as version 7 and whose first one meets another version, where `holder` holds it; and the versions that we wrote in the place of.
     fn overtaken(
         holder: &'static str,
-        writes: [Option<&Holder>; 2],
+        writes: [Option<&str>; 2],
     ) -> ([Result<()>; 2], Vec<String>) {
         let replaced = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&replaced);
@@ -462,15 +456,15 @@ mod tests {
             holder: me(),
             version: Mutex::new("7".to_owned()),
         };
-        let outcomes = writes.map(|holder| own.write(&cluster, holder));
+        let outcomes = writes.map(|identity| own.write(&cluster, identity));
         let seen = seen.lock().unwrap().clone();
         (outcomes, seen)
     }
 
     #[test]
     fn a_write_whose_answer_was_lost_is_found_and_one_of_somebody_else_is_respected() {
-        let me = me();
-        let (outcomes, versions) = overtaken("b1/10.0.0.21", [Some(&me), None]);
+        let writes = [Some("b1/10.0.0.21"), None];
+        let (outcomes, versions) = overtaken("b1/10.0.0.21", writes);
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         assert_eq!(
             versions,
@@ -481,7 +475,7 @@ mod tests {
             ("b2/10.0.0.22", "b2/10.0.0.22 is changing"),
             ("", "no longer ours"),
         ] {
-            let (outcomes, versions) = overtaken(holder, [Some(&me), None]);
+            let (outcomes, versions) = overtaken(holder, writes);
             for outcome in outcomes {
                 let told = outcome.unwrap_err().to_string();
                 assert!(told.contains(word), "{holder}: {told}");

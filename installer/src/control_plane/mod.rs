@@ -133,7 +133,7 @@ impl ClusterView {
 
     /// The same; the answer to each of `questions`, which are asked now, holds whenever it is asked again. For looking at several things as they are at one moment.
     #[must_use]
-    fn keeping(&self, questions: &[Cmd]) -> Self {
+    pub(crate) fn keeping(&self, questions: &[Cmd]) -> Self {
         self.by(Ahead::keep(self.runner.clone(), questions))
     }
 
@@ -250,8 +250,11 @@ impl Cluster {
         &self.view
     }
 
-    /// Gives `kubectl VERB -f - -o json` an object to read; the answer is the object as it is then, and so none with a secret in it may be given.
-    pub(crate) fn apply(&self, verb: &str, object: &Value) -> Result<Output, CommandError> {
+    /// Makes an object, or puts it in the place of the one whose `resourceVersion` it bears. It goes through standard input; the answer is the object as it is then, and so none with a
+    /// secret in it may be given.
+    pub(crate) fn put(&self, object: &Value) -> Result<Output, CommandError> {
+        let is_new = object["metadata"]["resourceVersion"].is_null();
+        let verb = if is_new { "create" } else { "replace" };
         self.view.runner.run(
             &self
                 .view

@@ -23,7 +23,7 @@ use bundle_spec::KubeVersion;
 
 use self::bridge::Bridge;
 use crate::control_plane::ClusterView;
-use crate::control_plane::etcd::Member;
+use crate::control_plane::etcd::{Etcd, Member};
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::objects::Node;
 use crate::host::command::Cmd;
@@ -112,24 +112,22 @@ impl Joining {
         Ok(self.judge(&members, node.as_ref(), &files))
     }
 
-    /// `cluster` with answers to what its etcd's members are and what it has of this machine's node.
+    /// What [`Self::standing`] asks the cluster, and whoever waits for the join: etcd's members, and this machine's node.
+    fn questions(&self, cluster: &ClusterView) -> Vec<Cmd> {
+        let etcd = self.cluster.etcd.iter();
+        etcd.map(Etcd::listing)
+            .chain([cluster.finding(&["node", &self.node])])
+            .collect()
+    }
+
+    /// `cluster` with answers to these questions.
     fn asked(&self, cluster: &ClusterView) -> ClusterView {
-        match &self.cluster.etcd {
-            Some(etcd) => etcd.list_ahead(cluster, self.own_node(cluster)),
-            None => cluster.clone(),
-        }
+        cluster.ahead(&self.questions(cluster))
     }
 
     /// The same, for steps that look at the cluster one after another as it is at one moment: each of them asks this.
     pub fn asked_once(&self, cluster: &ClusterView) -> ClusterView {
-        match &self.cluster.etcd {
-            Some(etcd) => etcd.list_kept(cluster, self.own_node(cluster)),
-            None => cluster.clone(),
-        }
-    }
-
-    fn own_node(&self, cluster: &ClusterView) -> Cmd {
-        cluster.finding(&["node", &self.node])
+        cluster.keeping(&self.questions(cluster))
     }
 
     fn judge(&self, members: &[Member], node: Option<&Node>, files: &[String]) -> Standing {

@@ -69,7 +69,7 @@ impl ForgetNode {
                 return Ok(());
             };
             // It carries the version that was read, so nobody's change in between is lost.
-            let output = cluster.apply("replace", &config)?;
+            let output = cluster.put(&config)?;
             if output.ok() {
                 return Ok(());
             }

@@ -203,14 +203,10 @@ impl Step for KeepRecord {
         world.host.note(Change::Cluster {
             what: format!("make ConfigMap kube-system/{}", object_name(&self.departed)),
         })?;
-        let verb = match revision {
-            None => "create",
-            Some(revision) => {
-                object["metadata"]["resourceVersion"] = json!(revision);
-                "replace"
-            }
-        };
-        let output = cluster.apply(verb, &object)?;
+        if let Some(revision) = revision {
+            object["metadata"]["resourceVersion"] = json!(revision);
+        }
+        let output = cluster.put(&object)?;
         ensure!(output.ok(), "cannot keep the record: {}", output.evidence());
         Ok(())
     }

@@ -15,6 +15,7 @@ mod kernel_modules;
 mod kubelet_service;
 mod kubelet_start;
 mod pot_files;
+mod readers;
 pub(crate) mod swap;
 mod sysctls;
 #[cfg(test)]

@@ -3,17 +3,14 @@
 use std::cmp::Reverse;
 
 use anyhow::{Context, Result};
-use bundle_spec::manifest::{Blob, Encoding, Windows};
 use bundle_spec::{Sha256, VerifiedPot};
 
+use super::readers::readers;
 use crate::host::side_by_side::cores;
 use crate::host::{Host, HostView, Install, Kind};
 
 /// Permissions of programs.
 const MODE: u32 = 0o755;
-
-/// Files of the pot that are unpacked at once at most.
-const MOST_AT_ONCE: usize = 2;
 
 /// A file of an artifact, and where it belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,17 +107,7 @@ pub(crate) fn install(pot: &VerifiedPot, files: &[PotFile], host: &Host<'_>) -> 
     let blob = |file: &PotFile| pot.manifest().blob(&file.blob);
     wanted.sort_by_key(|file| Reverse(blob(file).map(|blob| blob.unpacked_size)));
     let blobs = wanted.iter().filter_map(|file| blob(file));
-    let lanes = lanes(pot.manifest().windows, blobs);
+    let lanes = cores().min(readers(pot.manifest().windows, blobs));
     let files: Vec<Install<'_>> = wanted.into_iter().map(|file| file.install(pot)).collect();
     host.install_files(&files, MODE, lanes)
-}
-
-/// How many of these are unpacked at once. Each has a window in memory meanwhile, of 8 MiB as the builder makes it: two of them are within what this program may use. Large windows, and
-/// what goes on from another blob, which is in memory as well, come one at a time.
-fn lanes<'b>(windows: Windows, mut blobs: impl Iterator<Item = &'b Blob>) -> usize {
-    let goes_on = |blob: &Blob| matches!(blob.encoding, Encoding::ZstdReference { .. });
-    if windows == Windows::Large || blobs.any(goes_on) {
-        return 1;
-    }
-    cores().min(MOST_AT_ONCE)
 }

@@ -31,9 +31,6 @@ use crate::step::{State, Step, View, World};
 /// How often, and how long apart, containerd's CRI is asked whether it knows an image that was just imported: it is told by an event.
 const LOOKS: (u32, Duration) = (120, Duration::from_millis(250));
 
-/// Loads at once, where there are cores for them: a runtime unpacks and hashes one image after the other, on one core, and each load holds one zstd window here.
-const MOST_LOADS: usize = 2;
-
 /// An image and the names that it must have here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageWanted {
@@ -198,7 +195,8 @@ impl Images {
             host.note(change)?;
         }
         let cmd = store::load(self.runtime);
-        let parts = parts::side_by_side(self.pot.manifest(), images, cores().min(MOST_LOADS));
+        // A runtime unpacks and hashes one image after the other, on one core.
+        let parts = parts::side_by_side(self.pot.manifest(), images, cores());
         match self.runtime {
             Runtime::Docker => {
                 let archives = parts.iter().map(|part| self.docker_archive(part));

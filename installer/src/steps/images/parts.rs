@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use bundle_spec::manifest::{Blob, Encoding, Windows};
 use bundle_spec::{Manifest, Sha256};
 
+use super::super::readers::readers;
 use super::ImageWanted;
 
 /// Images that are loaded one after the other, and the digests and sizes of what their layers unpack to.
@@ -27,27 +27,23 @@ impl Part {
 }
 
 /// At most `most` parts of about the same size. Images with a layer in common, by what it unpacks to, are in the same part: a runtime stumbles over a layer that comes twice at
-/// the same time (moby#9718, containerd#1240). One part only, where layers bring zstd windows of other programs or refer to another blob: those take more memory than one reader
-/// may.
+/// the same time (moby#9718, containerd#1240). No more of them than layers may be unpacked at once.
 pub(super) fn side_by_side(
     manifest: &Manifest,
     images: &[ImageWanted],
     most: usize,
 ) -> Vec<Vec<ImageWanted>> {
     let mut families: Vec<Part> = Vec::new();
-    let mut costly = manifest.windows == Windows::Large;
-    for image in images {
+    let layers_of = |image: &ImageWanted| {
         let held = manifest.images.iter().find(|held| held.id == image.id);
         let layers = held.into_iter().flat_map(|held| &held.layers);
-        let layers: Vec<&Blob> = layers.filter_map(|layer| manifest.blob(layer)).collect();
-        costly |= layers.iter().any(|layer| match layer.encoding {
-            Encoding::ZstdFrames | Encoding::ZstdReference { .. } => true,
-            Encoding::Identity | Encoding::Gzip | Encoding::Zstd => false,
-        });
-        let sizes = layers.iter();
+        layers.filter_map(|layer| manifest.blob(layer))
+    };
+    let most = most.min(readers(manifest.windows, images.iter().flat_map(layers_of)));
+    for image in images {
         let own = Part {
             images: vec![image.clone()],
-            layers: sizes
+            layers: layers_of(image)
                 .map(|layer| (layer.unpacked_digest, layer.unpacked_size))
                 .collect(),
         };
@@ -66,7 +62,7 @@ pub(super) fn side_by_side(
     }
     families.sort_by_key(|family| Reverse(family.bytes()));
     let mut parts: Vec<Part> = Vec::new();
-    parts.resize_with(if costly { 1 } else { most.max(1) }, Part::default);
+    parts.resize_with(most.max(1), Part::default);
     for family in families {
         if let Some(least) = parts.iter_mut().min_by_key(|part| part.bytes()) {
             least.take(family);
