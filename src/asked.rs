@@ -120,8 +120,10 @@ impl Asked {
             .iter()
             .map(|name| {
                 let same = |other: &&String| repository(other) == repository(name);
-                let said = unwanted.iter().find(same).map_or("no such image", |it| it);
-                format!("{name}, where kpot's version data say {said}")
+                match unwanted.iter().find(same) {
+                    Some(said) => format!("{name}, where kpot's version data say {said}"),
+                    None => format!("{name}, which is not among the pot's images"),
+                }
             })
             .collect();
         let flags: Vec<String> = missing.iter().map(|it| format!("--image {it}")).collect();
@@ -185,10 +187,12 @@ mod tests {
             lines.contains("does not want k8s.gcr.io/pause:3.2"),
             "{lines}"
         );
-        // What was added by hand makes up for it.
+        // What was given by hand makes up for it, in the place of the other tag.
         let extra = ["k8s.gcr.io/pause:9".parse().unwrap()];
-        other.insert("k8s.gcr.io/pause:3.2".to_owned());
         assert_eq!(compare(&planned(&extra), &extra, &other), Asked::Agrees);
+        let both = ["k8s.gcr.io/pause:9", "k8s.gcr.io/pause:3.2"].map(|it| it.parse().unwrap());
+        other.insert("k8s.gcr.io/pause:3.2".to_owned());
+        assert_eq!(compare(&planned(&both), &both, &other), Asked::Agrees);
     }
 
     #[test]
@@ -208,7 +212,7 @@ mod tests {
         let told = refusal(lacking(), Held::ByNothing).unwrap();
         for word in [
             "kubeadm v1.20.2 for amd64 wants k8s.gcr.io/etcd:2, where kpot's version data say k8s.gcr.io/etcd:1",
-            "k8s.gcr.io/x:1, where kpot's version data say no such image",
+            "k8s.gcr.io/x:1, which is not among the pot's images",
             "kpot build --image k8s.gcr.io/etcd:2 --image k8s.gcr.io/x:1",
             "a newer kpot",
         ] {

@@ -155,7 +155,8 @@ pub struct Build {
     /// --compression max within 768 MiB. The pot is the same with any number [default: all]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// The file to write [default: kpot-VERSION-ARCH.pot]; of a build for one architecture
+    /// The file to write [default: kpot-VERSION-ARCH.pot, or kpot-VERSION-RUNTIME-ARCH.pot with another
+    /// runtime than the version's default]; of a build for one architecture
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// What is kept for the next build, and where

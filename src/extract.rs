@@ -260,6 +260,7 @@ mod tests {
         let rows = [
             ("k8s.gcr.io/pause:3.2", "k8s.gcr.io_pause_3.2.tar"),
             ("10.0.0.1:5000/a_b/c:v1", "10.0.0.1_5000_a_b_c_v1.tar"),
+            ("[fd00::10]:5000/x:1", "_fd00__10__5000_x_1.tar"),
             ("../../etc/cron.d/x:1", "_._.._etc_cron.d_x_1.tar"),
             ("/etc/passwd:x", "_etc_passwd_x.tar"),
             ("-rf:x", "_rf_x.tar"),

@@ -4,6 +4,7 @@
 //! digest alone is refused. The name stored in a pot is the familiar one that `docker images` prints (see docs/decisions/image-names.md).
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use bundle_spec::Sha256;
@@ -83,9 +84,14 @@ impl FromStr for ImageName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let reference: Reference = text
-            .parse()
-            .map_err(|cause| format!("{text:?} is not the name of an image: {cause}"))?;
+        // The crate's grammar has no IPv6 addresses, and Docker's has: another registry stands for one.
+        let ipv6 = ipv6(text);
+        let reference = match ipv6 {
+            Some((_, rest)) => format!("localhost/{rest}").parse::<Reference>(),
+            None => text.parse::<Reference>(),
+        };
+        let reference =
+            reference.map_err(|cause| format!("{text:?} is not the name of an image: {cause}"))?;
         // Docker allows capitals in tags only.
         if reference.repository().chars().any(char::is_uppercase) {
             return Err(format!(
@@ -106,12 +112,25 @@ impl FromStr for ImageName {
             })
             .transpose()?;
         Ok(Self {
-            registry: reference.registry().to_owned(),
+            registry: ipv6
+                .map_or(reference.registry(), |(registry, _)| registry)
+                .to_owned(),
             repository: reference.repository().to_owned(),
             tag: tag.to_owned(),
             digest,
         })
     }
+}
+
+/// The registry of a name that begins with `[ADDRESS]/` or `[ADDRESS]:PORT/`, and what follows it.
+fn ipv6(text: &str) -> Option<(&str, &str)> {
+    let (registry, rest) = text.split_once('/')?;
+    let (address, port) = registry.strip_prefix('[')?.split_once(']')?;
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let good = address.parse::<Ipv6Addr>().is_ok()
+        && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
+    good.then_some((registry, rest))
 }
 
 #[cfg(test)]
@@ -153,6 +172,13 @@ mod tests {
                 "127.0.0.1:15000/lab/flannel:v1",
             ),
             ("localhost/x", "localhost", "x", "localhost/x:latest"),
+            (
+                "[fd00::10]:5000/team/x:1",
+                "[fd00::10]:5000",
+                "team/x",
+                "[fd00::10]:5000/team/x:1",
+            ),
+            ("[::1]/x", "[::1]", "x", "[::1]/x:latest"),
         ];
         for (text, registry, repository, familiar) in rows {
             let name: ImageName = text.parse().unwrap();
@@ -168,6 +194,8 @@ mod tests {
         let pinned: ImageName = format!("quay.io/x/y:v1@{digest}").parse().unwrap();
         assert_eq!(pinned.familiar(), "quay.io/x/y:v1");
         assert_eq!(pinned.reference(), digest.to_string());
+        let ipv6: ImageName = format!("[fd00::10]:5000/x/y:v1@{digest}").parse().unwrap();
+        assert_eq!(ipv6.whole(), format!("[fd00::10]:5000/x/y:v1@{digest}"));
         let refused = format!("quay.io/x/y@{digest}")
             .parse::<ImageName>()
             .unwrap_err();
@@ -183,6 +211,15 @@ mod tests {
             "x:",
             "https://quay.io/x/y:1",
             "x@sha256:12",
+            "[fd00::10]:5000",
+            "[fd00::10]:5000/",
+            "[fd00::10]:5000/UPPER/case:1",
+            "[fd00::10]:/x:1",
+            "[fd00::10]5000/x:1",
+            "[fd00::10]:+5000/x:1",
+            "[fd00::1g]:5000/x:1",
+            "[fd00::10/x:1",
+            "[10.0.0.1]:5000/x:1",
         ] {
             assert!(text.parse::<ImageName>().is_err(), "{text}");
         }

@@ -156,6 +156,12 @@ mod tests {
             ),
             "http://127.0.0.1:15000/v2/lab/flannel/manifests/v1"
         );
+        let ipv6 = self::mirrors(&["[fd00::10]:5000=http://[fd00::10]:5000"]).unwrap();
+        let root = registry_root("[fd00::10]:5000").unwrap();
+        assert_eq!(
+            routed(&ipv6, root.join("v2/lab/x/manifests/1").unwrap().as_str()),
+            "http://[fd00::10]:5000/v2/lab/x/manifests/1"
+        );
         assert_eq!(
             routed(&mirrors, "https://download.docker.com/x"),
             "https://download.docker.com/x"

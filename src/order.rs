@@ -22,7 +22,7 @@ use crate::wanted::Wanted;
 /// The recipe that is read where none is named.
 pub const RECIPE: &str = "kpot.yaml";
 
-/// The lock's file where there is no recipe; otherwise it is called as the recipe, with this ending.
+/// The lock's file where there is no recipe.
 const LOCK: &str = "kpot.lock";
 
 /// How content is packed.
@@ -105,9 +105,7 @@ impl Order {
             digest: digest.read(),
         });
         Ok(Self {
-            lock: path
-                .as_deref()
-                .map_or_else(|| PathBuf::from(LOCK), |path| path.with_extension("lock")),
+            lock: path.as_deref().map_or_else(|| PathBuf::from(LOCK), lock_of),
             recipe: path,
             kubernetes,
             arches,
@@ -167,6 +165,20 @@ impl Order {
             choice: self.choice.clone(),
         }
     }
+}
+
+/// Where the lock of a recipe lies: beside it, and called as it, with `.lock` in the place of `.yaml` or `.yml`. Another dot is a part of the name: `prod-1.28` and `prod-1.34`
+/// are two recipes.
+fn lock_of(recipe: &Path) -> PathBuf {
+    let yaml = recipe
+        .extension()
+        .is_some_and(|ending| ending == "yaml" || ending == "yml");
+    if yaml {
+        return recipe.with_extension("lock");
+    }
+    let mut whole = recipe.as_os_str().to_owned();
+    whole.push(".lock");
+    PathBuf::from(whole)
 }
 
 fn either(flag: Option<Version>, recipe: Option<Text<Version>>) -> Option<Version> {
@@ -306,6 +318,17 @@ mod tests {
         let places: Vec<String> = request.files.iter().map(Extra::place).collect();
         assert_eq!(places, ["made/sub/a.txt", "/b.txt"]);
         assert_eq!(order.lock, Path::new("made/of.lock"));
+        for (recipe, lock) in [
+            ("kpot.yaml", "kpot.lock"),
+            ("sub/kpot.yml", "sub/kpot.lock"),
+            ("prod-1.28", "prod-1.28.lock"),
+            ("prod-1.34", "prod-1.34.lock"),
+            ("prod-1.34.yaml", "prod-1.34.lock"),
+            ("recipe", "recipe.lock"),
+            (".yaml", ".yaml.lock"),
+        ] {
+            assert_eq!(lock_of(Path::new(recipe)), Path::new(lock), "{recipe}");
+        }
         let alone = Order::new(wish(), Recipe::default(), None).unwrap();
         assert_eq!(alone.lock, Path::new("kpot.lock"));
         assert_eq!(alone.arches, [Arch::Amd64]);

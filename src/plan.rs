@@ -209,6 +209,7 @@ pub struct Choice {
 /// What will be fetched and packed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    name: String,
     /// The Kubernetes version.
     pub kubernetes: KubeVersion,
     /// The architecture.
@@ -303,9 +304,9 @@ impl Check {
 }
 
 impl Plan {
-    /// The pot's own name, the same for every build of these versions.
-    pub fn name(&self) -> String {
-        format!("kpot-{}-{}", self.kubernetes, self.arch)
+    /// The pot's own name, the same for every build of these versions. It says the runtime where that is not the version's default: neither pot is a newer one of the other.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// How many downloads, images and files come over the network. A file of this machine does not.
@@ -345,7 +346,17 @@ pub fn plan(request: &Request, releases: &Releases) -> Result<Plan, String> {
 
     let (images, mut warnings) = images(request, minor)?;
     warnings.extend(equipment.warning);
+    let Request {
+        kubernetes, arch, ..
+    } = request;
+    let runtime = equipment.runtime.name;
+    let name = if runtime == minor.runtime() {
+        format!("kpot-{kubernetes}-{arch}")
+    } else {
+        format!("kpot-{kubernetes}-{runtime}-{arch}")
+    };
     Ok(Plan {
+        name,
         kubernetes: request.kubernetes,
         arch: request.arch,
         runtime: equipment.runtime,
@@ -443,7 +454,8 @@ fn files(request: &Request) -> Result<Vec<Extra>, String> {
     Ok(files.into_values().collect())
 }
 
-/// The control plane's images under the names that this version's kubeadm asks for, and the ones given besides.
+/// The control plane's images under the names that this version's kubeadm asks for, and the ones given besides. Where one of those is another tag of etcd, CoreDNS or pause, it takes
+/// the place of the tag in the version data: whoever gives it knows better, and an installer would not know which of two is meant. The others are of the very version.
 fn images(request: &Request, minor: &Minor) -> Result<(Vec<ImageName>, Vec<String>), String> {
     let version = request.kubernetes;
     let tags = minor.tags(version.patch);
@@ -466,11 +478,26 @@ fn images(request: &Request, minor: &Minor) -> Result<(Vec<ImageName>, Vec<Strin
         format!("etcd:{}", tags.etcd),
         format!("{}:{}", minor.coredns_repository, tags.coredns),
     ];
-    let mut images = BTreeSet::new();
-    for name in own.iter().chain(&others) {
-        images.insert(format!("{}/{name}", tags.registry).parse::<ImageName>()?);
+    let of_registry = |name: &String| format!("{}/{name}", tags.registry).parse::<ImageName>();
+    let mut images: BTreeSet<ImageName> = request.images.iter().cloned().collect();
+    for name in &own {
+        images.insert(of_registry(name)?);
     }
-    images.extend(request.images.iter().cloned());
+    for name in &others {
+        let image = of_registry(name)?;
+        let repository = (image.registry(), image.repository());
+        let given = request.images.iter();
+        let given = given.filter(|it| (it.registry(), it.repository()) == repository);
+        let given: Vec<String> = given.map(ImageName::familiar).collect();
+        if given.is_empty() || given.contains(&image.familiar()) {
+            images.insert(image);
+        } else {
+            warnings.push(format!(
+                "the pot has {} instead of {image}, which kpot's version data name; to have both, give --image for each",
+                given.join(" and ")
+            ));
+        }
+    }
     let images: Vec<ImageName> = images.into_iter().collect();
     let mut names = BTreeSet::new();
     if let Some(twice) = images.iter().find(|image| !names.insert(image.familiar())) {

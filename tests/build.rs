@@ -6,7 +6,9 @@
 
 mod support;
 
+use std::ffi::OsString;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::SystemTime;
 
@@ -89,6 +91,48 @@ fn a_pot_is_built_verified_inspected_and_refused_when_damaged() {
     }
     std::fs::write(desk.out().join("cut.pot"), &good[..good.len() - 512]).unwrap();
     assert_eq!(code(&desk.verify(&desk.out().join("cut.pot"))), 4);
+}
+
+#[test]
+fn reports_name_paths_that_are_no_text_as_well_as_they_can() {
+    let (desk, upstream) = (Desk::new(), Upstream::new("v1.20.2"));
+    let odd = |name: &[u8]| OsString::from_vec([&b"\xff"[..], name].concat());
+    let json = |arguments: &[&str], paths: &[OsString]| {
+        let run = desk.command(arguments).args(paths).output().unwrap();
+        assert_eq!(code(&run), 0, "{arguments:?}: {}", stderr(&run));
+        serde_json::from_slice::<serde_json::Value>(&run.stdout).unwrap()
+    };
+    let mut arguments = upstream.arguments("");
+    let output = arguments.iter().position(|it| it == "--output").unwrap();
+    arguments.drain(output..output + 2);
+    arguments.extend(["--json", "--output"].map(str::to_owned));
+    let build: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let pot = odd(b".pot");
+    let shown = "\u{fffd}.pot";
+    assert_eq!(json(&build, std::slice::from_ref(&pot))["pot"], shown);
+
+    let signers = desk.signers().display().to_string();
+    let with_signers = |command| [command, "--json", "--signers", signers.as_str()];
+    let verified = json(&with_signers("verify"), std::slice::from_ref(&pot));
+    assert_eq!(verified["pot"], shown);
+    let signed = json(
+        &with_signers("sign"),
+        &[pot.clone(), "--output".into(), odd(b".signed")],
+    );
+    assert_eq!(signed["pot"], "\u{fffd}.signed");
+    let extracted = json(
+        &with_signers("extract"),
+        &[pot.clone(), "kubelet".into(), "--to".into(), odd(b"")],
+    );
+    assert_eq!(extracted["pot"], shown);
+    assert_eq!(extracted["files"][0]["file"], "\u{fffd}/kubelet");
+    let compared = json(&["diff", "--json"], &[pot.clone(), pot]);
+    assert_eq!(compared["from"]["pot"], shown);
+    let cache = ["--cache".into(), odd(b"cache")];
+    for command in ["list", "prune", "verify"] {
+        let told = json(&["cache", command, "--json"], &cache);
+        assert_eq!(told["folder"], "\u{fffd}cache", "{command}");
+    }
 }
 
 #[test]

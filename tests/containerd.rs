@@ -104,6 +104,34 @@ fn a_pot_has_containerd_runc_and_crictl_each_by_its_own_name() {
 }
 
 #[test]
+fn pots_of_both_runtimes_lie_beside_each_other() {
+    let desk = Desk::new();
+    for upstream in [
+        Upstream::new("v1.20.2"),
+        Upstream::with_containerd("v1.20.2"),
+    ] {
+        let mut arguments = upstream.arguments("");
+        let output = arguments.iter().position(|it| it == "--output").unwrap();
+        arguments.drain(output..output + 2);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let built = desk.kpot(&arguments);
+        assert_eq!(code(&built), 0, "{}", stderr(&built));
+    }
+    let made = desk.made();
+    assert_eq!(
+        made,
+        [
+            "kpot-v1.20.2-amd64.pot",
+            "kpot-v1.20.2-containerd-amd64.pot"
+        ]
+    );
+    for file in made {
+        let pot = open(&desk, &file);
+        assert_eq!(format!("{}.pot", pot.manifest().name), file);
+    }
+}
+
+#[test]
 fn a_plan_names_them_with_the_addresses_of_their_checksums() {
     let upstream = Upstream::new("v1.34.4");
     let desk = Desk::without_key();

@@ -97,10 +97,26 @@ fn a_pot_without_an_image_that_its_kubeadm_wants_is_not_made() {
     }
     assert!(desk.made().is_empty(), "{:?}", desk.made());
 
-    // With it, what the pot holds besides is told and no more.
+    // With it, the pot has that tag alone: nobody has to guess which one is meant.
     upstream.push("pause", "3.3", &FakeImage::new("pause 3.3"));
-    let image = ["--image", "k8s.gcr.io/pause:3.3"];
+    let image = ["--json", "--image", "k8s.gcr.io/pause:3.3"];
     let built = desk.build(&upstream, "x.pot", &image);
+    let report = json_of(&built);
+    assert_eq!(report["kubeadm"]["answer"], "agrees");
+    let told = stderr(&built);
+    let instead = "the pot has k8s.gcr.io/pause:3.3 instead of k8s.gcr.io/pause:3.2";
+    assert!(told.contains(instead), "{told}");
+    let manifest = report["manifest"].to_string();
+    assert!(manifest.contains("k8s.gcr.io/pause:3.3"), "{manifest}");
+    assert!(!manifest.contains("k8s.gcr.io/pause:3.2"), "{manifest}");
+    assert_eq!(code(&desk.verify(&desk.out().join("x.pot"))), 0);
+}
+
+#[test]
+fn what_a_pot_holds_and_its_kubeadm_does_not_want_is_told_and_no_more() {
+    let desk = Desk::new();
+    let upstream = upstream(&desk, IMAGES);
+    let built = desk.build(&upstream, "x.pot", &[]);
     assert_eq!(code(&built), 0, "{}", stderr(&built));
     for told in [stdout(&built), stderr(&built)] {
         assert!(
@@ -108,7 +124,6 @@ fn a_pot_without_an_image_that_its_kubeadm_wants_is_not_made() {
             "{told}"
         );
     }
-    assert_eq!(code(&desk.verify(&desk.out().join("x.pot"))), 0);
 }
 
 #[test]

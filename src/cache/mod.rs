@@ -370,19 +370,17 @@ impl Cache {
 
     /// Makes a content out of its partial file, which is ours and was checked.
     fn commit(&self, wanted: Wanted<'_>, partial: &File, digest: Sha256) -> anyhow::Result<()> {
-        partial
-            .sync_all()
-            .and_then(|()| {
-                files::put(
-                    &self.place.partial(wanted.key),
-                    &self.place.content(&digest),
-                )
-            })
-            .with_context(|| self.cannot_write())?;
+        partial.sync_all().with_context(|| self.cannot_write())?;
+        // Not while somebody prunes, and takes away links that lead nowhere.
+        let meeting = files::hold(&self.place, Hold::Shared)?;
+        // The link first: whatever ends a build before the content is in its place, the partial file is still there, and a link that leads nowhere is none.
         if let Key::Sha512(digits) = wanted.key {
             let target = Path::new("../sha256").join(digest.hex());
             files::link(&self.place.link(digits), &target).with_context(|| self.cannot_write())?;
         }
+        let (from, to) = (self.place.partial(wanted.key), self.place.content(&digest));
+        files::put(&from, &to).with_context(|| self.cannot_write())?;
+        drop(meeting);
         stock::remember(&self.place, &digest, wanted.label).with_context(|| self.cannot_write())?;
         // From now on it is a content, which nobody locks. That of a clone ends with the last of them.
         partial.unlock().with_context(|| self.cannot_write())

@@ -150,6 +150,38 @@ fn a_stop_ends_the_waiting() {
 }
 
 #[test]
+fn what_did_not_get_from_its_link_into_its_place_is_not_fetched_again() {
+    let desk = Desk::new();
+    let cache = desk.cache();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(CONTENT).unwrap();
+    let any = Key::Sha512("0".repeat(128));
+    let digits = Digests::of(&file, &any, &Stop::default()).unwrap().sha512;
+    let digits = digits.unwrap();
+    let key = Key::Sha512(digits.clone());
+    let wanted = Wanted {
+        size: None,
+        ..wanted(&key)
+    };
+    let obtain = || {
+        cache.obtain(wanted, &desk.task, &|file| {
+            Ok(desk.download(file().unwrap()))
+        })
+    };
+    // As if it was killed there: what lies in the content's place lets nothing in.
+    let content = desk.place().content(&Sha256::of(CONTENT));
+    std::fs::create_dir(&content).unwrap();
+    assert!(obtain().is_err());
+    let target = stock::target(&desk.place().link(&digits));
+    assert_eq!(target, Some(Sha256::of(CONTENT)), "the link comes first");
+    std::fs::remove_dir(&content).unwrap();
+    for _ in 0..2 {
+        assert_eq!(obtain().unwrap().origin, Origin::Cache);
+    }
+    assert_eq!(desk.downloads.get(), 1);
+}
+
+#[test]
 fn claims_end_with_their_build_and_those_of_a_dead_one_are_removed() {
     let desk = Desk::new();
     let place = desk.place();

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::prepare::Desk;
-use super::{follow, print, print_json, summary};
+use super::{follow, lossy, print, print_json, summary};
 use crate::asked::{self, Asked, Held};
 use crate::cache::Cache;
 use crate::cache::shelf::Shelf;
@@ -46,6 +46,7 @@ const PLANNING: Policy = Policy {
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "lossy")]
     pot: &'a Path,
     size: u64,
     identity: Sha256,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bundle_spec::Sha256;
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{lossy, print, print_json};
 use crate::cache::place::{Key, Place};
 use crate::cache::stock::{self, Item, Limits};
 use crate::cli::{Cache, CacheList, CachePrune, CacheVerify};
@@ -20,6 +20,7 @@ const AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 #[derive(Serialize)]
 struct Listed<'a> {
+    #[serde(serialize_with = "lossy")]
     folder: &'a Path,
     size: u64,
     entries: Vec<Entry<'a>>,
@@ -27,6 +28,7 @@ struct Listed<'a> {
 
 #[derive(Serialize)]
 struct Pruned<'a> {
+    #[serde(serialize_with = "lossy")]
     folder: &'a Path,
     /// In bytes.
     freed: u64,
@@ -48,6 +50,7 @@ struct Entry<'a> {
 
 #[derive(Serialize)]
 struct Verified<'a> {
+    #[serde(serialize_with = "lossy")]
     folder: &'a Path,
     good: usize,
     /// Of those that are good, in bytes.

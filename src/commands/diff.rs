@@ -5,7 +5,7 @@ use std::path::Path;
 use bundle_spec::{Sha256, UnverifiedPot};
 use serde::Serialize;
 
-use super::{print, print_json, signed};
+use super::{lossy, print, print_json, signed};
 use crate::cli::Diff;
 use crate::diff::{Change, Difference, Files, How, Side, Sum, diff};
 use crate::progress::bytes;
@@ -22,6 +22,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct Source<'a> {
+    #[serde(serialize_with = "lossy")]
     pot: &'a Path,
     name: &'a str,
     serial: u64,

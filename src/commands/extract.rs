@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use bundle_spec::Sha256;
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{lossy, print, print_json};
 use crate::cli::Extract;
 use crate::extract::{Content, Item, refuse, select};
 use crate::pack::output::{self, Existing};
@@ -17,6 +17,7 @@ use crate::{table, trust};
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "lossy")]
     pot: &'a Path,
     name: &'a str,
     identity: Sha256,
@@ -27,6 +28,7 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct Extracted<'a> {
     name: &'a str,
+    #[serde(serialize_with = "lossy")]
     file: PathBuf,
     size: u64,
     /// The file's digest, of a program.

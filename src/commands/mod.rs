@@ -21,9 +21,10 @@ mod version;
 mod versions;
 
 use std::io::Write as _;
+use std::path::Path;
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::cli::{Cli, Command};
 
@@ -64,6 +65,11 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
     print(&format!("{text}\n"))
+}
+
+/// A path in a JSON document, as it is shown to people: a report on work that is done does not fail for a path that is no text.
+fn lossy<P: AsRef<Path>, S: Serializer>(path: &P, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.as_ref().display())
 }
 
 /// What the signature of a pot says that nobody has checked; `signer` is the fingerprint that it names.

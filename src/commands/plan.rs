@@ -23,7 +23,7 @@ use crate::table;
 
 #[derive(Serialize)]
 struct Report<'a> {
-    name: String,
+    name: &'a str,
     kubernetes: KubeVersion,
     /// Where a marker named the version.
     resolved: Option<Marker<'a>>,

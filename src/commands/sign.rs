@@ -7,7 +7,7 @@ use bundle_spec::Sha256;
 use serde::Serialize;
 
 use super::build::signing_key;
-use super::{print, print_json};
+use super::{lossy, print, print_json};
 use crate::cli::Sign;
 use crate::countersign::countersign;
 use crate::pack::output;
@@ -16,6 +16,7 @@ use crate::trust;
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "lossy")]
     pot: &'a Path,
     size: u64,
     identity: Sha256,

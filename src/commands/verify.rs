@@ -5,13 +5,14 @@ use std::path::Path;
 use bundle_spec::Sha256;
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{lossy, print, print_json};
 use crate::cli::Verify;
 use crate::progress::Progress;
 use crate::trust;
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "lossy")]
     pot: &'a Path,
     name: &'a str,
     identity: Sha256,

@@ -33,6 +33,8 @@ enum Kind {
     Content,
     /// The server wants to know who asks; its challenges.
     Unauthorized(String),
+    /// The server does not give it to whoever asks.
+    Forbidden,
 }
 
 impl FetchError {
@@ -80,7 +82,17 @@ impl FetchError {
     pub fn challenge(&self) -> Option<&str> {
         match &self.kind {
             Kind::Unauthorized(challenge) => Some(challenge),
-            Kind::Transient(_) | Kind::Final | Kind::Missing | Kind::Content => None,
+            Kind::Transient(_) | Kind::Final | Kind::Missing | Kind::Content | Kind::Forbidden => {
+                None
+            }
+        }
+    }
+
+    /// Whether somebody else may get another answer. Some servers say of what is not for everybody that there is no such thing.
+    pub(super) fn is_for_others(&self) -> bool {
+        match self.kind {
+            Kind::Missing | Kind::Unauthorized(_) | Kind::Forbidden => true,
+            Kind::Transient(_) | Kind::Final | Kind::Content => false,
         }
     }
 
@@ -110,6 +122,12 @@ impl FetchError {
         self
     }
 
+    #[must_use]
+    pub(super) fn forbidden(mut self) -> Self {
+        self.kind = Kind::Forbidden;
+        self
+    }
+
     /// It was tried so often.
     #[must_use]
     pub(super) fn tried(mut self, times: usize) -> Self {
@@ -134,7 +152,11 @@ impl FetchError {
     pub(super) fn asked_to_wait(&self) -> Option<Duration> {
         match self.kind {
             Kind::Transient(time) => time,
-            Kind::Final | Kind::Missing | Kind::Content | Kind::Unauthorized(_) => None,
+            Kind::Final
+            | Kind::Missing
+            | Kind::Content
+            | Kind::Unauthorized(_)
+            | Kind::Forbidden => None,
         }
     }
 }

@@ -4,7 +4,6 @@
 //! https to http, and what identifies us goes to no other host; a resumed body continues the same file (`partial`) or starts again; 4xx answers are final, 5xx, 429 and
 //! broken connections are tried again (`retry`). Every error names the address that was asked. What is not: that the bytes are the right ones; the caller compares the digests.
 
-use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -25,7 +24,7 @@ use super::logins::Logins;
 use super::network::{Network, Redirects};
 use super::pace::Pace;
 use super::partial::Partial;
-use super::proxies;
+use super::proxies::Proxies;
 use super::retry::{Policy, Retries, Stop, retry_after};
 use crate::mirrors::{Mirrors, authority};
 use crate::pack::space;
@@ -554,7 +553,7 @@ fn refusal(from: &Url, response: &Response) -> FetchError {
                 "if it is not for everybody: docker login, for images; or use --mirror with a server that has it",
             )
         }
-        StatusCode::FORBIDDEN => refused.advise(
+        StatusCode::FORBIDDEN => refused.forbidden().advise(
             "it may exist and not be for everybody: docker login, for images; or use --mirror with a server that has it",
         ),
         StatusCode::NOT_FOUND | StatusCode::GONE => refused
@@ -579,9 +578,10 @@ fn given_up(from: &Url) -> FetchError {
 
 /// A connection that fails may be the proxy's, which the message would not name.
 fn through_proxies(error: FetchError) -> FetchError {
-    match proxies::named(|name| env::var(name).ok()) {
-        Ok(named) if !named.is_empty() => {
-            error.and(&format!("a proxy is set by {}", named.join(", ")))
+    let variables = Proxies::of_user().map(|proxies| proxies.variables());
+    match variables {
+        Ok(variables) if !variables.is_empty() => {
+            error.and(&format!("a proxy is set by {}", variables.join(", ")))
         }
         _ => error,
     }

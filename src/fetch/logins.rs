@@ -3,7 +3,7 @@
 //! Docker's configuration is read when the first registry asks, and not before: a build that needs no login does not depend on it. A login is given out for the server that
 //! it is stored for, by host and port, and only over https; the one exception are servers that are one service under several names. It is never shown.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::env;
 use std::fmt;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use base64ct::{Base64, Encoding as _};
 use reqwest::Url;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use super::helper;
@@ -48,26 +48,40 @@ pub struct Logins {
     file: Option<PathBuf>,
     /// What was found for each server: a helper is asked once.
     found: Mutex<HashMap<String, Result<Option<Login>, String>>>,
+    /// The problems that the user was told of.
+    told: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 struct Config {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
-    #[serde(default)]
-    cred_helpers: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_empty")]
+    auths: BTreeMap<String, Option<Entry>>,
+    #[serde(deserialize_with = "or_empty")]
+    cred_helpers: BTreeMap<String, Option<String>>,
     creds_store: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Entry {
+    #[serde(deserialize_with = "or_empty")]
     auth: Zeroizing<String>,
+    #[serde(deserialize_with = "or_empty")]
     username: String,
+    #[serde(deserialize_with = "or_empty")]
     password: Zeroizing<String>,
+    #[serde(deserialize_with = "or_empty")]
     identitytoken: Zeroizing<String>,
+    #[serde(deserialize_with = "or_empty")]
     registrytoken: Zeroizing<String>,
+}
+
+/// For Docker, `null` is as good as nothing.
+fn or_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl fmt::Debug for Login {
@@ -89,7 +103,7 @@ impl Logins {
             .or_else(|| named("HOME").map(|home| PathBuf::from(home).join(".docker")));
         Self {
             file: folder.map(|folder| folder.join("config.json")),
-            found: Mutex::default(),
+            ..Self::default()
         }
     }
 
@@ -97,7 +111,7 @@ impl Logins {
     pub fn in_file(file: &Path) -> Self {
         Self {
             file: Some(file.to_owned()),
-            found: Mutex::default(),
+            ..Self::default()
         }
     }
 
@@ -119,6 +133,19 @@ impl Logins {
         let login = read(file).and_then(|config| config.login(&host, file));
         found.insert(host, login.clone());
         login
+    }
+
+    /// Why [`Self::find`] found nothing for the server of `url`, where that failed.
+    pub(super) fn failure(&self, url: &Url) -> Option<String> {
+        let host = authority(url)?;
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get(service(&host))?.as_ref().err().cloned()
+    }
+
+    /// Whether `problem` is told for the first time.
+    pub(super) fn is_news(&self, problem: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.insert(problem.to_owned())
     }
 }
 
@@ -143,25 +170,30 @@ fn read(file: &Path) -> Result<Config, String> {
 }
 
 impl Config {
-    /// As Docker looks: a server's own helper, then the store, then what stands in the file.
+    /// As Docker looks: a server's own helper, then the store, then what stands in the file. A helper of its own without a name keeps a server from the store.
     fn login(&self, host: &str, file: &Path) -> Result<Option<Login>, String> {
         let asked = if host == service("docker.io") {
             HUB
         } else {
             host
         };
+        let named = |name: &&str| !name.is_empty();
         let own = self.cred_helpers.iter().find(|(key, _)| is_for(key, host));
         if let Some((_, name)) = own {
-            return helper::login(name, asked);
-        }
-        if let Some(store) = self.creds_store.as_deref().filter(|name| !name.is_empty())
+            if let Some(name) = name.as_deref().filter(named) {
+                return helper::login(name, asked);
+            }
+        } else if let Some(store) = self.creds_store.as_deref().filter(named)
             && let Some(login) = helper::login(store, asked)?
         {
             return Ok(Some(login));
         }
         let mut entries = self.auths.iter().filter(|(key, _)| is_for(key, host));
         entries
-            .find_map(|(key, entry)| entry.login().transpose().map(|login| (key, login)))
+            .find_map(|(key, entry)| {
+                let login = entry.as_ref()?.login().transpose()?;
+                Some((key, login))
+            })
             .map(|(key, login)| {
                 login.map_err(|problem| {
                     format!("{}: the login for {key:?} {problem}", file.display())
@@ -287,6 +319,21 @@ mod tests {
                 Some("registry t"),
             ),
             ("{}", None),
+            // What is null is not there.
+            (
+                r#"{"auths": null, "credHelpers": null, "credsStore": null}"#,
+                None,
+            ),
+            (r#"{"auths": {"q.io": null}}"#, None),
+            (
+                r#"{"auths": {"q.io": {"auth": null, "username": "u", "password": "p"}}}"#,
+                Some("u p"),
+            ),
+            // No helper for this one, whatever the others have.
+            (
+                r#"{"auths": {"q.io": {"username": "u", "password": "p"}}, "credHelpers": {"q.io": ""}, "credsStore": "kpot-test-none"}"#,
+                Some("u p"),
+            ),
         ];
         for (config, expected) in rows {
             let found = find(config, "https://q.io/").unwrap();
@@ -318,6 +365,18 @@ mod tests {
                 "{refused}"
             );
         }
+    }
+
+    #[test]
+    fn a_failure_is_remembered_for_its_server_and_told_once() {
+        let (_file, logins) = logins("secret");
+        let urls = ["https://q.io/", "https://other.io/"].map(|url| Url::parse(url).unwrap());
+        assert_eq!(logins.failure(&urls[0]), None, "nobody has asked");
+        let problem = logins.find(&urls[0]).unwrap_err();
+        assert_eq!(logins.failure(&urls[0]), Some(problem.clone()));
+        assert_eq!(logins.failure(&urls[1]), None);
+        assert!(logins.is_news(&problem));
+        assert!(!logins.is_news(&problem));
     }
 
     #[test]

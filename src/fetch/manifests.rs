@@ -46,6 +46,15 @@ pub(super) struct Named {
     pub(super) layers: Vec<(Sha256, u64, Compression)>,
 }
 
+/// What of an index may be the image for an architecture, each with the digest of its manifest and its size in bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Chosen {
+    /// The first that the index lists for it.
+    Listed(Sha256, u64),
+    /// Those of which the index does not say what they are for; it lists none for that architecture.
+    Unsaid(Vec<(Sha256, u64)>),
+}
+
 /// What an image's config promises.
 #[derive(Deserialize)]
 pub(super) struct Config {
@@ -96,11 +105,22 @@ struct Entry {
     platform: Option<Platform>,
 }
 
+/// What is empty is not said.
 #[derive(Deserialize)]
 struct Platform {
+    #[serde(default)]
     os: String,
+    #[serde(default)]
     architecture: String,
     variant: Option<String>,
+}
+
+impl Entry {
+    /// What it is for, where that is said.
+    fn platform(&self) -> Option<&Platform> {
+        let said = |it: &&Platform| !it.os.is_empty() || !it.architecture.is_empty();
+        self.platform.as_ref().filter(said)
+    }
 }
 
 /// A list of at most [`ENTRIES`]; a longer one is refused before the rest of it is read.
@@ -201,30 +221,43 @@ pub(super) fn named(reply: &Reply) -> Result<Named, FetchError> {
     })
 }
 
-/// Digest and size of the first entry of an index for Linux on `arch`.
+/// What of an index may be the image for Linux on `arch`.
 ///
 /// # Errors
-/// Where there is none.
-pub(super) fn choose(reply: &Reply, arch: Arch) -> Result<(Sha256, u64), FetchError> {
+/// Where nothing is.
+pub(super) fn choose(reply: &Reply, arch: Arch) -> Result<Chosen, FetchError> {
     let index: Index = read(reply, "the index")?;
     let variant = match arch {
         Arch::Amd64 => "v1",
         Arch::Arm64 => "v8",
     };
     let fits = |entry: &&Entry| {
-        entry.platform.as_ref().is_some_and(|platform| {
+        entry.platform().is_some_and(|platform| {
             let own = platform.variant.as_deref();
             platform.os == "linux"
                 && platform.architecture == arch.go()
-                && own.is_none_or(|own| own == variant)
+                && own.is_none_or(|own| own.is_empty() || own == variant)
         })
     };
-    let chosen = index.manifests.0.iter().find(fits).ok_or_else(|| {
-        let problem = format!("the index has no image for linux/{arch}");
-        FetchError::refused(&reply.from, problem)
-    })?;
     // A digest is one before it becomes part of an address.
-    Ok((sha256(&chosen.digest, &reply.from)?, chosen.size))
+    let digest = |entry: &Entry| sha256(&entry.digest, &reply.from);
+    let entries = &index.manifests.0;
+    if let Some(listed) = entries.iter().find(fits) {
+        return Ok(Chosen::Listed(digest(listed)?, listed.size));
+    }
+    let mut unsaid = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.platform().is_none()) {
+        unsaid.push((digest(entry)?, entry.size));
+    }
+    if unsaid.is_empty() {
+        return Err(none_for(&reply.from, arch));
+    }
+    Ok(Chosen::Unsaid(unsaid))
+}
+
+/// The refusal of an index from there that has no image for `arch`.
+pub(super) fn none_for(index: &Url, arch: Arch) -> FetchError {
+    FetchError::refused(index, format!("the index has no image for linux/{arch}"))
 }
 
 /// An image's config.
@@ -236,6 +269,11 @@ pub(super) fn config(reply: &Reply) -> Result<Config, FetchError> {
 }
 
 impl Config {
+    /// Whether the image is for Linux on `arch`, by its own word.
+    pub(super) fn is_for(&self, arch: Arch) -> bool {
+        self.os == "linux" && self.architecture == arch.go()
+    }
+
     /// The digests of the unpacked layers, lowest first; none where what it lists are no layers.
     pub(super) fn diff_ids(self) -> Vec<Sha256> {
         match self.rootfs.kind.as_str() {
@@ -357,7 +395,7 @@ mod tests {
         });
         let index = |entries| reply(&json!({ "manifests": vec![entry.clone(); entries] }));
         let chosen = choose(&index(ENTRIES), Arch::Amd64).unwrap();
-        assert_eq!(chosen, (Sha256::of(b"x"), 3));
+        assert_eq!(chosen, Chosen::Listed(Sha256::of(b"x"), 3));
         let config_of = |ids| {
             let ids = vec![Sha256::of(b"x").to_string(); ids];
             reply(&json!({
@@ -375,6 +413,36 @@ mod tests {
             let told = told.unwrap_err().to_string();
             assert!(told.contains("more than 1000 entries"), "{told}");
         }
+    }
+
+    #[test]
+    fn an_index_need_not_say_what_everything_in_it_is_for() {
+        let digest = |name: &str| Sha256::of(name.as_bytes());
+        let entry = |name: &str, platform: Value| json!({ "digest": digest(name).to_string(), "size": 3, "platform": platform });
+        let amd64 =
+            |variant: Value| json!({ "os": "linux", "architecture": "amd64", "variant": variant });
+        let (unsaid, empty) = (entry("a", Value::Null), entry("b", json!({})));
+        let blank = entry("c", json!({ "os": "", "architecture": "" }));
+        let other = entry("d", json!({ "os": "linux", "architecture": "s390x" }));
+        let listed = entry("e", amd64(json!("")));
+        let odd = entry("f", amd64(json!("v3")));
+        let chosen = |entries: &[&Value]| {
+            let reply = reply(&json!({ "manifests": entries }));
+            choose(&reply, Arch::Amd64).map_err(|error| error.to_string())
+        };
+        // An empty variant is none, and what is listed goes before what is not said.
+        assert_eq!(
+            chosen(&[&unsaid, &odd, &listed]),
+            Ok(Chosen::Listed(digest("e"), 3))
+        );
+        assert_eq!(
+            chosen(&[&other, &unsaid, &empty, &odd, &blank]),
+            Ok(Chosen::Unsaid(
+                ["a", "b", "c"].map(|name| (digest(name), 3)).to_vec()
+            ))
+        );
+        let told = chosen(&[&other, &odd]).unwrap_err();
+        assert!(told.contains("no image for linux/amd64"), "{told}");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! How the network is reached: mirrors, limits, trusted authorities, proxies, logins; and the HTTP client made of them.
 
-use std::env;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -9,11 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use reqwest::blocking::Client as Http;
 use reqwest::dns::{Name, Resolve, Resolving};
-use reqwest::{Certificate, Url, redirect};
+use reqwest::{Certificate, Proxy, Url, redirect};
 
 use super::error::causes;
 use super::logins::Logins;
-use super::proxies;
+use super::proxies::Proxies;
 use super::retry::Policy;
 use crate::exit::usage;
 use crate::mirrors::Mirrors;
@@ -79,8 +78,7 @@ impl Network {
     /// # Errors
     /// Where TLS cannot be set up, for want of trusted authorities say, or a proxy's variable names none.
     pub(super) fn client(&self, redirects: Redirects) -> anyhow::Result<Http> {
-        let variable = |name: &str| env::var(name).ok();
-        proxies::named(variable).map_err(usage)?;
+        let proxies = Proxies::of_user().map_err(usage)?;
         // Fails where a provider is installed already, by an earlier client of this process: the same one.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Http::builder()
@@ -90,14 +88,12 @@ impl Network {
             .timeout(self.policy.stall)
             // The address of a redirected download may be a secret for a while.
             .referer(false)
+            .proxy(Proxy::custom(move |url| proxies.before(url).cloned()))
             .redirect(match redirects {
                 Redirects::Followed => redirect::Policy::custom(follow),
                 Redirects::Refused => redirect::Policy::none(),
             })
             .tls_certs_merge(self.authorities.iter().cloned());
-        if proxies::unwanted(variable) {
-            builder = builder.no_proxy();
-        }
         if let Some(resolver) = &self.resolver {
             builder = builder.dns_resolver(Arc::new(Given(Arc::clone(resolver))));
         }

@@ -15,7 +15,7 @@ use reqwest::header::HeaderMap;
 
 use super::http::{Ask, CHANGED, Client, FetchError, Reply, Saved, Size, cannot_write};
 pub use super::manifests::Compression;
-use super::manifests::{self, Form, Named};
+use super::manifests::{self, Chosen, Form, Named};
 use super::partial::Partial;
 use super::tokens::Tokens;
 use crate::cache::place::Key;
@@ -101,7 +101,7 @@ impl Described {
 /// Who says that an image is for an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Vouches {
-    /// Nobody but its config.
+    /// Nobody but its config. So it is with what an index holds and does not say what it is for.
     Nobody,
     /// The index that lists it. Configs of Kubernetes' own images were wrong for years: those of etcd 3.4.13-0 and pause 3.1 say amd64 for every architecture.
     Index,
@@ -166,7 +166,8 @@ impl<'a> Registries<'a> {
         self.image(name, (arch, voucher), named, (from, digest), keeper, task)
     }
 
-    /// What the manifest of the image called `name` says of its size. Its config is not fetched: whether an image that has no index is for `arch` is not known.
+    /// What the manifest of the image called `name` says of its size. Its config is not fetched, unless it lies in an index that does not say what it is for: whether an image
+    /// that has no index is for `arch` is not known.
     ///
     /// # Errors
     /// As for [`Self::resolve`].
@@ -234,16 +235,24 @@ impl<'a> Registries<'a> {
         if matches!(manifests::shape(&reply)?, Form::Manifest) {
             return Ok((reply, self.word));
         }
-        let (digest, size) = manifests::choose(&reply, arch)?;
+        let chosen = manifests::choose(&reply, arch)?;
+        let index = reply.from.clone();
         drop(reply);
-        let inner = self.manifest_by_digest(name, digest, size, task)?;
-        match manifests::shape(&inner)? {
-            Form::Manifest => Ok((inner, Vouches::Index)),
-            Form::Index => Err(FetchError::refused(
-                &inner.from,
-                "it is an index within an index",
-            )),
+        let entries = match chosen {
+            Chosen::Listed(digest, size) => {
+                let listed = self.manifest_by_digest(name, digest, size, task)?;
+                return Ok((listed, Vouches::Index));
+            }
+            Chosen::Unsaid(entries) => entries,
+        };
+        for (digest, size) in entries {
+            let unsaid = self.manifest_by_digest(name, digest, size, task)?;
+            let (id, _) = manifests::named(&unsaid)?.config;
+            if manifests::config(&self.config(name, id, task)?)?.is_for(arch) {
+                return Ok((unsaid, Vouches::Nobody));
+            }
         }
+        Err(manifests::none_for(&index, arch))
     }
 
     /// Fetches a layer of the image called `name` into a file from `new_file`, and compares its digest.
@@ -291,6 +300,7 @@ impl<'a> Registries<'a> {
         }
     }
 
+    /// The manifest that an index lists with this digest and this size.
     fn manifest_by_digest(
         &self,
         name: &ImageName,
@@ -306,7 +316,19 @@ impl<'a> Registries<'a> {
                 format!("it has {} bytes instead of {size}", reply.body.len()),
             ));
         }
-        Ok(reply)
+        match manifests::shape(&reply)? {
+            Form::Manifest => Ok(reply),
+            Form::Index => Err(FetchError::refused(
+                &reply.from,
+                "it is an index within an index",
+            )),
+        }
+    }
+
+    /// The config with the digest `id` of the image called `name`.
+    fn config(&self, name: &ImageName, id: Sha256, task: &Task) -> Result<Reply, FetchError> {
+        let url = address(name, "blobs", &id.to_string())?;
+        self.ask_known(name, &url, id, "config", task)
     }
 
     /// The image that a manifest with this digest from there names.
@@ -321,8 +343,7 @@ impl<'a> Registries<'a> {
     ) -> Result<RemoteImage, FetchError> {
         let refused = |problem: String| FetchError::refused(&from, problem);
         let (id, _) = named.config;
-        let config_url = address(name, "blobs", &id.to_string())?;
-        let reply = self.ask_known(name, &config_url, id, "config", task)?;
+        let reply = self.config(name, id, task)?;
         let config = manifests::config(&reply)?;
         let other = config.architecture != arch.go();
         if config.os != "linux" || (other && voucher == Vouches::Nobody) {

@@ -1,7 +1,8 @@
 //! Who we are to a registry: nobody, a login, or the holder of a token that one of both was given.
 //!
 //! A registry is asked without a login first, and told more only when it wants to know. A login goes to the registry that it is stored for, or to the server of tokens that
-//! is known to be that registry's; both over https. Whatever else a registry names gets an anonymous request: anybody can answer 401 and name any server.
+//! is known to be that registry's; both over https. Whatever else a registry names gets an anonymous request: anybody can answer 401 and name any server. Where no login can
+//! be looked up, a token is asked for anonymously, too: most images are for everybody.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -67,17 +68,18 @@ impl<'a> Tokens<'a> {
         mut request: impl FnMut(Option<&Authorization>) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         let key = (name.registry().to_owned(), name.repository().to_owned());
+        let root =
+            registry_root(name.registry()).map_err(|problem| FetchError::refused(name, problem))?;
+        let registry = self.client.route(&root);
         let known = self.lock().get(&key).cloned();
         let mut result = request(known.as_ref());
         let mut given_at = None;
         loop {
             let refused = match result {
+                Ok(done) => return Ok(done),
                 Err(error) if error.challenge().is_some() => error,
-                other => return other,
+                Err(error) => return Err(self.as_nobody(&registry, error)),
             };
-            let root = registry_root(name.registry())
-                .map_err(|problem| FetchError::refused(name, problem))?;
-            let registry = self.client.route(&root);
             if given_at.is_some_and(|before| so_far.get() <= before) {
                 return Err(self.explain(&registry, refused));
             }
@@ -117,16 +119,18 @@ impl<'a> Tokens<'a> {
         };
         let realm = self.realm(registry, &realm)?;
         let login = if is_token_server(registry, &self.client.route(&realm)) {
-            self.login(registry)?
+            self.login_if_any(registry, task)
         } else {
             None
         };
         let server = TokenServer {
             realm,
             service,
-            scope: scope.unwrap_or_else(|| format!("repository:{}:pull", name.repository())),
+            scope: scope.unwrap_or_else(|| pull(registry, name)),
         };
-        self.token(&server, login, task).map(Some)
+        self.token(&server, login, task)
+            .map(Some)
+            .map_err(|error| self.as_nobody(registry, error))
     }
 
     /// The address that hands out tokens. Who answers over plain http does not name it either.
@@ -185,6 +189,29 @@ impl<'a> Tokens<'a> {
         })
     }
 
+    /// The same for whoever may do without: why none can be looked up is told once.
+    fn login_if_any(&self, registry: &Url, task: &Task) -> Option<Login> {
+        let logins = self.client.logins();
+        logins.find(registry).unwrap_or_else(|problem| {
+            if logins.is_news(&problem) {
+                task.note(&format!(
+                    "warning: no login could be looked up: {problem}; going on without one"
+                ));
+            }
+            None
+        })
+    }
+
+    /// A refusal of what was asked for without a login, with why none could be looked up, where that is so.
+    fn as_nobody(&self, registry: &Url, error: FetchError) -> FetchError {
+        match self.client.logins().failure(registry) {
+            Some(problem) if error.is_for_others() => error.and(&format!(
+                "it was asked without a login, because none could be looked up: {problem}"
+            )),
+            _ => error,
+        }
+    }
+
     /// Why no login helped.
     fn explain(&self, registry: &Url, refused: FetchError) -> FetchError {
         if registry.scheme() != "https" {
@@ -239,6 +266,13 @@ impl TokenServer {
             .append_pair("refresh_token", token);
         Zeroizing::new(url.query().unwrap_or_default().to_owned())
     }
+}
+
+/// What is asked for where the registry does not say: to pull from the repository, as the server calls it that is really asked. A mirror may keep its copies below a
+/// namespace of its own, which is then the end of its address.
+fn pull(registry: &Url, name: &ImageName) -> String {
+    let namespace = registry.path().strip_prefix("/v2/").unwrap_or_default();
+    format!("repository:{namespace}{}:pull", name.repository())
 }
 
 /// Whether the login for `registry` may be shown at `realm`.

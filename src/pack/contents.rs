@@ -179,7 +179,7 @@ impl Contents {
         }
         Ok(Manifest {
             format: FORMAT,
-            name: plan.name(),
+            name: plan.name().to_owned(),
             serial,
             kubernetes: plan.kubernetes,
             arch: plan.arch,

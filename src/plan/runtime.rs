@@ -34,7 +34,8 @@ pub(super) fn equipment(
     let (version, downloads) = match defaults {
         Defaults::Docker(default) => {
             let version = version_or(request.choice.docker.as_ref(), default);
-            let download = docker(&version, request.arch, releases, pins)?;
+            let download = docker(&version, request.arch, releases, pins)
+                .ok_or_else(|| unvouched(&version, request.arch, releases, minor))?;
             (version, vec![download])
         }
         Defaults::Containerd(defaults) => containerd(request, releases, defaults)?,
@@ -115,26 +116,19 @@ fn fitting(name: RuntimeName, request: &Request, minor: &Minor) -> Result<(), St
     ))
 }
 
+/// Docker's archive, where a digest vouches for it.
 fn docker(
     version: &str,
     arch: Arch,
     releases: &Releases,
     pins: &BTreeMap<ArtifactName, Sha256>,
-) -> Result<Download, String> {
+) -> Option<Download> {
     let name = ArtifactName::Docker;
     let digest = pins
         .get(&name)
         .copied()
-        .or_else(|| releases.pin(name.text(), version, arch))
-        .ok_or_else(|| {
-            let known = releases.pinned_versions(name.text(), arch).join(", ");
-            let known = if known.is_empty() { "none".to_owned() } else { known };
-            format!(
-                "Docker's publisher publishes no checksums, and this kpot ships no digest of docker {version} for {arch} (it ships: {known}). \
-                 Give the digest that you trust: --pin docker=sha256:HEX"
-            )
-        })?;
-    Ok(Download {
+        .or_else(|| releases.pin(name.text(), version, arch))?;
+    Some(Download {
         name,
         version: version.to_owned(),
         url: format!(
@@ -144,6 +138,26 @@ fn docker(
         layout: Layout::ArchiveWithFolder("docker"),
         check: Check::Shipped(digest),
     })
+}
+
+/// Why there is no pot with a Docker that nothing vouches for, and what to give instead.
+fn unvouched(version: &str, arch: Arch, releases: &Releases, minor: &Minor) -> String {
+    let shipped = releases.pinned_versions(ArtifactName::Docker.text(), arch);
+    let mut ways = Vec::new();
+    if !shipped.is_empty() {
+        let shipped = shipped.join(" or ");
+        ways.push(format!(
+            "a version of which it ships one, --docker-version {shipped}"
+        ));
+    }
+    if minor.containerd.is_some() {
+        ways.push("another runtime, --runtime containerd".to_owned());
+    }
+    ways.push("the digest that you trust, --pin docker=sha256:HEX".to_owned());
+    format!(
+        "Docker's publisher publishes no checksums, and this kpot ships no digest of docker {version} for {arch}. Give {}",
+        ways.join("; or ")
+    )
 }
 
 /// Refuses a containerd of which nothing was released under the name that later ones have: up to 1.3.4 it had a dot in it, and for arm64 there was none before 1.6

@@ -170,6 +170,26 @@ fn a_docker_that_nothing_vouches_for_is_refused() {
     assert!(plan.warnings.is_empty(), "the same series is no surprise");
 }
 
+#[test]
+fn where_nothing_vouches_for_the_default_docker_the_ways_out_are_told() {
+    for minor in 13..=16 {
+        let mut request = request(&format!("v1.{minor}.0"));
+        request.arch = Arch::Arm64;
+        let refused = planned(&request).unwrap_err();
+        for way in ["--docker-version 19.03.15 or ", "--pin docker=sha256:HEX"] {
+            assert!(refused.contains(way), "{way:?} is not in: {refused}");
+        }
+        // Each of them leads out.
+        request.choice.docker = Some("19.03.15".parse().unwrap());
+        assert!(planned(&request).is_ok(), "1.{minor}");
+        request.choice.docker = None;
+        request.choice.runtime = Some(RuntimeName::Containerd);
+        let is_way = refused.contains("--runtime containerd");
+        assert_eq!(planned(&request).is_ok(), is_way, "1.{minor}: {refused}");
+        assert_eq!(is_way, minor >= 14);
+    }
+}
+
 fn of(name: ArtifactName) -> Pinned {
     Pinned { name, arch: None }
 }
@@ -233,6 +253,7 @@ fn versions_without_dockershim_have_containerd_and_no_docker() {
         let mut request = request(version);
         let plan = planned(&request).unwrap();
         assert_eq!(plan.runtime.name, RuntimeName::Containerd, "{version}");
+        assert_eq!(plan.name(), format!("kpot-{version}-amd64"));
         assert!(
             plan.downloads
                 .iter()
@@ -247,6 +268,22 @@ fn versions_without_dockershim_have_containerd_and_no_docker() {
             .unwrap_err()
             .contains("1.13 to 1.36")
     );
+}
+
+#[test]
+fn pots_of_one_version_with_other_runtimes_have_other_names() {
+    let mut request = request("v1.20.2");
+    for (runtime, name) in [
+        (None, "kpot-v1.20.2-amd64"),
+        (Some(RuntimeName::Docker), "kpot-v1.20.2-amd64"),
+        (
+            Some(RuntimeName::Containerd),
+            "kpot-v1.20.2-containerd-amd64",
+        ),
+    ] {
+        request.choice.runtime = runtime;
+        assert_eq!(planned(&request).unwrap().name(), name);
+    }
 }
 
 #[test]
@@ -314,6 +351,39 @@ fn extra_images_join_the_set_once() {
         .images
         .push(format!("busybox:1.36@{digest}").parse().unwrap());
     assert!(planned(&request).unwrap_err().contains("twice"));
+}
+
+#[test]
+fn a_given_tag_takes_the_place_of_that_in_the_version_data_and_that_is_told() {
+    let images = |given: &[&str]| {
+        let mut request = request("v1.20.2");
+        request.images = given.iter().map(|name| name.parse().unwrap()).collect();
+        planned(&request).unwrap()
+    };
+    let (old, new) = ("k8s.gcr.io/etcd:3.4.13-0", "k8s.gcr.io/etcd:3.4.14-0");
+    let plan = images(&[new]);
+    assert_eq!(plan.images.len(), 7);
+    assert!(names(&plan).contains(&new.to_owned()));
+    assert!(!names(&plan).contains(&old.to_owned()));
+    let told = format!("the pot has {new} instead of {old}");
+    assert!(
+        plan.warnings.iter().any(|it| it.contains(&told)),
+        "{:?}",
+        plan.warnings
+    );
+    // Whoever names both gets both. Another repository is another image, and so is another version's API server.
+    for (given, count) in [
+        (&[old, new][..], 8),
+        (&["quay.io/coreos/etcd:v3.4.14"], 8),
+        (&["k8s.gcr.io/kube-apiserver:v1.20.5"], 8),
+        (&[old], 7),
+    ] {
+        let plan = images(given);
+        assert_eq!(plan.images.len(), count, "{given:?}");
+        assert!(names(&plan).contains(&old.to_owned()), "{given:?}");
+        let told = plan.warnings.iter().any(|it| it.contains("instead of"));
+        assert!(!told, "{given:?}");
+    }
 }
 
 #[test]

@@ -209,6 +209,38 @@ fn a_config_of_another_architecture_is_no_word_against_its_index() {
 }
 
 #[test]
+fn where_an_index_does_not_say_what_its_images_are_for_their_configs_do() {
+    let mut other = FakeImage::new("other");
+    other.config["architecture"] = json!("arm64");
+    other.describe();
+    let image = FakeImage::new("etcd");
+    let listed = |image: &FakeImage| {
+        let manifest = bytes(&image.manifest);
+        json!({ "digest": Sha256::of(&manifest), "size": manifest.len() })
+    };
+    let holding = |images: &[&FakeImage]| {
+        let entries: Vec<Value> = images.iter().map(|image| listed(image)).collect();
+        let index = json!({ "schemaVersion": 2, "manifests": entries });
+        let mut papers = vec![("manifests/1".to_owned(), bytes(&index))];
+        for image in images {
+            let (manifest, config) = (bytes(&image.manifest), bytes(&image.config));
+            papers.push((format!("manifests/{}", Sha256::of(&manifest)), manifest));
+            papers.push((format!("blobs/{}", Sha256::of(&config)), config));
+        }
+        let papers: Vec<(&str, Vec<u8>)> = papers
+            .iter()
+            .map(|(path, body)| (path.as_str(), body.clone()))
+            .collect();
+        registry(&papers)
+    };
+    let found = resolve(&holding(&[&other, &image])).unwrap();
+    assert_eq!(found.id, Sha256::of(&bytes(&image.config)));
+    let server = holding(&[&other]);
+    let words = ["the index has no image for linux/amd64"];
+    refused(resolve(&server), &server.url(), &words);
+}
+
+#[test]
 fn forms_that_are_none_of_ours_are_refused() {
     manifest_refused(
         &json!({ "schemaVersion": 1, "fsLayers": [], "history": [] }),

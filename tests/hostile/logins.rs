@@ -426,3 +426,110 @@ fn a_helper_that_fails_is_told() {
         &words,
     );
 }
+
+/// A registry that wants a token for everything, gives `t` to anybody who comes without a login, and answers with this status then; where it is named so, the server of tokens
+/// answers with it.
+fn for_everybody(status: &'static str, at: &'static str) -> (Authority, Raw) {
+    let authority = Authority::new();
+    let tls = authority.server("127.0.0.1", Validity::Good);
+    let address = Arc::new(Mutex::new(String::new()));
+    let named = Arc::clone(&address);
+    let server = Raw::secure(tls, move |request, _, wire| {
+        let known = request.headers.get("authorization").map(String::as_str);
+        let tokens = request.path.starts_with("/token");
+        match known {
+            None if tokens && at != "tokens" => answer(wire, "200 X", "", "{\"token\": \"t\"}"),
+            None if !tokens => {
+                let realm = format!("https://{}/token", named.lock().unwrap());
+                answer(
+                    wire,
+                    "401 X",
+                    &format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n"),
+                    "",
+                )
+            }
+            _ => answer(wire, status, "", ""),
+        }
+    });
+    *address.lock().unwrap() = server.address();
+    (authority, server)
+}
+
+#[test]
+fn what_is_for_everybody_needs_no_login_that_could_be_looked_up() {
+    // Whoever comes so far gets a 404, as above; or is told that it is not for everybody.
+    for (status, at, requests) in [
+        ("404 X", "registry", 3),
+        ("403 X", "registry", 3),
+        ("403 X", "tokens", 2),
+        ("401 X", "tokens", 2),
+    ] {
+        for (helper, word) in [
+            (
+                json!({ "credsStore": "kpot-test-none" }).to_string(),
+                "docker-credential-kpot-test-none get",
+            ),
+            ("{".to_owned(), "not Docker's configuration"),
+        ] {
+            let (authority, server) = for_everybody(status, at);
+            let error = pull(trusting(&authority), &server.address(), &helper);
+            let words = [&status[..3], "without a login", word];
+            refused::<()>(Err(error), &server.address(), &words);
+            let seen = server.seen();
+            assert_eq!(seen.len(), requests, "{seen:?}");
+            let told: Vec<Option<&str>> = seen
+                .iter()
+                .map(|request| request.headers.get("authorization").map(String::as_str))
+                .collect();
+            let expected = [None, None, Some("Bearer t")];
+            assert_eq!(told, expected[..requests]);
+        }
+    }
+}
+
+#[test]
+fn a_helper_that_fails_is_warned_of_once() {
+    let (authority, server) = for_everybody("404 X", "registry");
+    let (desk, upstream) = (Desk::without_key(), Upstream::new("v1.20.2"));
+    std::fs::create_dir(desk.path("docker")).unwrap();
+    let config = json!({ "credsStore": "kpot-test-none" }).to_string();
+    std::fs::write(desk.path("docker/config.json"), config).unwrap();
+    let certificate = desk.path("authority.pem");
+    authority.write(&certificate);
+
+    let certificate = certificate.display().to_string();
+    let images = ["x", "y"].map(|name| format!("{}/lab/{name}:1", server.address()));
+    let arguments = upstream.arguments("x.pot");
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.extend(["--plan", "--cacert", &certificate]);
+    arguments.extend(images.iter().flat_map(|image| ["--image", image.as_str()]));
+    let planned = desk.kpot(&arguments);
+    assert_eq!(code(&planned), 0, "{}", stderr(&planned));
+    let told = stderr(&planned);
+    let warning = "docker-credential-kpot-test-none get";
+    let warnings = told
+        .lines()
+        .filter(|line| line.contains("warning: ") && line.contains("going on without one"));
+    let warnings: Vec<&str> = warnings.collect();
+    assert_eq!(warnings.len(), 1, "{told}");
+    assert!(warnings[0].contains(warning), "{told}");
+}
+
+#[test]
+fn a_mirror_below_a_namespace_is_asked_for_what_is_there() {
+    for (base, repository) in [("/v2/hub", "hub%2Flab%2Fx"), ("", "lab%2Fx")] {
+        let registry = Registry::wanting("");
+        let mirror: Mirror = format!("docker.io=https://{}{base}", registry.server.address())
+            .parse()
+            .unwrap();
+        let network = Network {
+            mirrors: Mirrors::new(&[mirror]).unwrap(),
+            ..trusting(&registry.authority)
+        };
+        let error = pull(network, "docker.io", "{}");
+        refused::<()>(Err(error), &registry.server.address(), &["401"]);
+        let asked = &registry.server.seen()[1].path;
+        let scope = format!("scope=repository%3A{repository}%3Apull");
+        assert!(asked.contains(&scope), "{asked}");
+    }
+}

@@ -211,7 +211,9 @@ fn no_proxy_names_what_is_reached_without_one() {
     let arguments = upstream.arguments_for("stable", "x.pot");
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     arguments.push("--plan");
-    for names in ["127.0.0.1", "other.example, 127.0.0.0/8", "*"] {
+    // With the port, too.
+    let whole = upstream.server.address();
+    for names in ["127.0.0.1", "other.example, 127.0.0.0/8", "*", whole] {
         let planned = desk.kpot_with(&arguments, &[("HTTP_PROXY", &value), ("NO_PROXY", names)]);
         assert_eq!(code(&planned), 0, "{}", stderr(&planned));
     }
@@ -223,6 +225,25 @@ fn no_proxy_names_what_is_reached_without_one() {
         &[("HTTP_PROXY", &value), ("NO_PROXY", "127.0.0.1")],
     );
     assert_eq!(code(&planned), 0, "{}", stderr(&planned));
+}
+
+#[test]
+fn under_a_web_server_only_what_no_request_can_set_counts() {
+    let (desk, upstream) = (Desk::without_key(), upstream());
+    let proxy = Proxy::to(upstream.server.address(), None);
+    let value = format!("http://{}", proxy.address);
+    let method = ("REQUEST_METHOD", "GET");
+    let refused = plan(&desk, &upstream, &[("HTTP_PROXY", &value), method]);
+    assert_eq!(code(&refused), 2);
+    let told = stderr(&refused);
+    assert!(
+        told.contains("REQUEST_METHOD") && told.contains("http_proxy"),
+        "{told}"
+    );
+    assert!(proxy.asked().is_empty());
+    let planned = plan(&desk, &upstream, &[("http_proxy", &value), method]);
+    assert_eq!(code(&planned), 0, "{}", stderr(&planned));
+    assert!(!proxy.asked().is_empty());
 }
 
 #[test]
