@@ -25,6 +25,9 @@ pub enum Format {
     Json,
 }
 
+/// The head of a plan's column.
+const REVERSIBLE: &str = "reversible";
+
 /// Where words go.
 type Sink = Mutex<Box<dyn Write + Send>>;
 
@@ -42,6 +45,8 @@ pub struct Console {
     began: Instant,
     /// How every step ended, for the JSON result.
     steps: Mutex<Vec<serde_json::Value>>,
+    /// What the operator should know, for the next JSON document.
+    notes: Mutex<Vec<String>>,
     /// The plan, which with `--json` only who is asked about it sees.
     plan: Mutex<Vec<String>>,
     /// Whether a JSON document was printed.
@@ -70,6 +75,7 @@ impl Console {
             terminal: false,
             began: Instant::now(),
             steps: Mutex::default(),
+            notes: Mutex::default(),
             plan: Mutex::default(),
             documented: AtomicBool::new(false),
         }
@@ -86,6 +92,12 @@ impl Console {
         let _ = writeln!(unpoisoned(&self.words), "{text}");
     }
 
+    /// Tells the operator something that refuses nothing; with `--json` the next document has it, too, under `notes`.
+    pub fn note(&self, text: &str) {
+        self.say(&format!("note: {text}"));
+        unpoisoned(&self.notes).push(text.to_owned());
+    }
+
     /// Prints a result as a person reads it; nothing with `--json`.
     pub fn result(&self, text: &str) -> Result<()> {
         if self.format == Format::Json {
@@ -100,6 +112,11 @@ impl Console {
             return Ok(());
         }
         self.documented.store(true, Ordering::Relaxed);
+        let mut value = value.clone();
+        let notes: Vec<String> = unpoisoned(&self.notes).drain(..).collect();
+        if !notes.is_empty() {
+            value["notes"] = json!(notes);
+        }
         writeln!(unpoisoned(&self.results), "{value:#}").context("cannot write to standard output")
     }
 
@@ -190,17 +207,22 @@ impl Console {
             plan.rows.iter().map(column).max().unwrap_or_default()
         };
         let (steps, states) = (width(|row| row.step.len()), width(|row| row.state.len()));
+        let reversals = width(|row| row.reversible.len()).max(REVERSIBLE.len());
+        let line = |[place, step, state, reversible]: [&str; 4], what: &str| {
+            format!("{place:7}  {step:steps$}  {state:states$}  {reversible:reversals$}  {what}")
+        };
         let mut lines = Vec::new();
+        if !plan.rows.is_empty() {
+            lines.push(line(["where", "step", "state", REVERSIBLE], "what"));
+        }
         for row in &plan.rows {
-            lines.push(format!(
-                "{:7}  {:steps$}  {:states$}  {}",
-                row.place, row.step, row.state, row.what
+            lines.push(line(
+                [row.place, row.step, row.state, row.reversible],
+                &row.what,
             ));
             let more = [&row.why, &row.remedy].into_iter();
             let more = more.flat_map(|text| text.lines());
-            lines.extend(
-                more.map(|more| format!("{:7}  {:steps$}  {:states$}    {more}", "", "", "")),
-            );
+            lines.extend(more.map(|more| line([""; 4], &format!("  {more}"))));
         }
         if self.format == Format::Json {
             *unpoisoned(&self.plan) = lines;

@@ -8,7 +8,13 @@ use serde::Serialize;
 
 use crate::console::Console;
 use crate::journal::{Event, Journal};
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
+
+/// What a row says where nothing is to be taken back.
+const NOTHING: &str = "-";
+
+/// What a row says where nothing can be taken back.
+const NEVER: &str = "no";
 
 /// Every step of a workflow, in order.
 pub type Steps = Vec<Box<dyn Step>>;
@@ -24,6 +30,8 @@ pub struct Row {
     pub what: String,
     /// `nothing to do`, `not possible here`, `to do` or `conflict`.
     pub state: &'static str,
+    /// How what it does is taken back: `by rollback`, `by reset`, `from the backup`, `no`; `-` where there is nothing to do or to take back.
+    pub reversible: &'static str,
     /// Why, where there is more to say.
     pub why: String,
     /// What the operator can do about a conflict.
@@ -52,6 +60,13 @@ impl Plan {
                 State::Pending(why) => ("to do", why, String::new()),
                 State::Conflict { reason, remedy } => ("conflict", reason, remedy),
             };
+            let reversible = match (state, step.reversal()) {
+                ("nothing to do" | "not possible here", _) | (_, Reversal::Nothing) => NOTHING,
+                (_, Reversal::Rollback) => "by rollback",
+                (_, Reversal::Reset) => "by reset",
+                (_, Reversal::Backup) => "from the backup",
+                (_, Reversal::Never) => NEVER,
+            };
             let place = match step.place() {
                 Place::Here => "here",
                 Place::Cluster => "cluster",
@@ -61,6 +76,7 @@ impl Plan {
                 place,
                 what: step.summary(),
                 state,
+                reversible,
                 why,
                 remedy,
             })
@@ -71,6 +87,17 @@ impl Plan {
                 .map(|step| row(step.as_ref()))
                 .collect::<Result<_>>()?,
         })
+    }
+
+    /// The same, of steps that undo: what they do is not taken back.
+    #[must_use]
+    pub fn for_good(mut self) -> Self {
+        for row in &mut self.rows {
+            if row.reversible != NOTHING {
+                row.reversible = NEVER;
+            }
+        }
+        self
     }
 
     /// The rows whose state must be changed by somebody else first.
@@ -187,6 +214,14 @@ mod tests {
 
         fn summary(&self) -> String {
             format!("the file {} is there", self.id)
+        }
+
+        fn reversal(&self) -> Reversal {
+            match self.id {
+                "wait" => Reversal::Nothing,
+                "remove" => Reversal::Never,
+                _ => Reversal::Rollback,
+            }
         }
 
         fn check(&self, view: View<'_>) -> Result<State> {
@@ -340,5 +375,28 @@ mod tests {
                 .all(|entry| entry.unwrap().file_name() == "state"),
             "planning wrote nothing"
         );
+    }
+
+    #[test]
+    fn a_plan_tells_how_what_is_to_do_can_be_taken_back() {
+        let root = tempfile::tempdir().unwrap();
+        let (steps, _) = steps(&[
+            ("a", Way::Works),
+            ("wait", Way::Works),
+            ("remove", Way::Works),
+            ("module", Way::Impossible),
+        ]);
+        let view = HostView::new(root.path(), Arc::new(Scripted::new()));
+        let look = View {
+            host: &view,
+            cluster: None,
+        };
+        let column = |plan: Plan| {
+            let rows = plan.rows.into_iter();
+            rows.map(|row| row.reversible).collect::<Vec<_>>()
+        };
+        let plan = Plan::of(&steps, look).unwrap();
+        assert_eq!(column(plan.clone()), ["by rollback", "-", "no", "-"]);
+        assert_eq!(column(plan.for_good()), ["no", "-", "no", "-"]);
     }
 }

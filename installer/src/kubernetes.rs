@@ -219,6 +219,8 @@ pub struct Traits {
     pub on_cgroup_v2: bool,
     /// What the kubelet does on cgroup v1: `failCgroupV1` is true by default from 1.35 on (pkg/kubelet/apis/config/v1beta1/defaults.go).
     pub on_cgroup_v1: OnCgroupV1,
+    /// Whether kubeadm takes a Docker that stores on btrfs: from 1.23 on (system-validators 1.6.0, kubernetes pull request 106323).
+    pub docker_on_btrfs: bool,
     /// The containerds that the kubelet can run with, the end excluded: the builder asks the same table.
     pub containerd: Range<ContainerdRelease>,
     /// The kubelet's flags that are gone.
@@ -399,6 +401,7 @@ impl Traits {
             } else {
                 OnCgroupV1::Runs
             },
+            docker_on_btrfs: since(23),
             containerd: containerds(version.minor),
             gone_flags: GONE_FLAGS
                 .iter()

@@ -34,8 +34,8 @@ use crate::runtime::Runtime;
 use crate::step::Step;
 use crate::steps::{
     CniPlugins, ContainerdBinaries, ContainerdConfig, ContainerdService, Crictl, DockerBinaries,
-    DockerConfig, DockerService, HostsEntry, ImageWanted, Images, KernelModules, KubeletService,
-    KubernetesBinaries, SwapOff, Sysctls,
+    DockerConfig, DockerService, EtcdFolder, HostsEntry, ImageWanted, Images, KernelModules,
+    KubeletService, KubernetesBinaries, SwapOff, Sysctls,
 };
 
 /// What a node needs before it can join anything; nothing here touches a cluster.
@@ -126,6 +126,9 @@ pub fn join(
     let mut steps: Steps = Vec::new();
     if let Some(clear) = clear {
         steps.push(Box::new(clear));
+    }
+    if let Some(path) = joining.cluster.config.etcd.data_dir() {
+        steps.push(Box::new(EtcdFolder::new(path)));
     }
     steps.push(Box::new(files));
     steps.push(Box::new(KubeadmJoin::new(joining.clone())));
@@ -288,6 +291,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::control_plane::kubeadm::ExternalEtcd;
     use crate::joining::bridge::Bridge;
     use crate::joining::fixtures;
     use crate::joining::static_pods::Former;
@@ -319,6 +323,22 @@ mod tests {
         assert_eq!(at("voting"), at("kubeadm-join") + 2);
         let rest = finish_rebirth(&joining, &departed, None);
         assert_eq!(ids(&rest)[0], "endpoint-bridge-gone", "after a kill");
+    }
+
+    #[test]
+    fn a_join_finds_the_folder_of_etcd_s_data_empty() {
+        let mut cluster = fixtures::cluster();
+        let whole = |cluster| {
+            let joining = fixtures::joining(Rc::new(cluster));
+            let files = ExtraFiles::new(vec![], "/etc/kubernetes/pki");
+            ids(&join(&joining, None, files, None))
+        };
+        assert_eq!(
+            whole(cluster.clone())[..3],
+            ["etcd-folder", "control-plane-files", "kubeadm-join"]
+        );
+        cluster.config.etcd.external = Some(ExternalEtcd::default());
+        assert_eq!(whole(cluster)[0], "control-plane-files");
     }
 
     #[test]

@@ -62,6 +62,21 @@ pub enum Place {
     Cluster,
 }
 
+/// How an operator takes back what a step has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reversal {
+    /// `kpot-install rollback` undoes it.
+    Rollback,
+    /// `kpot-install reset` takes it out of the cluster again, and undoes the rest.
+    Reset,
+    /// By hand, with what the backup holds.
+    Backup,
+    /// There is nothing to take back: it waits, copies, or ends what this run itself began.
+    Nothing,
+    /// Not at all.
+    Never,
+}
+
 /// One state to ensure.
 pub trait Step {
     /// A short, stable name: `kernel-modules`.
@@ -73,6 +88,11 @@ pub trait Step {
     /// Where it works.
     fn place(&self) -> Place {
         Place::Here
+    }
+
+    /// How what it does is taken back.
+    fn reversal(&self) -> Reversal {
+        Reversal::Rollback
     }
 
     /// Looks whether the state holds. An error means that it could not be told.

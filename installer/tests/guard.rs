@@ -297,7 +297,11 @@ fn a_refusal_tells_figures_and_a_remedy() {
     target.from_healthy = Reading::Answered;
     let alive = told(&situation(vec![member(0, true), member(1, true)], target));
     assert!(alive[0].0.contains("m3 3 ") && alive[0].0.ends_with("it answers the healthy master"));
-    assert!(alive[0].1.ends_with("Run there: kpot-install reset"));
+    assert!(
+        alive[0]
+            .1
+            .ends_with("Run there: kpot-install reset --healthy 10.0.0.1")
+    );
 
     let mut others = three(true, true);
     others.push(learner(12, false));

@@ -1,4 +1,4 @@
-//! The files and folders that the control plane's pods need of their node, besides what kubeadm and the distribution put there: read off the pods of the healthy master. Everything here is pure.
+//! The files and folders that the control plane's pods need of their node, besides what kubeadm and the distribution put there: read off the pods of the healthy master, and what kubeadm's record adds to those of a new one. Everything here is pure.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,13 @@ pub struct ExtraPath {
     pub named_by: String,
     /// What the pods do with it.
     pub role: Role,
+}
+
+impl ExtraPath {
+    /// Whether the files in a folder are brought with it.
+    pub fn is_copied(&self) -> bool {
+        self.role == Role::Mounted && self.path.starts_with("/etc/")
+    }
 }
 
 /// What pods do with a path.

@@ -11,14 +11,17 @@ use bundle_spec::KubeVersion;
 use serde::Deserialize;
 
 use super::alarms::Alarm;
+use super::bootstrap::{self, Barrier};
 use super::containers::{KUBELET_FLAGS, cri_socket, cri_socket_question, kubelet_flag, listing};
 use super::etcd::{Etcd, Member};
 use super::extra_paths::{ExtraPath, extra_paths};
 use super::kubeadm::{ClusterConfiguration, ClusterStatus, KubeletConfiguration};
 use super::objects::{DaemonSet, Data, List, Node, Pod};
+use super::recorded::Unrecorded;
 use super::{ADMIN_CONF, ClusterView, UPLOADED_CERTS, credentials};
 use crate::facts::configures_network;
-use crate::host::command::Cmd;
+use crate::host::command::{Cmd, CommandError, Output};
+use crate::host::probe::Probe;
 use crate::host::remote::RemoteView;
 use crate::kubernetes::{CgroupDriverRule, Traits};
 use crate::runtime::Runtime;
@@ -73,6 +76,8 @@ pub struct ClusterFacts {
     pub endpoint: Endpoint,
     /// The port of the healthy master's own apiserver.
     pub apiserver_port: u16,
+    /// The address that it advertises, for which its certificate is valid; nothing where its pod does not tell. The Node may have another one, of another network.
+    pub advertised: Option<IpAddr>,
     /// The CA certificate, PEM, as the healthy master has it.
     pub ca_certificate: Vec<u8>,
     /// How many CA certificates the ConfigMap cluster-info announces.
@@ -99,6 +104,10 @@ pub struct ClusterFacts {
     pub clock_skew: f64,
     /// When the Secret `kubeadm-certs` was made (RFC 3339), where it exists.
     pub uploaded_certs: Option<String>,
+    /// What keeps a machine out that knows a token and nothing else.
+    pub barriers: Vec<Barrier>,
+    /// Flags of the healthy master's control plane that a new master will not have.
+    pub unrecorded: Vec<Unrecorded>,
 }
 
 impl ClusterFacts {
@@ -186,6 +195,9 @@ impl ClusterFacts {
             .filter(|pod| pod.spec.node_name == healthy.metadata.name)
             .collect();
         let daemon_sets: List<DaemonSet> = view.get(&DAEMON_SETS)?;
+        let barriers = bootstrap::barriers(&view.ask(&bootstrap::question(view))?, &own, version);
+        let recorded = config.recorded_pods();
+        let both: Vec<&Pod> = own.iter().copied().chain(&recorded).collect();
 
         let (ca_certificate, ca_hash, server, announced_cas) = authority(view, &config)?;
         let endpoint = endpoint(view, &server)?;
@@ -198,14 +210,16 @@ impl ClusterFacts {
             .iter()
             .flat_map(|external| [&external.ca_file, &external.cert_file, &external.key_file])
         {
-            if !path.is_empty() && !view.ask(&Cmd::new("test", ["-f", path]))?.ok() {
+            if !path.is_empty() && !view.ask(&is_file(path))?.ok() {
                 missing_etcd_files.push(path.clone());
             }
         }
         Ok(Self {
             version,
             apiserver_port: apiserver_port(&own),
-            extra_paths: extra_paths(&own, &config.certificates_dir),
+            advertised: advertised(&own),
+            extra_paths: extra_paths(&both, &config.certificates_dir),
+            unrecorded: config.unrecorded(&own),
             daemon_sets: daemon_sets.items,
             healthy_has_cni: (view.ask(&cni_files())?.text().lines()).any(configures_network),
             cgroup_driver: cgroup_driver(view, &runtime, traits.cgroup_driver, &kubelet)?,
@@ -229,6 +243,7 @@ impl ClusterFacts {
             missing_etcd_files,
             clock_skew,
             uploaded_certs: view.uploaded_certs()?,
+            barriers,
         })
     }
 
@@ -295,6 +310,7 @@ fn first_questions(view: &ClusterView) -> Vec<Cmd> {
         view.getting(&CONTROL_PLANE),
         view.getting(&DAEMON_SETS),
         view.finding(&UPLOADED_CERTS),
+        bootstrap::question(view),
         hostname(),
         kubeadm_version(),
         cni_files(),
@@ -383,12 +399,19 @@ fn missing_shared(view: &ClusterView, config: &ClusterConfiguration) -> Result<V
     } else {
         &[]
     };
-    Ok(credentials::SHARED
-        .iter()
-        .chain(stacked)
-        .map(|name| format!("{folder}/{name}"))
-        .filter(|path| !present.contains(path))
-        .collect())
+    let mut missing = Vec::new();
+    for name in credentials::SHARED.iter().chain(stacked) {
+        let path = format!("{folder}/{name}");
+        // A link to a file is as good.
+        if !present.contains(&path) && !view.ask(&is_file(&path))?.ok() {
+            missing.push(path);
+        }
+    }
+    Ok(missing)
+}
+
+fn is_file(path: &str) -> Cmd {
+    Cmd::new("test", ["-f", path])
 }
 
 fn version_question(view: &ClusterView) -> Cmd {
@@ -560,8 +583,11 @@ fn endpoint(view: &ClusterView, server: &str) -> Result<Endpoint> {
         .to_owned();
     let mut resolved_there = BTreeSet::new();
     if host.parse::<std::net::IpAddr>().is_err() {
-        let output =
-            view.ask(&Cmd::new("getent", ["ahosts", &host]).timeout(Duration::from_secs(20)))?;
+        let output = match view.machine().probe(&Probe::addresses(&host)) {
+            // A DNS that does not answer finds nothing either.
+            Err(CommandError::Silent { .. } | CommandError::Timeout { .. }) => Output::default(),
+            answer => answer?,
+        };
         resolved_there = output
             .text()
             .lines()
@@ -573,6 +599,13 @@ fn endpoint(view: &ClusterView, server: &str) -> Result<Endpoint> {
         port,
         resolved_there: resolved_there.into_iter().collect(),
     })
+}
+
+/// The address that the API server among these pods advertises.
+fn advertised(own: &[&Pod]) -> Option<IpAddr> {
+    own.iter()
+        .flat_map(|pod| pod.spec.arguments())
+        .find_map(|arg| arg.strip_prefix("--advertise-address=")?.parse().ok())
 }
 
 fn apiserver_port(own: &[&Pod]) -> u16 {
@@ -592,7 +625,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::host::command::Output;
     use crate::host::scripted::Scripted;
 
     #[test]

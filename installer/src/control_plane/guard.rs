@@ -88,6 +88,8 @@ pub enum Refused {
         from_here: Reading,
         /// What the healthy master's read brought.
         from_healthy: Reading,
+        /// The address of a member that is well and stays, where there is one.
+        healthy: Option<String>,
     },
     /// Rule 4: a member other than the target has no vote yet.
     LearnerPending {
@@ -163,10 +165,12 @@ pub fn may_remove(situation: &Situation) -> Result<(), Vec<Refused>> {
         }
         let dead = (target.from_here, target.from_healthy) == (Reading::Failed, Reading::Failed);
         if target.machine == Machine::Other && !dead {
+            let healthy = others.iter().find(|other| other.votes());
             refused.push(Refused::Alive {
                 target: target.member.clone(),
                 from_here: target.from_here,
                 from_healthy: target.from_healthy,
+                healthy: healthy.and_then(Member::address).map(str::to_owned),
             });
         }
     }
@@ -211,9 +215,10 @@ impl Refused {
             Self::QuorumWouldBeLost { down, .. } => {
                 format!("Bring back one of these first, then run this again: {}", list(down))
             }
-            Self::Alive { .. } => {
-                "A member that answers is taken out by its own machine. Run there: kpot-install reset".to_owned()
-            }
+            Self::Alive { healthy, .. } => format!(
+                "A member that answers is taken out by its own machine. Run there: kpot-install reset --healthy {}",
+                healthy.as_deref().unwrap_or("ADDRESS")
+            ),
             Self::LearnerPending { learner } => format!(
                 "Wait for that join to end, then run this again. If nobody is joining, one failed and left it; on a healthy master: etcdctl member remove {}",
                 learner.id
@@ -245,6 +250,7 @@ impl fmt::Display for Refused {
                 target,
                 from_here,
                 from_healthy,
+                ..
             } => {
                 let who = match (from_here, from_healthy) {
                     (Reading::Answered, Reading::Answered) => {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::facts::ETCD_DATA;
 
@@ -25,6 +26,12 @@ pub struct ClusterConfiguration {
     pub etcd: EtcdSection,
     /// CoreDNS's overrides.
     pub dns: Dns,
+    /// What the API server's pods get besides, as it is stored: its form differs between versions.
+    pub api_server: Value,
+    /// The same of the controller manager's.
+    pub controller_manager: Value,
+    /// The same of the scheduler's.
+    pub scheduler: Value,
     /// kubeadm's feature gates, where the cluster sets any.
     pub feature_gates: BTreeMap<String, bool>,
 }
@@ -73,6 +80,8 @@ pub struct LocalEtcd {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExternalEtcd {
+    /// Where it answers: `https://HOST:2379`.
+    pub endpoints: Vec<String>,
     /// The client certificate, on every master.
     pub cert_file: String,
     /// Its key.
@@ -99,9 +108,12 @@ impl ClusterConfiguration {
     pub fn parse(yaml: &str) -> Result<Self> {
         let mut config: Self =
             serde_saphyr::from_str(yaml).context("the cluster's kubeadm-config does not parse")?;
-        if config.certificates_dir.is_empty() {
-            "/etc/kubernetes/pki".clone_into(&mut config.certificates_dir);
+        let certificates_dir = config.certificates_dir.trim_end_matches('/');
+        config.certificates_dir = match certificates_dir {
+            "" => "/etc/kubernetes/pki",
+            given => given,
         }
+        .to_owned();
         Ok(config)
     }
 }
@@ -135,7 +147,7 @@ impl ClusterStatus {
 
 /// A `ClusterStatus` without the master `name`, as JSON, which is YAML; nothing where it does not name that master.
 pub fn without_endpoint(yaml: &str, name: &str) -> Result<Option<String>> {
-    let mut status: serde_json::Value =
+    let mut status: Value =
         serde_saphyr::from_str(yaml).context("the cluster's ClusterStatus does not parse")?;
     let endpoints = status["apiEndpoints"].as_object_mut();
     Ok(endpoints
@@ -207,6 +219,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(newest.kubernetes_version, "v1.34.4");
+        let slashed = ClusterConfiguration::parse("certificatesDir: /data/pki/\n").unwrap();
+        assert_eq!(slashed.certificates_dir, "/data/pki");
         assert_eq!(newest.dns.kind, "");
         assert_eq!(newest.dns.image_repository, "registry.example.com/dns");
         assert_eq!(newest.etcd.data_dir(), Some("/var/lib/etcd"));

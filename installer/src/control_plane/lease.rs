@@ -3,6 +3,9 @@
 //! It is taken before the first change on the cluster, renewed while the work goes on, and given back at the end, on failure too. It is taken over from somebody else
 //! only after it expired; from ourselves (a run that was killed) at once. Every write carries the version that was read, or that the last write of this run made, so that of two
 //! takers one loses.
+//!
+//! Somebody else's times are written by the clock of another master, and masters may differ: a lock that looks expired is watched for as long as it lasts, by the time that passes
+//! here, and taken over where nobody renewed it meanwhile. One that expired longer ago than clocks differ is taken over at once.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,14 +39,21 @@ const RENEWAL: Duration = Duration::from_secs(15);
 /// How soon a renewal that failed is tried again: it may have hung for most of the time that was left.
 const RETRY: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Debug, Deserialize)]
+/// How long ago a lock has to be expired that nobody needs to watch. Each run measures its own master's clock and is refused at a minute's difference; nobody compares the clocks of two masters,
+/// but etcd complains of a second between its members. What is longer ago than this was left by a run that is dead.
+const SKEW: Duration = Duration::from_secs(600);
+
+/// Between two looks at a lock that is watched.
+const LOOK: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Lease {
     metadata: Metadata,
     #[serde(default)]
     spec: Spec,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
     holder_identity: Option<String>,
@@ -111,21 +121,25 @@ fn by_the_cluster(clock_skew: f64) -> SystemTime {
     }
 }
 
-/// Who else holds the lock now, and for how many more seconds; nothing where it is free, expired, or our own.
+/// Who else holds the lock now, and for how many more seconds; nothing where it is free, our own, or expired by the cluster's clock ([`Lock::take`] may have to watch such a one).
 pub fn held_by_other(view: &ClusterView, holder: &Holder) -> Result<Option<(String, u64)>> {
-    let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
+    let lease = find(view)?;
     Ok(lease.and_then(|lease| blocking(&lease.spec, &holder.identity, holder.now())))
 }
 
 /// Whether we hold the lock: a killed run of ours did not give it back.
 pub fn is_ours(view: &ClusterView, holder: &Holder) -> Result<bool> {
-    let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
+    let lease = find(view)?;
     Ok(lease.is_some_and(|lease| lease.spec.holder_identity.as_ref() == Some(&holder.identity)))
 }
 
 /// Gives the lock back that a killed run of ours held. The caller has made sure that no run of ours is at work.
 pub fn give_back(cluster: &Cluster, holder: &Holder) -> Result<()> {
-    write(cluster, holder, None, Take::Keep).map(drop)
+    rewrite(cluster, holder, None).map(drop)
+}
+
+fn find(view: &ClusterView) -> Result<Option<Lease>> {
+    view.find(&["lease", NAME, "--namespace", "kube-system"])
 }
 
 /// How the lock stands, whoever asks.
@@ -150,7 +164,7 @@ pub enum Standing {
 
 /// Looks at the lock, by a clock that is `clock_skew` seconds ahead of the cluster's.
 pub fn standing(view: &ClusterView, clock_skew: f64) -> Result<Standing> {
-    let lease: Option<Lease> = view.find(&["lease", NAME, "--namespace", "kube-system"])?;
+    let lease = find(view)?;
     let now = by_the_cluster(clock_skew);
     Ok(lease.map_or(Standing::Free, |lease| judged(lease.spec, now)))
 }
@@ -168,30 +182,58 @@ fn judged(spec: Spec, now: SystemTime) -> Standing {
     }
 }
 
+impl Spec {
+    /// Who else than `own` is named as the holder, whether the lock is expired or not.
+    fn other(&self, own: &str) -> Option<&str> {
+        self.holder_identity
+            .as_deref()
+            .filter(|other| !other.is_empty() && *other != own)
+    }
+
+    /// How long the lock holds without being renewed.
+    fn duration(&self) -> Duration {
+        self.lease_duration_seconds
+            .map_or(DURATION, Duration::from_secs)
+    }
+
+    /// When the lock ends, by the clock of whoever renewed it last; nothing where that is not told.
+    fn expiry(&self) -> Option<SystemTime> {
+        let renewed = humantime::parse_rfc3339(self.renew_time.as_deref()?).ok()?;
+        Some(renewed + self.duration())
+    }
+}
+
 /// Who else than `own` holds the lock at this time of the cluster's, and for how many more seconds.
 fn blocking(spec: &Spec, own: &str, now: SystemTime) -> Option<(String, u64)> {
-    let other = spec
-        .holder_identity
-        .as_ref()
-        .filter(|other| !other.is_empty() && *other != own)?;
-    let renewed = humantime::parse_rfc3339(spec.renew_time.as_deref()?).ok()?;
-    let expiry =
-        renewed + Duration::from_secs(spec.lease_duration_seconds.unwrap_or(DURATION.as_secs()));
+    let other = spec.other(own)?;
     // Expired exactly where the difference is negative.
-    let left = expiry.duration_since(now).ok()?;
-    Some((other.clone(), left.as_secs() + 1))
+    let left = spec.expiry()?.duration_since(now).ok()?;
+    Some((other.to_owned(), left.as_secs() + 1))
+}
+
+/// Who else than `own` may hold the lock all the same, though it is expired at this time of the cluster's: by another clock it may not be.
+fn doubtful<'s>(spec: &'s Spec, own: &str, now: SystemTime) -> Option<&'s str> {
+    let other = spec.other(own)?;
+    let long_over = spec.expiry().is_some_and(|end| end + SKEW < now);
+    (!long_over).then_some(other)
 }
 
 impl Lock {
-    /// Takes the lock.
+    /// Takes the lock. Somebody else's that may only look expired is watched before, for a minute as a rule, which `tell` says to the operator.
     ///
     /// # Errors
-    /// Somebody else holds it (named, with the time that is left), or took it at the same moment.
+    /// Somebody else holds it (named, with the time that is left), renewed it while it was watched, or took it at the same moment; or `run` was asked to end meanwhile.
     ///
     /// A run whose lock was not renewed in time, because the renewal failed or hangs, is ended by `run`.
-    pub fn take(cluster: &Cluster, holder: &Holder, run: &Stop) -> Result<Self> {
+    pub fn take(
+        cluster: &Cluster,
+        holder: &Holder,
+        run: &Stop,
+        tell: &dyn Fn(&str),
+    ) -> Result<Self> {
+        let known = takeable(cluster.view(), holder, run, tell)?;
         let version = held(run, || {
-            write(cluster, holder, Some(&holder.identity), Take::Acquire)
+            put(cluster, holder, Some(&holder.identity), known.as_deref())
         })?;
         let own = Arc::new(Own {
             holder: holder.clone(),
@@ -278,7 +320,7 @@ impl Own {
             version_of(&output)?
         } else {
             ensure!(output.evidence().contains(CONFLICT), refused(&output));
-            write(cluster, &self.holder, identity, Take::Keep)?
+            rewrite(cluster, &self.holder, identity)?
         };
         Ok(())
     }
@@ -292,18 +334,50 @@ fn held<T>(run: &Stop, write: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(written)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Take {
-    Acquire,
-    Keep,
+/// The version of the Lease that may be replaced: one that is free, our own, or left by somebody whose run is dead; nothing where there is no Lease.
+fn takeable(
+    view: &ClusterView,
+    holder: &Holder,
+    run: &Stop,
+    tell: &dyn Fn(&str),
+) -> Result<Option<String>> {
+    let Some(lease) = unheld(view, holder)? else {
+        return Ok(None);
+    };
+    if let Some(other) = doubtful(&lease.spec, &holder.identity, holder.now()) {
+        tell(&format!(
+            "the cluster's lock is {other}'s and looks expired (Lease kube-system/{NAME}). The clocks of two masters may differ: it is watched for {} s, and taken over unless it is renewed …",
+            lease.spec.duration().as_secs()
+        ));
+        watch(view, &lease, other, run)?;
+    }
+    Ok(Some(lease.metadata.resource_version))
 }
 
-/// Reads the Lease, writes it for `identity` if nobody else holds it, and returns its version.
-fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take) -> Result<String> {
-    let known: Option<Lease> =
-        cluster
-            .view()
-            .find(&["lease", NAME, "--namespace", "kube-system"])?;
+/// Looks at somebody else's lock for as long as it lasts.
+///
+/// # Errors
+/// It was written meanwhile: `other` is at work, or was until a moment ago.
+fn watch(view: &ClusterView, lease: &Lease, other: &str, run: &Stop) -> Result<()> {
+    let clock = view.clock();
+    let end = clock.now() + lease.spec.duration();
+    while clock.now() < end {
+        run.check()?;
+        clock.pause(LOOK);
+        ensure!(
+            find(view)?.as_ref() == Some(lease),
+            "{other} is changing the masters of this cluster right now: its lock (Lease kube-system/{NAME}) changed while it was watched, though it looked expired by the healthy master's clock. Wait for it; and see whether the masters' clocks agree: date --utc"
+        );
+    }
+    Ok(())
+}
+
+/// The Lease, where there is one.
+///
+/// # Errors
+/// Somebody else holds it by the cluster's clock.
+fn unheld(view: &ClusterView, holder: &Holder) -> Result<Option<Lease>> {
+    let known = find(view)?;
     if let Some((other, left)) = known
         .as_ref()
         .and_then(|known| blocking(&known.spec, &holder.identity, holder.now()))
@@ -312,15 +386,25 @@ fn write(cluster: &Cluster, holder: &Holder, identity: Option<&str>, take: Take)
             "{other} is changing the masters of this cluster right now (Lease kube-system/{NAME}). Wait for it; its lock expires in {left} s unless renewed"
         );
     }
-    if take == Take::Keep {
-        let own = known
-            .as_ref()
-            .is_some_and(|known| known.spec.holder_identity.as_deref() == Some(&holder.identity));
-        ensure!(own, "the cluster's lock is no longer ours");
-    }
-    let version = known
-        .as_ref()
-        .map(|known| known.metadata.resource_version.as_str());
+    Ok(known)
+}
+
+/// Reads the Lease, writes it for `identity` if it is ours, and returns its version.
+fn rewrite(cluster: &Cluster, holder: &Holder, identity: Option<&str>) -> Result<String> {
+    let own = unheld(cluster.view(), holder)?
+        .filter(|known| known.spec.holder_identity.as_deref() == Some(&holder.identity))
+        .context("the cluster's lock is no longer ours")?;
+    let version = &own.metadata.resource_version;
+    put(cluster, holder, identity, Some(version))
+}
+
+/// Writes the Lease for `identity` in the place of the one of this `version`, or as the first one, and returns its version.
+fn put(
+    cluster: &Cluster,
+    holder: &Holder,
+    identity: Option<&str>,
+    version: Option<&str>,
+) -> Result<String> {
     let output = cluster.put(&lease(holder, identity, version))?;
     ensure!(output.ok(), refused(&output));
     version_of(&output)
@@ -361,184 +445,4 @@ fn refused(output: &Output) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::host::scripted::Scripted;
-
-    #[test]
-    fn a_run_ends_before_its_lock_does_whatever_the_renewal_does_meanwhile() {
-        let script = Scripted::new().with(|_, _| {
-            let lease =
-                r#"{"metadata":{"resourceVersion":"7"},"spec":{"holderIdentity":"b1/10.0.0.21"}}"#;
-            Some(Output {
-                stdout: lease.into(),
-                ..Output::default()
-            })
-        });
-        let cluster = Cluster::new(ClusterView::new(Arc::new(script), "10.0.0.11"));
-        let me = me();
-        let (run, before) = (Stop::default(), Instant::now());
-        let lock = Lock::take(&cluster, &me, &run).unwrap();
-        let after = Instant::now();
-        let ends = DURATION.saturating_sub(MARGIN);
-        assert!(
-            run.check_at(before + ends.saturating_sub(Duration::from_secs(1)))
-                .is_ok()
-        );
-        // No renewal came back since, with an error or without.
-        let lost = run.check_at(after + ends).unwrap_err();
-        assert!(lost.to_string().contains("could not be renewed"), "{lost}");
-        lock.renew(&cluster).unwrap();
-        assert!(run.check().is_ok());
-        lock.release().unwrap();
-        assert!(
-            run.check_at(after + Duration::from_secs(3600)).is_ok(),
-            "what follows needs no lock"
-        );
-    }
-
-    fn spec(holder: &str, age: u64) -> Spec {
-        let renewed =
-            humantime::format_rfc3339_micros(SystemTime::now() - Duration::from_secs(age))
-                .to_string();
-        Spec {
-            holder_identity: Some(holder.to_owned()),
-            lease_duration_seconds: Some(60),
-            renew_time: Some(renewed),
-        }
-    }
-
-    /// A Lease that `holder` holds, as an API server tells it.
-    fn told(version: &str, holder: &str) -> String {
-        let now = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-        json!({
-            "metadata": { "resourceVersion": version },
-            "spec": { "holderIdentity": holder, "leaseDurationSeconds": 60, "renewTime": now },
-        })
-        .to_string()
-    }
-
-    /// What comes of two writes by us, who know the Lease as version 7 and whose first one meets another version, where `holder` holds it; and the versions that we wrote in the place of.
-    fn overtaken(
-        holder: &'static str,
-        writes: [Option<&str>; 2],
-    ) -> ([Result<()>; 2], Vec<String>) {
-        let replaced = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&replaced);
-        let script = Scripted::new().with(move |cmd, input| {
-            if !cmd.to_string().contains(" replace ") {
-                return Some(Output {
-                    stdout: told("8", holder).into(),
-                    ..Output::default()
-                });
-            }
-            let object: Value = serde_json::from_slice(input).unwrap();
-            let version = object["metadata"]["resourceVersion"].as_str().unwrap();
-            let mut replaced = replaced.lock().unwrap();
-            replaced.push(version.to_owned());
-            Some(if version == "7" {
-                Output {
-                    status: 1,
-                    stderr: b"Error from server (Conflict): the object has been modified".into(),
-                    ..Output::default()
-                }
-            } else {
-                Output {
-                    stdout: told(&(replaced.len() + 7).to_string(), "b1/10.0.0.21").into(),
-                    ..Output::default()
-                }
-            })
-        });
-        let cluster = Cluster::new(ClusterView::new(Arc::new(script), "10.0.0.11"));
-        let own = Own {
-            holder: me(),
-            version: Mutex::new("7".to_owned()),
-        };
-        let outcomes = writes.map(|identity| own.write(&cluster, identity));
-        let seen = seen.lock().unwrap().clone();
-        (outcomes, seen)
-    }
-
-    #[test]
-    fn a_write_whose_answer_was_lost_is_found_and_one_of_somebody_else_is_respected() {
-        let writes = [Some("b1/10.0.0.21"), None];
-        let (outcomes, versions) = overtaken("b1/10.0.0.21", writes);
-        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-        assert_eq!(
-            versions,
-            ["7", "8", "9"],
-            "the read one, then the written one"
-        );
-        for (holder, word) in [
-            ("b2/10.0.0.22", "b2/10.0.0.22 is changing"),
-            ("", "no longer ours"),
-        ] {
-            let (outcomes, versions) = overtaken(holder, writes);
-            for outcome in outcomes {
-                let told = outcome.unwrap_err().to_string();
-                assert!(told.contains(word), "{holder}: {told}");
-            }
-            assert_eq!(versions, ["7", "7"], "nothing of theirs is replaced");
-        }
-    }
-
-    fn me() -> Holder {
-        Holder {
-            identity: "b1/10.0.0.21".to_owned(),
-            clock_skew: 0.0,
-            api: "coordination.k8s.io/v1",
-        }
-    }
-
-    #[test]
-    fn a_lock_blocks_others_until_it_expires_and_never_its_own_machine() {
-        let blocking = |spec| blocking(&spec, "b1/10.0.0.21", SystemTime::now());
-        assert!(
-            blocking(spec("b2/10.0.0.22", 5))
-                .is_some_and(|(other, left)| other == "b2/10.0.0.22" && (50..=56).contains(&left))
-        );
-        assert_eq!(blocking(spec("b2/10.0.0.22", 61)), None);
-        assert_eq!(blocking(spec("b1/10.0.0.21", 5)), None);
-        assert_eq!(
-            blocking(Spec {
-                holder_identity: None,
-                ..spec("", 0)
-            }),
-            None
-        );
-    }
-
-    #[test]
-    fn a_lock_is_free_held_or_expired_for_somebody_who_only_looks() {
-        let now = SystemTime::now();
-        assert!(matches!(
-            judged(spec("b2/10.0.0.22", 5), now),
-            Standing::Held {
-                seconds_left: 50..=56,
-                ..
-            }
-        ));
-        assert_eq!(
-            judged(spec("b2/10.0.0.22", 61), now),
-            Standing::Expired {
-                holder: "b2/10.0.0.22".to_owned()
-            }
-        );
-        assert_eq!(judged(spec("", 0), now), Standing::Free);
-        assert_eq!(judged(Spec::default(), now), Standing::Free);
-    }
-
-    #[test]
-    fn expiry_is_told_by_the_clusters_clock() {
-        assert!(
-            blocking(&spec("other", 20), "me", by_the_cluster(50.0)).is_some(),
-            "a clock that is ahead must not expire a lock early"
-        );
-        assert_eq!(
-            blocking(&spec("other", 30), "me", by_the_cluster(-40.0)),
-            None
-        );
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 //! workflow is decided elsewhere.
 
 pub mod alarms;
+pub mod bootstrap;
 pub mod containers;
 pub mod controllers;
 pub mod credentials;
@@ -17,6 +18,7 @@ pub mod images;
 pub mod kubeadm;
 pub mod lease;
 pub mod objects;
+pub mod recorded;
 pub mod runbook;
 pub mod snapshot;
 
@@ -32,6 +34,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::containers::NO_PROGRAM;
 use self::objects::PodSpec;
 use crate::host::ahead::Ahead;
 use crate::host::clock::Clock;
@@ -175,7 +178,8 @@ impl ClusterView {
 
     /// Reads objects with `kubectl get … -o json`.
     pub fn get<T: DeserializeOwned>(&self, what: &[&str]) -> Result<T> {
-        let output = self.runner.expect(&self.getting(what))?;
+        let question = self.getting(what);
+        let output = self.ask(&question)?.expect(&question)?;
         serde_json::from_slice(&output.stdout).with_context(|| {
             format!(
                 "kubectl on {} gave JSON for {} that is not understood",
@@ -187,7 +191,8 @@ impl ClusterView {
 
     /// The same; nothing where there is no such object.
     pub fn find<T: DeserializeOwned>(&self, what: &[&str]) -> Result<Option<T>> {
-        let output = self.runner.expect(&self.finding(what))?;
+        let question = self.finding(what);
+        let output = self.ask(&question)?.expect(&question)?;
         if output.stdout.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
@@ -229,8 +234,19 @@ impl ClusterView {
     }
 
     /// Runs a command there that changes nothing. Private to this module and those below: what changes something goes through [`Cluster`].
+    ///
+    /// # Errors
+    /// Also where the healthy master has no kubectl; of other programs, that is an answer.
     fn ask(&self, cmd: &Cmd) -> Result<Output, CommandError> {
-        self.runner.run(cmd)
+        let output = self.runner.run(cmd)?;
+        if output.status == NO_PROGRAM && cmd.program == "kubectl" {
+            return Err(CommandError::NoProgram {
+                host: self.address().to_owned(),
+                program: cmd.program.clone(),
+                evidence: output.evidence(),
+            });
+        }
+        Ok(output)
     }
 }
 

@@ -146,10 +146,15 @@ impl Node {
 
     /// The address at which the other nodes reach it.
     pub fn internal_address(&self) -> Option<&str> {
+        self.internal_addresses().next()
+    }
+
+    /// The same of either family: the kubelet takes these of its machine's addresses, unless it is told others (`--node-ip`).
+    pub fn internal_addresses(&self) -> impl Iterator<Item = &str> {
         self.status
             .addresses
             .iter()
-            .find(|address| address.kind == "InternalIP")
+            .filter(|address| address.kind == "InternalIP")
             .map(|address| address.address.as_str())
     }
 
@@ -159,6 +164,12 @@ impl Node {
             .addresses
             .iter()
             .any(|own| own.address == address)
+    }
+
+    /// Whether it is where a machine with these addresses is.
+    pub fn is_at_one_of(&self, addresses: &[String]) -> bool {
+        self.internal_addresses()
+            .any(|own| addresses.iter().any(|address| address == own))
     }
 }
 

@@ -56,7 +56,9 @@ pub struct Snapshot {
 pub fn take(host: &Host<'_>, cluster: &Cluster, etcd: &Etcd) -> Result<Snapshot> {
     let view = cluster.view();
     let (before, data) = (etcd.status(view)?, etcd.data()?);
-    enough_room(view, &data.outside, before.db_size)?;
+    if let Some(lacking) = lacking_room(view, &data.outside, before.db_size)? {
+        bail!("{lacking}. Make room there first");
+    }
     let name = format!("kpot-{}.db", now());
     host.note(Change::Cluster {
         what: format!(
@@ -78,8 +80,15 @@ pub fn take(host: &Host<'_>, cluster: &Cluster, etcd: &Etcd) -> Result<Snapshot>
     }
 }
 
-/// Refuses where a snapshot would fill etcd's disk.
-fn enough_room(view: &ClusterView, folder: &str, db_size: u64) -> Result<()> {
+/// Why no snapshot can be taken now: it would fill etcd's disk on the healthy master.
+///
+/// # Errors
+/// etcd or its disk do not tell.
+pub fn no_room(view: &ClusterView, etcd: &Etcd) -> Result<Option<String>> {
+    lacking_room(view, &etcd.data()?.outside, etcd.status(view)?.db_size)
+}
+
+fn lacking_room(view: &ClusterView, folder: &str, db_size: u64) -> Result<Option<String>> {
     let output = view.ask(&Cmd::new(
         "stat",
         ["--file-system", "--format", "%a %S", "--", folder],
@@ -99,14 +108,14 @@ fn enough_room(view: &ClusterView, folder: &str, db_size: u64) -> Result<()> {
             )
         })?;
     let needed = db_size.saturating_mul(2).saturating_add(RESERVE);
-    ensure!(
-        free >= needed,
-        "{folder} on {} has {} MiB free, and {} MiB are needed to take a snapshot without filling etcd's disk. Make room there first",
-        view.address(),
-        free >> 20,
-        needed.div_ceil(1 << 20)
-    );
-    Ok(())
+    Ok((free < needed).then(|| {
+        format!(
+            "{folder} on {} has {} MiB free, and {} MiB are needed to take a snapshot without filling etcd's disk",
+            view.address(),
+            free >> 20,
+            needed.div_ceil(1 << 20)
+        )
+    }))
 }
 
 /// Removes every snapshot of this program from etcd's data folder, and what etcdctl has only begun.

@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use bundle_spec::Manifest;
+use bundle_spec::{KubeVersion, Manifest};
 use serde::Deserialize;
 
 use super::whose::{Daemon, Foreign};
 use crate::host::HostView;
 use crate::host::probe::Probe;
+use crate::kubernetes::Traits;
+use crate::steps::unit;
 
 /// Where the pot's dockerd goes.
 pub const DOCKERD: &str = "/usr/bin/dockerd";
@@ -41,6 +43,12 @@ const STORAGE: [&str; 6] = [
     "overlay2",
     "zfs",
 ];
+
+/// Ubuntu's Docker as a snap. Its programs are where nobody else looks, and its socket is where everybody's is.
+const SNAP: &str = "snap.docker.dockerd.service";
+
+/// Where Docker listens, by both names of the folder.
+const SOCKETS: [&str; 2] = ["/run/docker.sock", "/var/run/docker.sock"];
 
 /// Who makes the cgroups of containers. The kubelet's and the container runtime's must be equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +189,7 @@ pub fn digests(host: &HostView) -> Result<Vec<String>> {
 /// Looks whose Docker is here. Where `manifest` has no Docker, none is the pot's.
 pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> Result<Docker> {
     let Some(path) = host.program("dockerd") else {
-        return Ok(Docker::Absent);
+        return elsewhere(host);
     };
     let Some(Foreign { whose, remove }) = DAEMON.foreign(host, &path, manifest)? else {
         return Ok(Docker::Ours);
@@ -201,6 +209,52 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
             remedy: format!("{remedy}\nor {remove}"),
         },
     })
+}
+
+/// A Docker whose program is in none of the usual folders, if there is one: the pot's would take its socket over.
+fn elsewhere(host: &HostView) -> Result<Docker> {
+    if host.exists(&format!("/etc/systemd/system/{SNAP}"))? {
+        let snap = unit::look(host, SNAP)?;
+        if snap.active == "active" || snap.enabled == "enabled" {
+            return Ok(Docker::Unfit {
+                reason: format!(
+                    "another Docker is installed, as a snap ({SNAP}), and the pot's would take its socket over"
+                ),
+                remedy: "if nothing needs it, remove it (snap remove docker) or switch it off (snap disable docker), and run this again".to_owned(),
+            });
+        }
+    }
+    let list = host
+        .text("/proc/net/unix")
+        .ok()
+        .flatten()
+        .unwrap_or_default();
+    for socket in SOCKETS {
+        // The list is that of the network that this process is in: the socket must be on this machine as well.
+        if list.lines().any(|line| listens(line, socket)) && host.exists(socket)? {
+            return Ok(Docker::Unfit {
+                reason: format!(
+                    "something listens at {socket}, and there is no dockerd in the usual folders: the pot's would take the socket over"
+                ),
+                remedy: format!(
+                    "see what it is: ss --listening --processes --unix src {socket}\nIf nothing needs it, stop it for good (where systemd itself listens: systemctl disable --now docker.socket), and run this again"
+                ),
+            });
+        }
+    }
+    Ok(Docker::Absent)
+}
+
+/// Whether a line `Num RefCount Protocol Flags Type St Inode Path` of /proc/net/unix is that of a socket at `path` that takes connections (`__SO_ACCEPTCON`).
+fn listens(line: &str, path: &str) -> bool {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    matches!(fields.as_slice(), [_, _, _, "00010000", _, _, _, place] if *place == path)
+}
+
+/// Whether kubeadm's own check takes a Docker with this storage driver, as it says `unsupported graph driver` of others (1.14: app/util/system; from 1.17 on system-validators).
+pub fn kubeadm_takes(kubernetes: KubeVersion, storage_driver: &str) -> bool {
+    STORAGE.contains(&storage_driver)
+        && (storage_driver != "btrfs" || Traits::of(kubernetes).docker_on_btrfs)
 }
 
 /// Why a Docker cannot be used, and what would change that.
@@ -253,7 +307,7 @@ mod tests {
     use super::*;
     use crate::facts::MARK;
     use crate::host::scripted::Scripted;
-    use crate::steps::testing::{Machine, Pot};
+    use crate::steps::testing::{Machine, Pot, systemd, units};
 
     fn info(version: &str, cgroup: &str, storage: &str) -> Info {
         Info {
@@ -300,6 +354,75 @@ mod tests {
             matches!(&other, Docker::Unfit { remedy, .. } if remedy.contains("native.cgroupdriver=cgroupfs")),
             "{other:?}"
         );
+    }
+
+    #[test]
+    fn a_docker_in_no_usual_folder_is_seen_before_its_socket_is_taken() {
+        let pot = Pot::default()
+            .artifact("docker", &["docker", "dockerd"])
+            .verified();
+        let standing = |machine: &Machine, script: Scripted| {
+            super::standing(
+                &machine.view(script),
+                pot.manifest(),
+                CgroupDriver::Cgroupfs,
+            )
+            .unwrap()
+        };
+        let machine = Machine::new();
+        assert_eq!(standing(&machine, Scripted::new()), Docker::Absent);
+        machine.file(&format!("/etc/systemd/system/{SNAP}"), "[Service]\n");
+        let snap = |active, enabled| {
+            let known = units(&[(SNAP, active, enabled)]);
+            standing(&machine, systemd(Scripted::new(), &known))
+        };
+        for (active, enabled) in [("active", "enabled"), ("active", ""), ("failed", "enabled")] {
+            let found = snap(active, enabled);
+            assert!(
+                matches!(&found, Docker::Unfit { remedy, .. } if remedy.contains("snap remove docker")),
+                "{found:?}"
+            );
+        }
+        assert_eq!(snap("inactive", "disabled"), Docker::Absent);
+        let machine = Machine::new();
+        let list = |flags: &str, path: &str| {
+            format!(
+                "Num       RefCount Protocol Flags    Type St Inode Path\n0000000000000000: 00000003 00000000 00000000 0001 03 17\n0000000000000000: 00000002 00000000 {flags} 0001 01 18 {path}\n"
+            )
+        };
+        let unix = |text: String| {
+            machine.file("/proc/net/unix", text);
+            standing(&machine, Scripted::new())
+        };
+        assert_eq!(
+            unix(list("00010000", "/run/docker.sock")),
+            Docker::Absent,
+            "of another machine that shares its network"
+        );
+        machine
+            .file("/run/docker.sock", "")
+            .file("/var/run/docker.sock", "");
+        for socket in SOCKETS {
+            let found = unix(list("00010000", socket));
+            assert!(
+                matches!(&found, Docker::Unfit { reason, .. } if reason.contains(socket)),
+                "{found:?}"
+            );
+        }
+        assert_eq!(unix(list("00000000", "/run/docker.sock")), Docker::Absent);
+        assert_eq!(unix(list("00010000", "/run/other.sock")), Docker::Absent);
+    }
+
+    #[test]
+    fn kubeadm_takes_the_storage_drivers_that_its_version_lists() {
+        let takes = |minor, driver| kubeadm_takes(KubeVersion::new(1, minor, 0), driver);
+        for driver in ["overlay2", "devicemapper", "zfs"] {
+            assert!(takes(14, driver) && takes(23, driver), "{driver}");
+        }
+        for driver in ["vfs", "fuse-overlayfs", "overlayfs"] {
+            assert!(!takes(14, driver) && !takes(23, driver), "{driver}");
+        }
+        assert!(!takes(22, "btrfs") && takes(23, "btrfs"));
     }
 
     #[test]

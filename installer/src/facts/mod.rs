@@ -6,6 +6,7 @@ pub mod containerd;
 pub mod docker;
 pub mod firewall;
 mod kernel;
+pub(crate) mod kubeconfig;
 pub(crate) mod kubelet;
 pub mod modules;
 mod network;
@@ -24,14 +25,14 @@ pub use self::kernel::{Functions, Kernel};
 use self::modules::Standing;
 pub use self::network::Interface;
 use crate::host::probe::Probe;
-use crate::host::{HostView, Space};
+use crate::host::{HostView, Kind, Space};
 use crate::runtime::Runtime;
 
 /// How the first line of our own files begins.
 pub(crate) const MARK: &str = "# Written by kpot-install";
 
 /// Programs of the host that kubeadm, the kubelet, kube-proxy or this program call.
-pub const TOOLS: [&str; 12] = [
+pub const TOOLS: [&str; 13] = [
     "conntrack",
     "ebtables",
     "ethtool",
@@ -41,6 +42,7 @@ pub const TOOLS: [&str; 12] = [
     "mount",
     "nsenter",
     "socat",
+    "ssh",
     "systemctl",
     "tc",
     "touch",
@@ -59,16 +61,18 @@ const FILES: [&str; 8] = [
 ];
 
 /// Folders that are empty or absent on a bare machine.
-const FOLDERS: [&str; 5] = [
+const FOLDERS: [&str; 4] = [
     "/etc/kubernetes/manifests",
     "/etc/kubernetes/pki",
-    NETWORKS,
     "/var/lib/cni",
     "/var/lib/kubelet/pki",
 ];
 
 /// Where CNI plugins are configured.
 const NETWORKS: &str = "/etc/cni/net.d";
+
+/// What a new file system of the ext family has in it.
+pub(crate) const LOST_AND_FOUND: &str = "lost+found";
 
 /// Where the pot's CNI plugins go: where pod networks put theirs, and where upstream's runtimes look.
 pub const PLUGINS: &str = "/opt/cni/bin";
@@ -112,6 +116,8 @@ pub struct Facts {
     pub tools: BTreeSet<&'static str>,
     /// Files and non-empty folders of an earlier Kubernetes.
     pub leftovers: Vec<String>,
+    /// What configures a pod network.
+    pub networks: Vec<NetworkFile>,
     /// The kernel modules of a node.
     pub modules: BTreeMap<&'static str, Standing>,
     /// The version of the runtime that runs, whoever brought it.
@@ -124,6 +130,15 @@ pub struct Facts {
     pub image_names: Vec<String>,
     /// The space where things go.
     pub disks: Disks,
+}
+
+/// A file that CNI's library reads as the configuration of a pod network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkFile {
+    /// Where it lies.
+    pub path: String,
+    /// The package that brought it; nothing where none did, or nobody tells.
+    pub package: Option<String>,
 }
 
 /// Who runs this program.
@@ -250,6 +265,7 @@ pub fn gather(
             .filter(|name| host.program(name).is_some())
             .collect(),
         leftovers: leftovers(host, etcd)?,
+        networks: networks(host)?,
         modules: standings,
         running,
         glibc: glibc(host),
@@ -343,12 +359,35 @@ fn leftovers(host: &HostView, etcd: Option<&str>) -> Result<Vec<String>> {
         }
     }
     for path in FOLDERS.into_iter().chain(etcd) {
-        let mut names = host.list(path)?.into_iter();
-        if names.any(|name| path != NETWORKS || configures_network(&name)) {
-            found.push(format!("{path}/"));
+        for name in host.list(path)? {
+            if !is_of_a_new_disk(host, path, &name)? {
+                found.push(format!("{path}/"));
+                break;
+            }
         }
     }
     Ok(found)
+}
+
+/// Whether `name` in the folder `path` is what a new file system has that was mounted there: an empty `lost+found`.
+pub(crate) fn is_of_a_new_disk(host: &HostView, path: &str, name: &str) -> Result<bool> {
+    if name != LOST_AND_FOUND {
+        return Ok(false);
+    }
+    let place = format!("{path}/{name}");
+    let kind = host.facts(&place)?.map(|facts| facts.kind);
+    Ok(kind == Some(Kind::Directory) && host.list(&place)?.is_empty())
+}
+
+fn networks(host: &HostView) -> Result<Vec<NetworkFile>> {
+    let names = host.list(NETWORKS)?.into_iter();
+    let files = names.filter(|name| configures_network(name)).map(|name| {
+        let path = format!("{NETWORKS}/{name}");
+        // It is only told of: a list of packages that cannot be asked stands in nobody's way.
+        let package = packages::owner(host, &path).ok().flatten();
+        NetworkFile { path, package }
+    });
+    Ok(files.collect())
 }
 
 #[cfg(test)]
@@ -409,6 +448,7 @@ mod tests {
         assert!(
             facts.leftovers.is_empty() && facts.ports.is_empty() && facts.image_names.is_empty()
         );
+        assert!(facts.networks.is_empty());
         assert_eq!(facts.source_address, None);
         assert_eq!((&facts.running, facts.glibc), (&None, None));
         assert_eq!(facts.firewall, None);
@@ -466,6 +506,51 @@ mod tests {
         assert_eq!(facts.running.as_deref(), Some("18.09.9"));
         assert_eq!(facts.glibc, Some((2, 31)));
         assert_eq!(facts.source_address, Some("127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_new_disk_for_etcd_is_no_earlier_kubernetes() {
+        let machine = bare();
+        let left = || leftovers(&machine.view(Scripted::new()), Some(ETCD_DATA)).unwrap();
+        let lost = machine.place("/var/lib/etcd/lost+found");
+        #[allow(clippy::disallowed_methods, reason = "the test's own folder")]
+        std::fs::create_dir_all(lost).unwrap();
+        assert!(left().is_empty());
+        machine.file("/var/lib/etcd/lost+found/#12", "somebody's");
+        assert_eq!(left(), ["/var/lib/etcd/"]);
+        let machine = bare();
+        machine.file("/var/lib/etcd/lost+found", "no folder");
+        let left = leftovers(&machine.view(Scripted::new()), Some(ETCD_DATA)).unwrap();
+        assert_eq!(left, ["/var/lib/etcd/"]);
+    }
+
+    #[test]
+    fn what_configures_a_pod_network_is_told_by_its_package() {
+        let machine = bare();
+        let podman = "/etc/cni/net.d/87-podman-bridge.conflist";
+        machine
+            .file(podman, "{}")
+            .file("/etc/cni/net.d/10-own.conf", "{}")
+            .file("/etc/cni/net.d/README", "")
+            .program("rpm");
+        let script = Scripted::new()
+            .on(
+                &format!("rpm --query --file {podman}"),
+                0,
+                "podman-3.4.4-1\n",
+            )
+            .on("rpm", 1, "no package owns it");
+        let file = |path: &str, package: Option<&str>| NetworkFile {
+            path: path.to_owned(),
+            package: package.map(str::to_owned),
+        };
+        assert_eq!(
+            networks(&machine.view(script)).unwrap(),
+            [
+                file("/etc/cni/net.d/10-own.conf", None),
+                file(podman, Some("podman-3.4.4-1")),
+            ]
+        );
     }
 
     #[test]

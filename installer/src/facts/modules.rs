@@ -63,7 +63,9 @@ pub fn standing(host: &HostView, name: &str) -> Result<Standing> {
     if is_listed_as_built_in(host, name)? {
         return Ok(Standing::BuiltIn);
     }
-    if loaded.is_none() || host.program("modprobe").is_none() {
+    // Once it is set, nothing takes it back before the next boot.
+    let shut = host.sysctl("kernel.modules_disabled")?.as_deref() == Some("1");
+    if shut || loaded.is_none() || host.program("modprobe").is_none() {
         return Ok(Standing::NoModules);
     }
     Ok(if host.probe(&Probe::module(name))?.ok() {

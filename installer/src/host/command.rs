@@ -65,6 +65,8 @@ pub struct Cmd {
     pub stdin: Secret,
     /// When it is killed.
     pub timeout: Duration,
+    /// How long it may print nothing while its output is handed on ([`Runner::fetch`]) before it is killed; until its time limit where that is not set.
+    pub stall: Option<Duration>,
     /// Whether it goes on when this program is killed.
     pub life: Life,
 }
@@ -90,6 +92,7 @@ impl Cmd {
             env: Vec::new(),
             stdin: Secret::default(),
             timeout: Duration::from_secs(60),
+            stall: None,
             life: Life::Ours,
         }
     }
@@ -119,6 +122,13 @@ impl Cmd {
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
+        self
+    }
+
+    /// Limits how long it may print nothing while its output is handed on.
+    #[must_use]
+    pub fn stall(mut self, limit: Duration) -> Self {
+        self.stall = Some(limit);
         self
     }
 }
@@ -204,6 +214,14 @@ pub enum CommandError {
         /// The limit.
         limit: Duration,
     },
+    /// It printed nothing for too long, and was killed.
+    #[error("{command} printed nothing for {} s and was stopped", limit.as_secs())]
+    Stalled {
+        /// The command, as one would type it.
+        command: String,
+        /// The limit.
+        limit: Duration,
+    },
     /// It exited with another status than 0.
     #[error("{command} failed with exit status {status}:\n{evidence}")]
     Status {
@@ -233,6 +251,18 @@ pub enum CommandError {
         command: String,
         /// The limit.
         limit: Duration,
+    },
+    /// It was to run on another machine, which has no such program.
+    #[error(
+        "{host} has no {program} in the folders in which programs are looked for: {evidence}\nIs it a master of the cluster? Where its {program} lies in another folder, link it there: ln -s /FOLDER/{program} /usr/local/bin/{program}"
+    )]
+    NoProgram {
+        /// The other machine.
+        host: String,
+        /// The program.
+        program: String,
+        /// What the other machine said.
+        evidence: String,
     },
     /// It read or wrote something that broke off.
     #[error("{command} could not be fed or read")]

@@ -1,7 +1,7 @@
 //! A command on this machine whose output is handed on while it runs.
 //!
 //! A few pieces of the output are in memory at a time, whatever its size. It counts as ended when every process that holds the pipe has closed it; until the time limit
-//! that is waited for, and then the command is killed and the output is not whole. What the sink refuses ends the command at once.
+//! that is waited for, and then the command is killed and the output is not whole; earlier where the command may not stall so long. What the sink refuses ends the command at once.
 
 use std::io::{self, Read, Write};
 use std::process::Stdio;
@@ -49,10 +49,14 @@ pub(super) fn fetch(cmd: &Cmd, sink: &mut dyn Write) -> Result<Output, CommandEr
         command: cmd.to_string(),
         limit: cmd.timeout,
     };
-    if let Err(stopped) = hand_on(&pieces, sink, deadline) {
+    if let Err(stopped) = hand_on(&pieces, sink, deadline, cmd.stall) {
         kill(&mut child).map_err(pipe_error)?;
         return Err(match stopped {
             Stopped::Late => late(),
+            Stopped::Stalled(limit) => CommandError::Stalled {
+                command: cmd.to_string(),
+                limit,
+            },
             Stopped::Source(source) => pipe_error(source),
             Stopped::Sink(source) => CommandError::Sink {
                 command: cmd.to_string(),
@@ -78,24 +82,30 @@ pub(super) fn fetch(cmd: &Cmd, sink: &mut dyn Write) -> Result<Output, CommandEr
 /// Why the output is not whole.
 enum Stopped {
     Late,
+    Stalled(Duration),
     Source(io::Error),
     Sink(io::Error),
 }
 
-/// Hands pieces on until there are no more.
+/// Hands pieces on until there are no more, or none comes for as long as `stall`.
 fn hand_on(
     pieces: &Receiver<io::Result<Vec<u8>>>,
     sink: &mut dyn Write,
     deadline: Instant,
+    stall: Option<Duration>,
 ) -> Result<(), Stopped> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Stopped::Late);
         }
-        match pieces.recv_timeout(left) {
+        let patience = stall.map_or(left, |stall| stall.min(left));
+        match pieces.recv_timeout(patience) {
             Ok(Ok(piece)) => sink.write_all(&piece).map_err(Stopped::Sink)?,
             Ok(Err(cause)) => return Err(Stopped::Source(cause)),
+            Err(RecvTimeoutError::Timeout) if patience < left => {
+                return Err(Stopped::Stalled(patience));
+            }
             Err(RecvTimeoutError::Timeout) => return Err(Stopped::Late),
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
@@ -177,6 +187,19 @@ mod tests {
         }
         let error = Local.fetch(&sh("cat /dev/zero"), &mut Full).unwrap_err();
         assert!(matches!(error, CommandError::Sink { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_output_that_stalls_is_an_error_long_before_its_time_is_over() {
+        let begun = Instant::now();
+        let stalled = sh("echo begun; sleep 600").stall(Duration::from_millis(100));
+        let error = Local.fetch(&stalled, &mut io::sink()).unwrap_err();
+        assert!(matches!(error, CommandError::Stalled { .. }), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        let whole = sh("echo begun; echo ended").stall(Duration::from_secs(20));
+        let mut sink = Vec::new();
+        assert!(Local.fetch(&whole, &mut sink).unwrap().ok());
+        assert_eq!(sink, b"begun\nended\n");
     }
 
     #[test]

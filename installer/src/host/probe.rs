@@ -153,9 +153,13 @@ impl Probe {
         Self(Cmd::new("getconf", ["GNU_LIBC_VERSION"]))
     }
 
-    /// The addresses of a name, as this machine's own resolver (files, then DNS) gives them.
+    /// The addresses of a name, as this machine's own resolver (files, then DNS) gives them. Each server of DNS is asked once, for a second, where the C library asks it twice, for five.
     pub fn addresses(name: &str) -> Self {
-        Self(Cmd::new("getent", ["ahosts", name]).timeout(Duration::from_secs(15)))
+        Self(
+            Cmd::new("getent", ["ahosts", name])
+                .env("RES_OPTIONS", "timeout:3 attempts:1")
+                .timeout(Duration::from_secs(15)),
+        )
     }
 
     /// Which package owns a file, where the machine has dpkg.

@@ -20,6 +20,15 @@ use crate::journal::Change;
 /// How long a file may take to come here: 8 GiB at 5 MB/s.
 const COPYING: Duration = Duration::from_secs(1800);
 
+/// How long a backup may stand still on its way here. The disk that it comes from may be a failing one, and the cluster's lock is held meanwhile.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// What ends a command whose program is not there.
+const NO_PROGRAM: i32 = 127;
+
+/// What `xargs` exits with where the program that it ran failed.
+const PROGRAM_FAILED: i32 = 123;
+
 /// Another machine, for looking only.
 #[derive(Clone)]
 pub struct RemoteView {
@@ -77,13 +86,24 @@ impl RemoteView {
         self.fetch(Cmd::new("cat", ["--", path]), sink)
     }
 
-    /// Writes a tar of these absolute paths, all of which exist, without what is at or below `except`, into `sink`. What the sink got is whole only where this returns no error.
-    pub fn archive(&self, paths: &[String], except: &str, sink: &mut dyn Write) -> Result<()> {
-        let except = format!("--exclude={}", except.trim_start_matches('/'));
-        let fixed = ["-C", "/", "-c", "-f", "-", "--ignore-failed-read"];
-        let fixed = fixed.into_iter().chain([except.as_str(), "--"]);
-        let relative = paths.iter().map(|path| path.trim_start_matches('/'));
-        self.fetch(Cmd::new("tar", fixed.chain(relative)), sink)
+    /// Writes a tar of these absolute paths, all of which exist, without what is at or below those of `except`, into `sink`. A link is in it as a link, also where the path itself is one. What the sink got is
+    /// whole only where this returns no error.
+    ///
+    /// # Errors
+    /// It fails, nothing comes for a minute, or half an hour is over.
+    pub fn archive(&self, paths: &[String], except: &[String], sink: &mut dyn Write) -> Result<()> {
+        let relative = |path: &String| path.trim_start_matches('/').to_owned();
+        let fixed = ["-C", "/", "-c", "-f", "-", "--ignore-failed-read"].map(str::to_owned);
+        let args = fixed
+            .into_iter()
+            .chain(
+                except
+                    .iter()
+                    .map(|path| format!("--exclude={}", relative(path))),
+            )
+            .chain(["--".to_owned()])
+            .chain(paths.iter().map(relative));
+        self.fetch(Cmd::new("tar", args).stall(STALLED), sink)
     }
 
     fn fetch(&self, cmd: Cmd, sink: &mut dyn Write) -> Result<()> {
@@ -117,14 +137,49 @@ impl RemoteView {
         Ok(found.lines().map(str::to_owned).collect())
     }
 
-    /// The files at and below these paths, a line each with the time of the last change and the size: equal lines mean that a file was not touched.
-    pub fn stamps(&self, paths: &[&str]) -> Result<BTreeSet<String>> {
-        let args = ["-H"]
-            .iter()
-            .chain(paths)
-            .chain(&["-type", "f", "-printf", "%T@ %s %p\n"]);
+    /// Those of these paths that are links themselves.
+    pub fn linked(&self, paths: &[&str]) -> Result<Vec<String>> {
+        let links = ["-maxdepth", "0", "-type", "l", "-printf", "%p\n"];
+        let args = paths.iter().chain(&links);
         let found = self.found(&find(args.copied()))?.text();
         Ok(found.lines().map(str::to_owned).collect())
+    }
+
+    /// The files at and below these paths, a line each with the time of the last change and the size: equal lines mean that a file was not touched.
+    pub fn stamps(&self, paths: &[&str]) -> Result<BTreeSet<String>> {
+        self.stamped(paths, &[])
+    }
+
+    /// The same of the files that these links lead to, by the links' paths.
+    pub fn stamps_behind(&self, links: &[&str]) -> Result<BTreeSet<String>> {
+        self.stamped(links, &["-maxdepth", "0"])
+    }
+
+    fn stamped(&self, paths: &[&str], depth: &[&str]) -> Result<BTreeSet<String>> {
+        let args = ["-H"].iter().chain(paths).chain(depth);
+        let args = args.chain(&["-type", "f", "-printf", "%T@ %s %p\n"]);
+        let found = self.found(&find(args.copied()))?.text();
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+
+    /// Reads these files to their ends; nothing of them comes here. One that is gone by now is fine.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or not all of them within a minute. A machine without the programs for it is not asked.
+    pub fn read_through(&self, files: &[&str]) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let names: String = files.iter().flat_map(|file| [*file, "\0"]).collect();
+        let cmd = Cmd::new("xargs", ["--null", "sha256sum", "--"])
+            .env("LC_ALL", "C")
+            .stdin(names);
+        let output = self.runner.run(&cmd)?;
+        let is_untold = output.status == NO_PROGRAM;
+        if !is_untold && (output.status != PROGRAM_FAILED || !lacks_only(&output, "sha256sum")) {
+            output.expect(&cmd)?;
+        }
+        Ok(())
     }
 
     /// A path and, where it is a folder, the files and folders in it; with their sizes. A link is followed where the path itself is one. Nothing where there is no such path.
@@ -174,18 +229,24 @@ impl RemoteView {
     /// Runs `find`. A path that is not there is an answer; anything else that it complains of is an error, so that nothing is taken for absent that could not be looked at.
     fn found(&self, cmd: &Cmd) -> Result<Output, CommandError> {
         let output = self.runner.run(cmd)?;
-        let complaints = String::from_utf8_lossy(&output.stderr);
-        // What else stands there is of the login shell, about a locale as a rule.
-        let own: Vec<&str> = complaints
-            .lines()
-            .filter(|line| line.starts_with("find: "))
-            .collect();
-        let is_absence = |line: &&str| line.ends_with("No such file or directory");
-        if output.status == 1 && !own.is_empty() && own.iter().all(is_absence) {
+        if output.status == 1 && lacks_only(&output, "find") {
             return Ok(output);
         }
         output.expect(cmd)
     }
+}
+
+/// Whether a program complained, and of nothing but paths that are not there.
+fn lacks_only(output: &Output, program: &str) -> bool {
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let start = format!("{program}: ");
+    // What else stands there is of the login shell, about a locale as a rule.
+    let own: Vec<&str> = complaints
+        .lines()
+        .filter(|line| line.starts_with(&start))
+        .collect();
+    let is_absence = |line: &&str| line.ends_with("No such file or directory");
+    !own.is_empty() && own.iter().all(is_absence)
 }
 
 fn find<'t>(args: impl IntoIterator<Item = &'t str>) -> Cmd {
@@ -275,5 +336,35 @@ mod tests {
         ] {
             assert!(machine(stderr).stamps(&["/etc/kubernetes"]).is_err());
         }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_told_from_one_that_cannot_be_read() {
+        let machine = |status, stderr: &str| {
+            let script = Scripted::new().on("xargs --null sha256sum --", status, stderr);
+            RemoteView::new(Arc::new(script), "m3")
+        };
+        let gone = "sha256sum: /a: No such file or directory\n";
+        let broken = "sha256sum: /b: Input/output error\n";
+        machine(0, "").read_through(&["/a", "/b"]).unwrap();
+        machine(123, gone).read_through(&["/a", "/b"]).unwrap();
+        machine(127, "").read_through(&["/a"]).unwrap();
+        for (status, stderr) in [(123, [gone, broken].concat()), (124, gone.to_owned())] {
+            let machine = machine(status, &stderr);
+            assert!(machine.read_through(&["/a", "/b"]).is_err(), "{stderr}");
+        }
+        let nothing = RemoteView::new(Arc::new(Scripted::new()), "m3");
+        nothing.read_through(&[]).unwrap();
+    }
+
+    #[test]
+    fn a_backup_may_not_stand_still_for_long() {
+        let script = Scripted::new().with(|cmd, _| {
+            let is_limited = cmd.stall == Some(STALLED) && cmd.timeout == COPYING;
+            (cmd.program == "tar" && is_limited).then(Output::default)
+        });
+        let machine = RemoteView::new(Arc::new(script), "m3");
+        let paths = ["/etc/kubernetes".to_owned()];
+        machine.archive(&paths, &[], &mut Vec::new()).unwrap();
     }
 }

@@ -9,21 +9,25 @@
     reason = "this module owns the connection's private folder"
 )]
 
+mod password;
+mod programs;
+
 use std::fs::{self, DirBuilder};
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64ct::{Base64, Base64Unpadded, Encoding};
 use bundle_spec::Sha256;
 
-use super::command::{Cmd, CommandError, Feed, Output, Runner, Secret};
+pub use self::password::answer_askpass;
+use self::password::serve_password;
+use self::programs::{need_programs, remote_path};
+use super::command::{Cmd, CommandError, Feed, Output, Runner, Secret, search_path};
 
 /// The socket at which a connection's own `ssh` listens, in its folder.
 const SOCKET: &str = "cm";
@@ -46,6 +50,17 @@ static CONNECTIONS: AtomicU32 = AtomicU32::new(1);
 
 /// ssh's own exit status for "no connection".
 const NO_CONNECTION: i32 = 255;
+
+/// What keeps the operator's own configuration of ssh from having a command run in the place of ours, or none, or from taking its input away. OpenSSH knows the first since 7.6, the
+/// others since 8.7, and refuses what it does not know.
+const NEWER: [&[&str]; 2] = [
+    &["RemoteCommand=none"],
+    &[
+        "SessionType=default",
+        "StdinNull=no",
+        "ForkAfterAuthentication=no",
+    ],
+];
 
 /// Which master the other machine is or was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,14 +134,17 @@ pub struct Ssh {
     folder: PathBuf,
     options: Vec<String>,
     elevation: Elevation,
+    /// Where root's commands are looked for there.
+    path: String,
 }
 
 impl Ssh {
     /// Opens the connection and finds out how to be root there.
     ///
     /// # Errors
-    /// Each with its cause and the next command: unreachable, host key unknown or changed, authentication refused, no root there.
+    /// Each with its cause and the next command: no ssh here, unreachable, host key unknown or changed, authentication refused, no root there.
     pub fn connect(local: Arc<dyn Runner>, target: Target) -> Result<Self> {
+        need_programs(&target, &search_path())?;
         let folder = private_folder(Path::new(RUN_DIR), local.as_ref())?;
         let mut ssh = Self {
             local,
@@ -134,10 +152,12 @@ impl Ssh {
             folder,
             options: Vec::new(),
             elevation: Elevation::Root,
+            path: String::new(),
         };
         ssh.options = ssh.options()?;
         ssh.open()?;
         ssh.elevation = ssh.elevation()?;
+        ssh.path = ssh.path()?;
         Ok(ssh)
     }
 
@@ -154,6 +174,8 @@ impl Ssh {
         ];
         let mut set = |option: String| options.extend(["-o".to_owned(), option]);
         for fixed in [
+            // The one that is opened for all commands is; no command takes its place where it ended.
+            "ControlMaster=no",
             "StrictHostKeyChecking=yes",
             "UpdateHostKeys=no",
             "ServerAliveInterval=5",
@@ -170,24 +192,28 @@ impl Ssh {
         if self.target.password.is_none() {
             set("BatchMode=yes".to_owned());
         } else {
+            set("BatchMode=no".to_owned());
             set("NumberOfPasswordPrompts=1".to_owned());
         }
         if let Some(port) = self.target.port {
             set(format!("Port={port}"));
         }
         if let Some(identity) = &self.target.identity {
-            ensure!(
-                identity.is_file(),
-                "there is no private key {}",
-                identity.display()
-            );
-            set(format!("IdentityFile={}", identity.display()));
+            set(identity_option(identity)?);
             set("IdentitiesOnly=yes".to_owned());
         }
         if let Some(fingerprint) = &self.target.host_key {
             let known = self.pinned_known_hosts(fingerprint)?;
             set(format!("UserKnownHostsFile={}", known.display()));
             set("GlobalKnownHostsFile=/dev/null".to_owned());
+        }
+        for newer in NEWER {
+            // With IgnoreUnknown nobody had to be asked, but the one of the operator's configuration would count no more.
+            if self.judge_options(newer).is_ok_and(|judged| judged.ok()) {
+                for option in newer {
+                    set((*option).to_owned());
+                }
+            }
         }
         Ok(options)
     }
@@ -247,18 +273,26 @@ impl Ssh {
 
     /// What ssh's own configuration makes of what was given: lines of `key value`.
     fn configuration(&self) -> Result<String> {
-        let mut args = vec!["-G".to_owned()];
-        if let Some(port) = self.target.port {
-            args.extend(["-p".to_owned(), port.to_string()]);
-        }
-        args.push(self.destination());
-        let told = self.local.run(&Cmd::new("ssh", args))?;
+        let told = self.judge_options(&[])?;
         ensure!(
             told.ok(),
             "ssh cannot use its configuration: {}",
             told.evidence()
         );
         Ok(told.text())
+    }
+
+    /// What ssh makes of these options and of its configuration, connecting to nobody; its exit status is 0 where it knows them all.
+    fn judge_options(&self, options: &[&str]) -> Result<Output, CommandError> {
+        let mut args = vec!["-G".to_owned()];
+        for option in options {
+            args.extend(["-o".to_owned(), (*option).to_owned()]);
+        }
+        if let Some(port) = self.target.port {
+            args.extend(["-p".to_owned(), port.to_string()]);
+        }
+        args.push(self.destination());
+        self.local.run(&Cmd::new("ssh", args))
     }
 
     /// Whose password it is, in the forms in which ssh asks for it.
@@ -280,9 +314,10 @@ impl Ssh {
     }
 
     fn open(&self) -> Result<()> {
-        let mut args = self.options.clone();
-        args.extend(["-M", "-f", "-N", "-o"].map(str::to_owned));
-        args.push(format!("ControlPersist={IDLE}"));
+        // They come first: of what is given twice the first counts, and behind an option SessionType ssh takes no -N.
+        let mut args: Vec<String> = ["-M", "-f", "-N"].map(str::to_owned).into();
+        args.extend(self.options.iter().cloned());
+        args.extend(["-o".to_owned(), format!("ControlPersist={IDLE}")]);
         args.push(self.destination());
         let mut cmd = Cmd::new("ssh", args).timeout(self.target.role.limit());
         let _server = match &self.target.password {
@@ -410,6 +445,21 @@ impl Ssh {
         Ok(elevation)
     }
 
+    /// Where root's commands are looked for: see [`remote_path`].
+    fn path(&self) -> Result<String> {
+        let (cmd, prefix) = elevate(&Cmd::new("printenv", ["PATH"]), &self.elevation);
+        let told = self.local.feed(&self.remote(&cmd), &mut |pipe| {
+            pipe.write_all(prefix.expose())
+        })?;
+        // Who tells none has the usual folders.
+        let own = if told.ok() {
+            told.text()
+        } else {
+            String::new()
+        };
+        Ok(remote_path(&own))
+    }
+
     fn run_as_is(&self, cmd: &Cmd) -> Result<Output, CommandError> {
         self.local.run(&self.remote(cmd))
     }
@@ -417,7 +467,7 @@ impl Ssh {
     /// The command as root's on the other machine, and what has to go before its input.
     fn as_root(&self, cmd: &Cmd) -> (Cmd, Secret) {
         // sudo's own search path, or that of a shell without a login, may lack what root needs.
-        let found = cmd.clone().env("PATH", super::PROGRAM_DIRS.join(":"));
+        let found = cmd.clone().env("PATH", self.path.clone());
         elevate(&found, &self.elevation)
     }
 
@@ -434,11 +484,13 @@ impl Ssh {
                 command,
                 evidence: why_broken(&output),
             }),
-            Err(CommandError::Timeout { limit, .. }) => Err(CommandError::Silent {
-                host,
-                command,
-                limit,
-            }),
+            Err(CommandError::Timeout { limit, .. } | CommandError::Stalled { limit, .. }) => {
+                Err(CommandError::Silent {
+                    host,
+                    command,
+                    limit,
+                })
+            }
             Err(CommandError::Pipe { source, .. }) => Err(CommandError::Remote {
                 host,
                 command,
@@ -517,6 +569,31 @@ impl Drop for Ssh {
             .run(&Cmd::new("ssh", args).timeout(Duration::from_secs(5)));
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// The option that names a private key. In quotes, for its blanks, and with each % twice, as ssh reads it. (`-i` looks for the file before it takes two for one.)
+///
+/// # Errors
+/// There is no such file; its path has a sign that some ssh since 7.4 takes for something else, whatever stands before it.
+fn identity_option(identity: &Path) -> Result<String> {
+    ensure!(
+        identity.is_file(),
+        "there is no private key {}",
+        identity.display()
+    );
+    // A relative one might be a word of ssh's own, such as none.
+    let place = path::absolute(identity)
+        .with_context(|| format!("cannot tell where {} lies", identity.display()))?;
+    let plain = |place: &&str| {
+        !place.contains(['"', '\\']) && !place.contains("${") && !place.contains(char::is_control)
+    };
+    let place = place.to_str().filter(plain).with_context(|| {
+        format!(
+            "ssh takes no private key whose path has a double quote, a backslash, ${{ or a control character in it, or is not UTF-8: {}. Give it by another path: ln -s KEY /root/key-of-kpot",
+            identity.display()
+        )
+    })?;
+    Ok(format!("IdentityFile=\"{}\"", place.replace('%', "%%")))
 }
 
 /// The command as root, and what has to go before its input.
@@ -599,69 +676,6 @@ fn private_folder(parent: &Path, local: &dyn Runner) -> Result<PathBuf> {
         .create(&folder)
         .with_context(fail)?;
     Ok(folder)
-}
-
-/// Hands the password to whoever connects to a socket in a folder that only root can enter.
-fn serve_password(socket: &Path, password: Secret) -> Result<UnixListener> {
-    let listener = UnixListener::bind(socket)
-        .with_context(|| format!("cannot listen at {}", socket.display()))?;
-    let server = listener
-        .try_clone()
-        .context("cannot share the password's socket")?;
-    thread::spawn(move || {
-        for stream in server.incoming() {
-            let Ok(mut stream) = stream else { return };
-            // An asker that went away needs no answer.
-            let _ = stream.write_all(password.expose());
-        }
-    });
-    Ok(listener)
-}
-
-/// Answers `ssh` when it runs this program to ask for a password: prints what the socket gives, if the question is for a password or a passphrase.
-pub fn answer_askpass(socket: &Path, question: &str) -> Result<()> {
-    ensure!(
-        question.contains("assword") || question.contains("assphrase"),
-        "not a question for a password: {question}"
-    );
-    let owners = std::env::var(OWNERS_VARIABLE).unwrap_or_default();
-    ensure!(
-        owner(question).is_none_or(|asking| owners.split(' ').any(|own| is_asked(own, asking))),
-        "another machine asks than the one that the password is for: {question}"
-    );
-    let mut answer = Vec::new();
-    UnixStream::connect(socket)
-        .context("cannot reach the program that knows the password")?
-        .take(4096)
-        .read_to_end(&mut answer)?;
-    let answer = Secret::new(answer);
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(answer.expose())
-        .and_then(|()| stdout.write_all(b"\n"))
-        .context("cannot hand over the password")
-}
-
-/// Whether a question of `asking` is for the password of `own`. ssh shows the first 30 letters of a user's name.
-fn is_asked(own: &str, asking: &str) -> bool {
-    let short = |text: &str| {
-        let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
-        let user: String = user.chars().take(30).collect();
-        format!("{user}@{host}").to_lowercase()
-    };
-    short(own) == short(asking)
-}
-
-/// Who asks for a password, where ssh says so: `USER@HOST's password: `, or `(USER@HOST) Password: `. On the way through a jump host that one may ask as well, and must not get it.
-fn owner(question: &str) -> Option<&str> {
-    let asked = question.split_once("'s password").map(|(owner, _)| owner);
-    let in_brackets = || {
-        question
-            .strip_prefix('(')?
-            .split_once(')')
-            .map(|(owner, _)| owner)
-    };
-    asked.or_else(in_brackets).map(str::trim)
 }
 
 /// Quotes one argument for a POSIX shell. The only place where that is done.

@@ -130,25 +130,25 @@ impl HostView {
 
     /// What a path is, without following a link; nothing where it does not exist.
     pub fn facts(&self, path: &str) -> Result<Option<Facts>> {
-        let metadata = match fs::symlink_metadata(self.locate(path)) {
-            Ok(metadata) => metadata,
-            Err(cause) if absent(&cause) => return Ok(None),
-            Err(cause) => return Err(cause).with_context(|| format!("cannot look at {path}")),
-        };
-        let kind = match metadata.file_type() {
-            kind if kind.is_file() => Kind::File,
-            kind if kind.is_dir() => Kind::Directory,
-            kind if kind.is_symlink() => Kind::Symlink,
-            _ => Kind::Other,
-        };
-        Ok(Some(Facts {
-            kind,
-            mode: metadata.mode() & 0o7777,
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-            size: metadata.size(),
-            device: metadata.dev(),
-        }))
+        known(fs::symlink_metadata(self.locate(path)), path)
+    }
+
+    /// What a path is in the end: of a link, what it leads to; nothing where that does not exist.
+    pub fn behind(&self, path: &str) -> Result<Option<Facts>> {
+        match fs::metadata(self.locate(path)) {
+            // A link that leads back to itself.
+            Err(cause) if cause.raw_os_error() == Some(Errno::ELOOP as i32) => Ok(None),
+            metadata => known(metadata, path),
+        }
+    }
+
+    /// What stands in a symbolic link; nothing where the path is none.
+    pub fn link(&self, path: &str) -> Result<Option<String>> {
+        match fs::read_link(self.locate(path)) {
+            Ok(text) => Ok(Some(text.to_string_lossy().into_owned())),
+            Err(cause) if absent(&cause) || cause.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            Err(cause) => Err(cause).with_context(|| format!("cannot look at {path}")),
+        }
     }
 
     /// Whether a path exists.
@@ -274,6 +274,30 @@ impl HostView {
         self.runner.run(probe.command())
     }
 }
+
+/// What the system says of a path; nothing where there is no such path.
+fn known(metadata: io::Result<fs::Metadata>, path: &str) -> Result<Option<Facts>> {
+    let metadata = match metadata {
+        Ok(metadata) => metadata,
+        Err(cause) if absent(&cause) => return Ok(None),
+        Err(cause) => return Err(cause).with_context(|| format!("cannot look at {path}")),
+    };
+    let kind = match metadata.file_type() {
+        kind if kind.is_file() => Kind::File,
+        kind if kind.is_dir() => Kind::Directory,
+        kind if kind.is_symlink() => Kind::Symlink,
+        _ => Kind::Other,
+    };
+    Ok(Some(Facts {
+        kind,
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        size: metadata.size(),
+        device: metadata.dev(),
+    }))
+}
+
 pub(super) fn absent(cause: &io::Error) -> bool {
     matches!(
         cause.kind(),

@@ -21,7 +21,7 @@ use crate::host::command::Cmd;
 use crate::host::probe::Probe;
 use crate::host::{Host, HostView};
 use crate::journal::Change;
-use crate::step::{State, Step, View, World};
+use crate::step::{Reversal, State, Step, View, World};
 
 /// How our chains begin; no chain's name has more than 28 letters.
 const PREFIX: &str = "KPOT-";
@@ -311,6 +311,10 @@ impl Step for LowerBridge {
         "the cluster's endpoint leads to this machine's own API server".to_owned()
     }
 
+    fn reversal(&self) -> Reversal {
+        Reversal::Nothing
+    }
+
     fn check(&self, view: View<'_>) -> Result<State> {
         gone(view.host)
     }
@@ -344,6 +348,10 @@ impl Step for BridgeGone {
 
     fn summary(&self) -> String {
         "the packet filter leads the cluster's endpoint nowhere else".to_owned()
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Never
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {

@@ -13,7 +13,7 @@ use crate::journal::Change;
 use crate::replacing::backup::BackUp;
 use crate::replacing::clear::clear_pod_network;
 use crate::replacing::own_files::OwnFiles;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// The step's name, by which the journal knows that a join was cleared.
 pub const ID: &str = "clear-interrupted-join";
@@ -72,6 +72,30 @@ impl ClearInterruptedJoin {
         })?;
         etcd.remove_steadily(cluster, own, world.host.stop())
     }
+
+    /// What to do about what no join of ours left.
+    fn remedy(&self, view: View<'_>) -> Result<String> {
+        let cluster = view.cluster.context("this workflow has no cluster")?;
+        let (node, healthy) = (&self.joining.node, cluster.address());
+        let Some(lone) = self.joining.lone_node(view)? else {
+            return Ok(format!(
+                "If it was a master of this cluster under this name and address, it needs a rebirth, not a join: kpot-install rebirth-master --healthy {healthy}\nIf these are left-overs, take them out of the cluster and off this machine first: kpot-install reset --healthy {healthy}"
+            ));
+        };
+        let is_here =
+            lone.has_address(&self.joining.address) || lone.is_at_one_of(&self.joining.local);
+        Ok(if lone.is_ready() {
+            "Two machines must not have one name: give this one another with --node-name".to_owned()
+        } else if lone.is_master() && is_here {
+            format!(
+                "If this machine was that master, it needs a rebirth, not a join: kpot-install rebirth-master --healthy {healthy}\nIf another machine is, give this one a name and an address of its own: --node-name and --advertise-address"
+            )
+        } else {
+            format!(
+                "If it is this machine's, of a join that failed or from before it was installed anew, delete it on {healthy}, then run this again: kubectl --kubeconfig /etc/kubernetes/admin.conf delete node {node}\nIf another machine is called so, give this one another name: --node-name"
+            )
+        })
+    }
 }
 
 impl Step for ClearInterruptedJoin {
@@ -85,6 +109,10 @@ impl Step for ClearInterruptedJoin {
 
     fn place(&self) -> Place {
         Place::Cluster
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Nothing
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {
@@ -106,9 +134,10 @@ impl Step for ClearInterruptedJoin {
             )));
         }
         Ok(State::Conflict {
-            reason: format!("this machine, or its place in the cluster, is already in use: {traces}"),
-            remedy: "If it was a master of this cluster under this name and address, it needs a rebirth, not a join: see `rebirth-master`.\nIf these are left-overs, reset the machine first: kubeadm reset -f"
-                .to_owned(),
+            reason: format!(
+                "this machine, or its place in the cluster, is already in use: {traces}"
+            ),
+            remedy: self.remedy(view)?,
         })
     }
 
@@ -156,5 +185,71 @@ impl Step for ClearInterruptedJoin {
         }
         cluster.delete_wholly(&["node", node], &[])?;
         self.own.put_back(world.host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::control_plane::ClusterView;
+    use crate::host::scripted::Scripted;
+    use crate::joining::fixtures;
+    use crate::steps::testing::Machine;
+
+    const LABEL: &str = r#""node-role.kubernetes.io/master":"""#;
+
+    /// What is to be done on this machine about a Node of its name.
+    fn remedy(machine: &Machine, labels: &str, ready: &str, address: &str) -> String {
+        let node = format!(
+            r#"{{"metadata":{{"name":"b1","labels":{{{labels}}}}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}}],"conditions":[{{"type":"Ready","status":"{ready}"}}]}}}}"#
+        );
+        let healthy = Scripted::new().on("kubectl", 0, &node);
+        let view = ClusterView::new(Arc::new(healthy), "10.0.0.11");
+        let host = machine.view(Scripted::new());
+        let joining = fixtures::joining(Rc::new(fixtures::cluster()));
+        let looked = ClearInterruptedJoin::new(joining, false).check(View {
+            host: &host,
+            cluster: Some(&view),
+        });
+        match looked.unwrap() {
+            State::Conflict { remedy, .. } => remedy,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_done_about_a_lone_node_works_on_a_bare_machine() {
+        let bare = Machine::new();
+        let own = "10.0.0.21";
+        let delete = "delete it on 10.0.0.11, then run this again: kubectl --kubeconfig /etc/kubernetes/admin.conf delete node b1\n";
+        let worker = remedy(&bare, "", "Unknown", own);
+        assert!(worker.contains(delete), "{worker}");
+        let master = remedy(&bare, LABEL, "Unknown", own);
+        assert!(
+            master.contains("kpot-install rebirth-master --healthy 10.0.0.11\n")
+                && !master.contains("delete"),
+            "{master}"
+        );
+        let moved = remedy(&bare, LABEL, "Unknown", "10.0.0.77");
+        assert!(
+            moved.contains(delete),
+            "no rebirth takes it for that one: {moved}"
+        );
+        let another = remedy(&bare, "", "True", own);
+        assert!(another.contains("must not have one name"), "{another}");
+    }
+
+    #[test]
+    fn left_overs_here_are_taken_away_by_a_reset() {
+        let machine = Machine::new();
+        machine.file("/etc/kubernetes/kubelet.conf", "");
+        let told = remedy(&machine, "", "Unknown", "10.0.0.21");
+        assert!(
+            told.ends_with("kpot-install reset --healthy 10.0.0.11"),
+            "{told}"
+        );
     }
 }

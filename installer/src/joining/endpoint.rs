@@ -229,17 +229,18 @@ pub fn unreached(
         "the cluster's endpoint {place} answers nobody, neither this machine ({tried}) nor {}: as a rule it was the dead master's own address. As long as it is dead, the kubelets find no apiserver either",
         view.address()
     );
+    let healthy = view.address();
     let remedy = match name {
         EndpointName::Address(address) => format!(
             "Bring it back, in one of these ways, and run this again:\n\
-             - if the machine with that address comes back: there, kpot-install rebirth-master, which answers for the endpoint while it joins\n\
+             - if the machine with that address comes back: there, kpot-install rebirth-master --healthy {healthy}, which answers for the endpoint while it joins\n\
              - if it is gone for good and stays off: give its address to this machine beside its own, ip address add {address}/32 dev DEVICE, and write it into the network configuration, so \
              that it outlasts a reboot. This program answers for it while it joins, and this machine's apiserver afterwards\n\
              - give it to a load balancer; all masters' certificates are valid for it"
         ),
         EndpointName::Known(_) | EndpointName::Name { .. } => format!(
             "Point the name {host} at a master that is well, wherever its address stands: in DNS, or in /etc/hosts of every node (port {port}); then run this again. If the machine that it leads to \
-             comes back: there, kpot-install rebirth-master"
+             comes back: there, kpot-install rebirth-master --healthy {healthy}"
         ),
     };
     Refusal { cause, remedy }
@@ -255,15 +256,28 @@ pub fn reach_members(cluster: &ClusterFacts, discovery: &str, knock: &Knock<'_>)
     // A member that does not answer the cluster itself is refused as such, with a better remedy than a firewall's.
     for member in cluster.members.iter().filter(|member| member.votes()) {
         for url in member.client_urls.iter().chain(&member.peer_urls) {
-            let place = url
-                .split_once("://")
-                .map_or(url.as_str(), |(_, rest)| rest)
-                .trim_end_matches('/');
-            wanted.push((place.to_owned(), format!("etcd of {}", member.name)));
+            wanted.push((place_in(url), format!("etcd of {}", member.name)));
         }
     }
     wanted.sort();
     wanted.dedup();
+    let mut all = silent(&wanted, knock);
+    let external = cluster.config.etcd.external.iter();
+    let external: Vec<(String, String)> = external
+        .flat_map(|external| &external.endpoints)
+        .map(|url| (place_in(url), "the external etcd".to_owned()))
+        .filter(|(place, _)| place.parse::<SocketAddr>().is_ok())
+        .collect();
+    let lost = silent(&external, knock);
+    // An API server makes do with one that answers, and one that is down may be known.
+    if lost.len() == external.len() {
+        all.extend(lost);
+    }
+    all
+}
+
+/// Which of these places do not answer from here; one that is no address is not tried.
+fn silent(wanted: &[(String, String)], knock: &Knock<'_>) -> Vec<Refusal> {
     let attempt = |(place, what): &(String, String)| {
         let address: SocketAddr = place.parse().ok()?;
         let cause = knock(&address).err()?;
@@ -284,8 +298,17 @@ pub fn reach_members(cluster: &ClusterFacts, discovery: &str, knock: &Knock<'_>)
     })
 }
 
-/// The healthy master's own address in the cluster.
+/// `HOST:PORT` of a URL.
+fn place_in(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.trim_end_matches('/').to_owned()
+}
+
+/// The healthy master's own address in the cluster: the one that its API server advertises.
 pub fn healthy_address(cluster: &ClusterFacts) -> Result<IpAddr> {
+    if let Some(advertised) = cluster.advertised {
+        return Ok(advertised);
+    }
     let addresses = &cluster.healthy.status.addresses;
     let internal = addresses
         .iter()
@@ -305,6 +328,14 @@ mod tests {
     use super::super::fixtures;
     use super::*;
     use crate::host::scripted::Scripted;
+
+    #[test]
+    fn the_healthy_master_is_where_its_api_server_says_and_else_where_its_node_is() {
+        let mut cluster = fixtures::cluster();
+        assert_eq!(healthy_address(&cluster).unwrap(), ip("10.0.0.11"));
+        cluster.advertised = Some(ip("192.168.7.11"));
+        assert_eq!(healthy_address(&cluster).unwrap(), ip("192.168.7.11"));
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -1,6 +1,6 @@
 //! Brings the files that the cluster's control-plane pods need besides kubeadm's own, before the join: without them the new apiserver cannot start.
 //!
-//! What is brought is what the healthy master's own pods name, files below /etc and files that a pod or a flag names one by one, and what TKE puts on its masters; up to 1 MiB each. What
+//! What is brought is what the healthy master's own pods and kubeadm's record of the cluster name, files below /etc, files that a pod or a flag names one by one and what lies beside them, and what TKE puts on its masters; up to 1 MiB each. What
 //! is each master's own is never brought along with a folder around it: TKE's pods mount the whole of /etc/kubernetes, credentials, certificates and manifests included. In a change they
 //! come from the master whose place is taken where its machine has them: what differs from the healthy master's is told in the plan. A file that is here already and is neither's is
 //! a conflict, not something to overwrite, unless it is the distribution's. Other folders that pods mount (for logs, say) are made, without the files that no flag names; the plan counts them.
@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bundle_spec::Sha256;
 
 use crate::control_plane::ClusterView;
@@ -17,7 +17,7 @@ use crate::control_plane::extra_paths::{DISTRIBUTION, ExtraPath, Role};
 use crate::host::remote::{RemoteView, TreeEntry};
 use crate::host::{HostView, Kind};
 use crate::replacing::clear::LEFT;
-use crate::replacing::{ASIDE, is_below};
+use crate::replacing::{ASIDE, folder_of, is_below};
 use crate::step::{State, Step, View, World};
 
 /// The most files that are brought; a control plane names a handful.
@@ -60,6 +60,8 @@ enum Wanted {
         mode: u32,
         digest: Sha256,
         named_by: String,
+        /// Whether it only lies beside one that a flag names: another one here is as good.
+        beside: bool,
     },
     Folder {
         path: String,
@@ -92,6 +94,15 @@ struct Choice<'m> {
     other: Option<Sha256>,
 }
 
+/// What becomes of everything that is wanted.
+struct Choices<'m> {
+    brought: Vec<Choice<'m>>,
+    /// What is not brought, and needs not be.
+    left: Vec<String>,
+    /// What somebody has to copy by hand.
+    by_hand: Vec<String>,
+}
+
 enum Difference {
     Missing(String),
     Differs(String),
@@ -103,8 +114,10 @@ enum Difference {
 #[derive(Default)]
 struct Found {
     wanted: Vec<Wanted>,
-    /// Links that are not brought, with what they lead to.
-    links: Vec<String>,
+    /// What is not brought, and needs not be: links, with what they lead to, and large files that only lie in a folder.
+    left: Vec<String>,
+    /// What somebody has to copy by hand.
+    by_hand: Vec<String>,
 }
 
 impl ExtraFiles {
@@ -143,18 +156,15 @@ impl ExtraFiles {
         }
     }
 
-    /// What is brought, and the links that are not.
-    fn choices<'m>(&'m self, cluster: &'m ClusterView) -> Result<(Vec<Choice<'m>>, Vec<String>)> {
+    /// What is brought, and what is not.
+    fn choices<'m>(&'m self, cluster: &'m ClusterView, host: &HostView) -> Result<Choices<'m>> {
         let mut choices: BTreeMap<String, Choice<'m>> = BTreeMap::new();
-        let mut links = Vec::new();
+        let (mut left, mut by_hand) = (Vec::new(), Vec::new());
         for from in self.down.iter().chain([cluster.machine()]) {
-            let found = self.wanted(from)?;
-            links.extend(
-                found
-                    .links
-                    .into_iter()
-                    .map(|link| format!("{link} of {}", from.address())),
-            );
+            let found = self.wanted(from, host)?;
+            let of_it = |what: String| format!("{what} of {}", from.address());
+            left.extend(found.left.into_iter().map(of_it));
+            by_hand.extend(found.by_hand);
             for wanted in found.wanted {
                 let digest = match &wanted {
                     Wanted::File { digest, .. } => Some(*digest),
@@ -188,7 +198,11 @@ impl ExtraFiles {
                 }
             }
         }
-        Ok((choices.into_values().collect(), links))
+        Ok(Choices {
+            brought: choices.into_values().collect(),
+            left,
+            by_hand,
+        })
     }
 
     /// Whether `path`, found below the folder `named`, is something that each master has for itself.
@@ -200,13 +214,15 @@ impl ExtraFiles {
         own.any(|own| is_below(own, named) && (path == own || is_below(path, own)))
     }
 
-    fn wanted(&self, machine: &RemoteView) -> Result<Found> {
+    fn wanted(&self, machine: &RemoteView, host: &HostView) -> Result<Found> {
+        let mut found = Found::default();
         let mut wanted = BTreeMap::new();
+        let mut files: BTreeMap<String, Candidate> = BTreeMap::new();
         let mut without = BTreeSet::new();
         let copied: Vec<&str> = self
             .paths
             .iter()
-            .filter(|extra| is_copied(extra))
+            .filter(|extra| extra.is_copied())
             .map(|extra| extra.path.as_str())
             .collect();
         let looked_at = |extra: &&ExtraPath| extra.role != Role::Written;
@@ -218,25 +234,40 @@ impl ExtraFiles {
             questions.push(RemoteView::links_question(&copied));
         }
         let machine = &machine.ahead(&questions);
-        let (behind, links) = self.links(machine, &copied)?;
+        let behind = self.links(machine, &copied, &mut found.left)?;
         let (outputs, inputs): (Vec<&ExtraPath>, Vec<&ExtraPath>) =
             (self.paths.iter()).partition(|extra| extra.role == Role::Written);
+        let read = inputs.iter().filter(|extra| extra.role == Role::Read);
+        let beside: BTreeSet<&str> = read
+            .filter(|extra| !TKE.contains(&extra.path.as_str()))
+            .map(|extra| folder_of(&extra.path))
+            .filter(|folder| !is_volatile(folder))
+            .collect();
         for extra in inputs {
             let linked = behind
                 .iter()
-                .filter(|entry| is_copied(extra) && is_below(&entry.path, &extra.path));
+                .filter(|entry| extra.is_copied() && is_below(&entry.path, &extra.path));
             for entry in machine
                 .tree(&extra.path)?
                 .into_iter()
                 .chain(linked.cloned())
             {
                 let named_by = extra.named_by.clone();
+                let named = entry.path == extra.path;
+                if let Some(file) = files.get_mut(&entry.path) {
+                    if named && !file.named {
+                        file.named = true;
+                        file.named_by = named_by;
+                    }
+                    file.beside &= !named && !extra.is_copied();
+                    continue;
+                }
                 if wanted.contains_key(&entry.path) || self.is_masters_own(&extra.path, &entry.path)
                 {
                     continue;
                 }
                 if entry.is_folder {
-                    if extra.role != Role::Mounted {
+                    if extra.role != Role::Mounted || !(named || extra.is_copied()) {
                         continue;
                     }
                     let folder = Wanted::Folder {
@@ -250,7 +281,7 @@ impl ExtraFiles {
                     .iter()
                     .any(|output| is_output(&output.path, &entry.path))
                 {
-                    if entry.path == extra.path {
+                    if named {
                         let output = Wanted::Output {
                             path: entry.path.clone(),
                             mode: entry.mode,
@@ -258,69 +289,67 @@ impl ExtraFiles {
                         };
                         wanted.insert(entry.path, output);
                     }
-                } else if is_copied(extra) || entry.path == extra.path {
-                    ensure!(
-                        entry.size <= FILE,
-                        "{} on {} ({}) has {} bytes, more than {FILE}: copy it here by hand, then run this again",
-                        entry.path,
-                        machine.address(),
-                        extra.named_by,
-                        entry.size
-                    );
-                    let file = Wanted::File {
-                        digest: machine.digest(&entry.path)?,
-                        path: entry.path.clone(),
+                } else if named
+                    || extra.is_copied()
+                    || (entry.size <= FILE && beside.contains(folder_of(&entry.path)))
+                {
+                    let file = Candidate {
                         mode: entry.mode,
+                        size: entry.size,
                         named_by,
+                        named,
+                        beside: !named && !extra.is_copied(),
                     };
-                    wanted.insert(entry.path, file);
+                    files.insert(entry.path, file);
                 } else if extra.role == Role::Mounted {
-                    without.insert(entry.path);
+                    without.insert((entry.path, extra.path.clone()));
                 }
             }
         }
         // What a flag names as well is brought.
-        without.retain(|path| !wanted.contains_key(path));
-        for path in without {
-            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            if let Some(Wanted::Folder { without, .. }) = wanted.get_mut(folder) {
+        without.retain(|(path, _)| !wanted.contains_key(path) && !files.contains_key(path));
+        for (_, folder) in without {
+            if let Some(Wanted::Folder { without, .. }) = wanted.get_mut(&folder) {
                 *without += 1;
             }
         }
-        let files = wanted
-            .values()
-            .filter(|item| matches!(item, Wanted::File { .. }))
-            .count();
-        ensure!(
-            files <= FILES,
-            "the control plane's pods name {files} files below /etc of {}, more than {FILES}: copy them by hand, then run this again",
-            machine.address()
-        );
-        Ok(Found {
-            wanted: wanted.into_values().collect(),
-            links,
-        })
+        for (path, file) in few(files, machine, host, &mut found)? {
+            let digest = machine.digest(&path)?;
+            let file = Wanted::File {
+                path: path.clone(),
+                mode: file.mode,
+                digest,
+                named_by: file.named_by,
+                beside: file.beside,
+            };
+            wanted.insert(path, file);
+        }
+        found.wanted = wanted.into_values().collect();
+        Ok(found)
     }
 
-    /// Below these folders: the files that links lead to, each at the link's path; and the links that are not brought, with why.
+    /// Below these folders: the files that links lead to, each at the link's path. Links that are not brought go to `left`, with why.
     fn links(
         &self,
         machine: &RemoteView,
         folders: &[&str],
-    ) -> Result<(Vec<TreeEntry>, Vec<String>)> {
-        let (mut files, mut left) = (Vec::new(), Vec::new());
+        left: &mut Vec<String>,
+    ) -> Result<Vec<TreeEntry>> {
+        let mut files = Vec::new();
         if folders.is_empty() {
-            return Ok((files, left));
+            return Ok(files);
         }
         let is_own = |path: &str| folders.iter().any(|named| self.is_masters_own(named, path));
         let mut links = machine.links(folders)?;
         links.retain(|link| !is_own(link));
-        ensure!(
-            links.len() <= FILES,
-            "the control plane's pods name {} links below /etc of {}, more than {FILES}: copy them by hand, then run this again",
-            links.len(),
-            machine.address()
-        );
+        if links.len() > FILES {
+            left.push(format!(
+                "{} links below {}, more than {FILES}",
+                links.len(),
+                folders.join(", ")
+            ));
+            return Ok(files);
+        }
         for path in links {
             match machine.behind(&path)? {
                 None => left.push(format!("{path} (a link to nothing)")),
@@ -334,13 +363,94 @@ impl ExtraFiles {
                 Some(end) => files.push(TreeEntry { path, ..end }),
             }
         }
-        Ok((files, left))
+        Ok(files)
+    }
+
+    /// Files that a flag names for reading and that neither another machine nor this one has: a pod that reads them does not start.
+    fn lost(&self, choices: &[Choice<'_>], host: &HostView) -> Result<Vec<String>> {
+        let mut lost = Vec::new();
+        for extra in self.paths.iter().filter(|extra| is_needed(extra)) {
+            let is_chosen = choices
+                .iter()
+                .any(|choice| choice.wanted.path() == extra.path);
+            if !is_chosen && !host.exists(&extra.path)? {
+                lost.push(format!("{} ({})", extra.path, extra.named_by));
+            }
+        }
+        Ok(lost)
     }
 }
 
-/// Whether the files in a folder are brought with it.
-fn is_copied(extra: &ExtraPath) -> bool {
-    extra.role == Role::Mounted && extra.path.starts_with("/etc/")
+/// A file that may be brought.
+struct Candidate {
+    mode: u32,
+    size: u64,
+    named_by: String,
+    /// Whether a flag or a volume names the file itself, and not a folder around it.
+    named: bool,
+    /// Whether it only lies beside one that a flag names.
+    beside: bool,
+}
+
+/// Those of `files` of `machine` that are brought. What is too large or too much for that and is here already is passed over; what else is named by itself is for people to copy, and the
+/// rest is left.
+fn few(
+    files: BTreeMap<String, Candidate>,
+    machine: &RemoteView,
+    host: &HostView,
+    found: &mut Found,
+) -> Result<BTreeMap<String, Candidate>> {
+    let too_many = files.len() > FILES;
+    let mut brought = BTreeMap::new();
+    for (path, file) in files {
+        let large = file.size > FILE;
+        if (large || (too_many && !file.named)) && is_here(host, &path, file.size)? {
+            continue;
+        }
+        if too_many && file.beside {
+            found.left.push(path);
+        } else if !large {
+            brought.insert(path, file);
+        } else if file.named {
+            found.by_hand.push(format!(
+                "{path} of {} ({}) has {} bytes, more than {FILE}",
+                machine.address(),
+                file.named_by,
+                file.size
+            ));
+        } else {
+            let what = format!("{path} ({} bytes, more than {FILE})", file.size);
+            found.left.push(what);
+        }
+    }
+    if brought.len() > FILES {
+        found.by_hand.push(format!(
+            "the control plane's pods of {} name {} files that are not here, more than {FILES}; the first is {}",
+            machine.address(),
+            brought.len(),
+            brought.keys().next().map_or("", String::as_str)
+        ));
+        brought.clear();
+    }
+    Ok(brought)
+}
+
+/// Whether there is a file of this size here. Its content is not compared: it is too much to be read there.
+fn is_here(host: &HostView, path: &str, size: u64) -> Result<bool> {
+    let facts = host.facts(path)?;
+    Ok(facts.is_some_and(|facts| facts.kind == Kind::File && facts.size == size))
+}
+
+/// Whether what lies in a folder is written all the time, and each machine's own.
+fn is_volatile(folder: &str) -> bool {
+    let volatile = ["/var/log", "/run", "/var/run", "/tmp"];
+    (volatile.iter()).any(|one| folder == *one || is_below(folder, one))
+}
+
+/// Whether a pod does not start without this file: by the names that flags for such files have.
+fn is_needed(extra: &ExtraPath) -> bool {
+    let flag = extra.named_by.split(' ').next().unwrap_or_default();
+    extra.role == Role::Read && (flag.ends_with("file") || flag.ends_with("-config"))
 }
 
 /// Whether a file is what a pod writes to `output`, or what was there before: `audit.log` becomes `audit-2020-01-02T03-04-05.678.log` (lumberjack, which the API server rotates with).
@@ -403,6 +513,7 @@ fn differences(choices: &[Choice<'_>], host: &HostView) -> Result<Vec<Difference
                 path,
                 digest,
                 named_by,
+                beside,
                 ..
             } => match host.digest(path)? {
                 None => found.push(Difference::Missing(format!(
@@ -413,7 +524,10 @@ fn differences(choices: &[Choice<'_>], host: &HostView) -> Result<Vec<Difference
                     found.push(Difference::Hollow(path.clone()));
                 }
                 Some(own)
-                    if own != *digest && Some(own) != choice.other && !is_distributions(path) =>
+                    if own != *digest
+                        && Some(own) != choice.other
+                        && !*beside
+                        && !is_distributions(path) =>
                 {
                     found.push(Difference::Differs(path.clone()));
                 }
@@ -449,8 +563,29 @@ impl Step for ExtraFiles {
     fn check(&self, view: View<'_>) -> Result<State> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
         let (mut missing, mut different) = (Vec::new(), Vec::new());
-        let (choices, links) = self.choices(cluster)?;
-        for difference in differences(&choices, view.host)? {
+        let Choices {
+            brought,
+            left,
+            by_hand,
+        } = self.choices(cluster, view.host)?;
+        if !by_hand.is_empty() {
+            return Ok(State::Conflict {
+                reason: format!("not brought: {}", by_hand.join("; ")),
+                remedy: "Copy it here by hand, to the same place and for root alone, then run this again".to_owned(),
+            });
+        }
+        let lost = self.lost(&brought, view.host)?;
+        if !lost.is_empty() {
+            return Ok(State::Conflict {
+                reason: format!(
+                    "kubeadm's record of the cluster, or its pods, name what neither {} nor this machine has: {}. What reads it does not start",
+                    cluster.address(),
+                    lost.join(", ")
+                ),
+                remedy: "Put it here, or take the flag out of the record: kubectl --namespace kube-system edit configmap kubeadm-config".to_owned(),
+            });
+        }
+        for difference in differences(&brought, view.host)? {
             match difference {
                 Difference::Missing(what) => missing.push(what),
                 Difference::Hollow(path) if self.own_stay => missing.push(format!(
@@ -482,8 +617,8 @@ impl Step for ExtraFiles {
             .iter()
             .map(|path| format!("{path} differs from the healthy master's; ours stays"))
             .collect();
-        if !links.is_empty() {
-            notes.push(format!("not brought: {}", links.join(", ")));
+        if !left.is_empty() {
+            notes.push(format!("not brought: {}", left.join(", ")));
         }
         if missing.is_empty() {
             return Ok(if notes.is_empty() {
@@ -503,7 +638,7 @@ impl Step for ExtraFiles {
             .cluster
             .context("this workflow has no cluster")?
             .view();
-        for choice in self.choices(cluster)?.0 {
+        for choice in self.choices(cluster, world.host.view())?.brought {
             let from = choice.from;
             match choice.wanted {
                 Wanted::Folder { path, mode, .. } => world.host.make_dir(&path, mode)?,

@@ -58,6 +58,7 @@ pub fn cluster() -> ClusterFacts {
             resolved_there: vec![],
         },
         apiserver_port: 6443,
+        advertised: None,
         ca_certificate: vec![],
         announced_cas: 1,
         ca_hash: "sha256:aa".to_owned(),
@@ -71,6 +72,8 @@ pub fn cluster() -> ClusterFacts {
         missing_etcd_files: vec![],
         clock_skew: 0.2,
         uploaded_certs: None,
+        barriers: vec![],
+        unrecorded: vec![],
     }
 }
 
@@ -152,6 +155,7 @@ pub fn joining(cluster: Rc<ClusterFacts>) -> Joining {
         runtime: RuntimeHere::Docker,
         node: "b1".to_owned(),
         address: "10.0.0.21".to_owned(),
+        local: vec!["10.0.0.21".to_owned()],
         discovery: "10.0.0.11:6443".to_owned(),
         bridge: None,
         ignored: None,

@@ -18,7 +18,7 @@ use crate::journal::Change;
 use crate::kubernetes::{Certificates, DiscoveryTimeout, ExtraArgs};
 use crate::preflight::kernel::SYSTEM_VERIFICATION;
 use crate::rollback::footprint;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// The longest that `kubeadm join` may take; by hand it took 9 to 17 s on two cores, and kubeadm's own limits add up to some nine minutes.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -151,6 +151,10 @@ impl Step for KubeadmJoin {
 
     fn place(&self) -> Place {
         Place::Cluster
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Reset
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {

@@ -60,6 +60,8 @@ pub struct Joining {
     pub node: String,
     /// The address of this machine's apiserver and etcd.
     pub address: String,
+    /// Every address of this machine: its kubelet may have taken another one for its Node.
+    pub local: Vec<String>,
     /// The address of the healthy master's apiserver, `HOST:PORT`.
     pub discovery: String,
     /// Who answers for the cluster's endpoint until this machine's apiserver does, where that is its own address.
@@ -84,6 +86,19 @@ pub enum Standing {
 impl Joining {
     /// Looks at this machine and asks the cluster.
     pub fn standing(&self, view: View<'_>) -> Result<Standing> {
+        let (members, node, files) = self.found(view)?;
+        Ok(self.judge(&members, node.as_ref(), &files))
+    }
+
+    /// The Node of this machine's name, where nothing else of it is there.
+    pub fn lone_node(&self, view: View<'_>) -> Result<Option<Node>> {
+        let (members, node, files) = self.found(view)?;
+        let alone = files.is_empty() && self.member(&members).is_none();
+        Ok(node.filter(|_| alone))
+    }
+
+    /// Etcd's members, this machine's Node, and what kubeadm wrote here.
+    fn found(&self, view: View<'_>) -> Result<(Vec<Member>, Option<Node>, Vec<String>)> {
         let cluster = &self.asked(view.cluster.context("this workflow has no cluster")?);
         let members = match &self.cluster.etcd {
             Some(etcd) => etcd.listed(cluster)?,
@@ -109,7 +124,13 @@ impl Joining {
                 .into_iter()
                 .filter(|name| MANIFESTS.contains(&name.as_str())),
         );
-        Ok(self.judge(&members, node.as_ref(), &files))
+        Ok((members, node, files))
+    }
+
+    /// The member at this machine's address, or of its name.
+    fn member<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
+        let mut members = members.iter();
+        members.find(|member| member.is_at(&self.address) || member.name == self.node)
     }
 
     /// What [`Self::standing`] asks the cluster, and whoever waits for the join: etcd's members, and this machine's node.
@@ -131,14 +152,14 @@ impl Joining {
     }
 
     fn judge(&self, members: &[Member], node: Option<&Node>, files: &[String]) -> Standing {
-        let member = members
-            .iter()
-            .find(|member| member.is_at(&self.address) || member.name == self.node);
+        let member = self.member(members);
         let stacked = self.cluster.etcd.is_some();
         let started = member.is_some_and(|member| {
             member.is_at(&self.address) && member.name == self.node && !member.is_learner
         });
-        let labelled = node.is_some_and(|node| node.is_master() && node.has_address(&self.address));
+        let labelled = node.is_some_and(|node| {
+            node.is_master() && (node.has_address(&self.address) || node.is_at_one_of(&self.local))
+        });
         let placed = MANIFESTS
             .iter()
             .filter(|name| stacked || **name != "etcd.yaml")
@@ -275,6 +296,27 @@ mod tests {
                 },
             },
         )
+    }
+
+    #[test]
+    fn a_master_whose_node_has_another_address_of_this_machine_is_whole() {
+        let mut joining = fixtures::joining(Rc::new(fixtures::cluster()));
+        joining.local.push("192.168.1.21".to_owned());
+        let members = [fixtures::member(3, "b1", "10.0.0.21")];
+        let files = MANIFESTS
+            .into_iter()
+            .chain(["/etc/kubernetes/kubelet.conf"]);
+        let files: Vec<String> = files.map(str::to_owned).collect();
+        let judged = |name, address| {
+            let node = fixtures::node(name, address);
+            joining.judge(&members, Some(&node), &files)
+        };
+        assert_eq!(judged("b1", "10.0.0.21"), Standing::Whole);
+        assert_eq!(judged("b1", "192.168.1.21"), Standing::Whole);
+        assert!(
+            matches!(judged("b1", "192.168.1.22"), Standing::Partial(_)),
+            "another machine's"
+        );
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Here<'a> {
     pub node: &'a str,
     /// The address of its apiserver and etcd.
     pub address: &'a str,
+    /// Every address of it: its kubelet may have taken another one for its Node.
+    pub local: &'a [String],
     /// What the pot holds.
     pub manifest: &'a Manifest,
     /// The names of the images that its runtime has already.
@@ -118,6 +120,20 @@ pub fn judge(
         for alarm in &cluster.alarms {
             refuse(alarm.to_string(), alarm.remedy());
         }
+        for barrier in &cluster.barriers {
+            refuse(barrier.cause.clone(), barrier.remedy.clone());
+        }
+        for flag in cluster.unrecorded.iter().filter(|flag| flag.encrypts) {
+            refuse(
+                format!(
+                    "the {} of {} encrypts Secrets ({}), and kubeadm's record of the cluster does not say so: the one here could not read them, and would write new ones in the clear",
+                    flag.component, cluster.healthy.metadata.name, flag.flag
+                ),
+                format!(
+                    "Add the flag to extraArgs there, and what it is mounted from to extraVolumes: {EDIT_RECORD}"
+                ),
+            );
+        }
     }
     if here.past != Past::Joined
         && let Some(created) = &cluster.uploaded_certs
@@ -180,6 +196,19 @@ pub fn judge(
     warnings.extend(here.static_pods.iter().filter(|pod| pod.always_pulled).map(|pod| {
         format!("{} is pulled whenever its pod starts ({}), though it be here: without its registry the pod does not start. Set imagePullPolicy: IfNotPresent in the manifest, and a tag other than latest", pod.image.name, pod.image.needed_by)
     }));
+    if here.past != Past::Joined {
+        let plain = cluster.unrecorded.iter().filter(|flag| !flag.encrypts);
+        warnings.extend(plain.map(|flag| {
+            let record = flag.recorded.as_ref().map_or_else(
+                || "does not have".to_owned(),
+                |value| format!("has as {value:?}"),
+            );
+            format!(
+                "the {} of {} has {}, which kubeadm's record of the cluster {record}: the one here gets what the record has. To have it here as well, set it there first, under extraArgs: {EDIT_RECORD}",
+                flag.component, cluster.healthy.metadata.name, flag.flag
+            )
+        }));
+    }
     if here.past == Past::Joined {
         let told = |alarm: &Alarm| format!("{alarm}. {}", alarm.remedy());
         warnings.extend(cluster.alarms.iter().map(told));
@@ -201,6 +230,9 @@ pub fn judge(
         _ => (Err(refusals), warnings),
     }
 }
+
+/// What changes kubeadm's record.
+const EDIT_RECORD: &str = "kubectl --namespace kube-system edit configmap kubeadm-config";
 
 /// [`CLOCK_TOLERANCE`] for comparing with a measured difference.
 #[allow(clippy::cast_precision_loss, reason = "60 is exact")]
@@ -364,7 +396,8 @@ fn cluster_status(
 
 fn identity(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String, String)) {
     if let Some(node) = cluster.node(here.node) {
-        let mine = here.past != Past::Stranger && node.has_address(here.address);
+        let mine = here.past != Past::Stranger
+            && (node.has_address(here.address) || node.is_at_one_of(here.local));
         if node.is_ready() && !mine {
             refuse(
                 format!(

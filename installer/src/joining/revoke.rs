@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::{Joining, REVOKED, uploaded_by_us};
 use crate::control_plane::credentials;
 use crate::journal::Change;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// Where kubeadm writes the token for the kubelet's first connection.
 const BOOTSTRAP: &str = "/etc/kubernetes/bootstrap-kubelet.conf";
@@ -42,6 +42,10 @@ impl Step for RevokeCredentials {
 
     fn place(&self) -> Place {
         Place::Cluster
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Nothing
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {

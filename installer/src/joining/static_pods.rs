@@ -12,8 +12,8 @@ use serde::Deserialize;
 use super::MANIFESTS;
 use crate::control_plane::ClusterView;
 use crate::control_plane::images::{MissingImage, familiar};
-use crate::host::HostView;
 use crate::host::remote::RemoteView;
+use crate::host::{HostView, Kind};
 use crate::journal::STATE_DIR;
 use crate::step::{State, Step, View, World};
 
@@ -252,7 +252,7 @@ fn manifests(machine: &RemoteView) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Those of this machine, or else in its backups, of which the newest counts.
+/// Those of this machine, or else in its backups, of which the newest counts. A link is the file that it leads to; one that leads to no file is no manifest.
 fn kept(host: &HostView) -> Result<BTreeMap<String, Giver>> {
     let backups = format!("{STATE_DIR}/backup");
     let mut kept = BTreeMap::new();
@@ -261,7 +261,10 @@ fn kept(host: &HostView) -> Result<BTreeMap<String, Giver>> {
     for folder in folders.chain([FOLDER.to_owned()]) {
         for name in host.list(&folder)?.into_iter().filter(|name| is_own(name)) {
             let path = format!("{folder}/{name}");
-            kept.insert(name, Giver::Here(path));
+            let end = host.behind(&path)?;
+            if end.is_some_and(|end| end.kind == Kind::File) {
+                kept.insert(name, Giver::Here(path));
+            }
         }
     }
     Ok(kept)

@@ -11,7 +11,7 @@ use crate::control_plane::images::PodNetwork;
 use crate::control_plane::objects::{List, Node, Pod};
 use crate::host::probe::Probe;
 use crate::journal::Change;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// The longest wait. TKE waits five minutes for a node to become ready; the DaemonSet controller may need as long to come to itself, and a reminder then.
 const LIMIT: Duration = Duration::from_secs(480);
@@ -139,6 +139,10 @@ impl Step for Voting {
 
     fn place(&self) -> Place {
         Place::Cluster
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Nothing
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {

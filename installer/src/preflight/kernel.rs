@@ -47,6 +47,12 @@ pub fn kubeadm_knows(version: KubeVersion, release: &str) -> bool {
     three || release.contains("4.") || (five && release.contains("5."))
 }
 
+/// Whether kubeadm of this version refuses a kernel for its number alone, so that its check is ignored, where ours comes in its place.
+pub fn is_replaced(version: KubeVersion, release: &str) -> bool {
+    Traits::of(version).kernel_releases == KernelReleases::EndAtFiveReplaceable
+        && !kubeadm_knows(version, release)
+}
+
 /// Why a check of kubeadm is ignored, though what it stands for holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ignored {
@@ -82,8 +88,7 @@ pub fn ignored_check(
     fail_cgroup_v1: Option<bool>,
 ) -> Option<Ignored> {
     let traits = Traits::of(version);
-    let unknown = traits.kernel_releases == KernelReleases::EndAtFiveReplaceable
-        && !kubeadm_knows(version, &facts.kernel.release);
+    let unknown = is_replaced(version, &facts.kernel.release);
     let borne = traits.on_cgroup_v1 == OnCgroupV1::RunsIfAllowed
         && facts.cgroups.version == CgroupVersion::V1
         && fail_cgroup_v1 == Some(false);

@@ -9,7 +9,7 @@ use super::{EtcdPlace, Needs, Network, Purpose, Row, Standing, Verdict, disk, ke
 use crate::facts::containerd::release;
 use crate::facts::firewall::Kind;
 use crate::facts::modules;
-use crate::facts::{CgroupVersion, Facts, Init, User};
+use crate::facts::{CgroupVersion, Facts, Init, NetworkFile, User};
 use crate::kubernetes::{ContainerdRelease, KernelReleases, Tool, Traits};
 use crate::runtime::Runtime;
 
@@ -20,7 +20,7 @@ const CPUS: usize = 2;
 const MEMORY: u64 = 1700;
 
 /// Every check, in the order in which an operator reads them.
-pub(super) const ROWS: [Row; 18] = [
+pub(super) const ROWS: [Row; 19] = [
     Row {
         name: "root",
         what: "this program runs as root",
@@ -70,6 +70,11 @@ pub(super) const ROWS: [Row; 18] = [
         name: "optional-tools",
         what: "the programs that kubeadm asks for are installed",
         judge: optional_tools,
+    },
+    Row {
+        name: "ssh",
+        what: "there is an SSH client to reach the healthy master with",
+        judge: ssh,
     },
     Row {
         name: "cpus",
@@ -332,6 +337,7 @@ fn package(tool: &str) -> &'static str {
         "mount" => "mount, or util-linux",
         "nsenter" => "util-linux",
         "socat" => "socat",
+        "ssh" => "openssh-client, or openssh-clients",
         "systemctl" => "systemd",
         _ => "coreutils",
     }
@@ -392,6 +398,17 @@ fn optional_tools(facts: &Facts, needs: &Needs) -> Verdict {
     }
 }
 
+/// Only a warning: a machine is prepared without a cluster, and whatever reaches for one says so at once.
+fn ssh(facts: &Facts, _: &Needs) -> Verdict {
+    match missing_tools(facts, &["ssh"]) {
+        None => Verdict::Good,
+        Some((_, remedy)) => Verdict::warn(
+            "there is no ssh, without which no healthy master can be reached and no join begins",
+            remedy,
+        ),
+    }
+}
+
 fn cpus(facts: &Facts, needs: &Needs) -> Verdict {
     if facts.cpus >= CPUS || needs.purpose == Purpose::Environment {
         return Verdict::Good;
@@ -445,11 +462,12 @@ fn node_name(_: &Facts, needs: &Needs) -> Verdict {
 }
 
 fn leftovers(facts: &Facts, needs: &Needs) -> Verdict {
-    let by_people = |path: &&String| needs.network == Network::People && *path == "/etc/cni/net.d/";
-    let left: Vec<&str> = facts
-        .leftovers
-        .iter()
-        .filter(|path| !by_people(path))
+    let networks: &[NetworkFile] = match needs.network {
+        Network::Pods => &facts.networks,
+        Network::People => &[],
+    };
+    let paths = networks.iter().map(|network| &network.path);
+    let left: Vec<&str> = (facts.leftovers.iter().chain(paths))
         .map(String::as_str)
         .collect();
     if left.is_empty() || needs.standing != Standing::Bare {
@@ -457,13 +475,29 @@ fn leftovers(facts: &Facts, needs: &Needs) -> Verdict {
     }
     let reason = format!("found: {}", left.join(", "));
     match needs.purpose {
-        Purpose::Master => Verdict::refuse(
-            reason,
-            "if this machine may forget the cluster that they belong to: kubeadm reset, then remove what is left of them",
-        ),
+        Purpose::Master => {
+            let reset = "if this machine may forget the cluster that they belong to: kubeadm reset, then remove what is left of them";
+            let reset = (!facts.leftovers.is_empty()).then(|| reset.to_owned());
+            let remedies: Vec<String> = reset
+                .into_iter()
+                .chain(networks.iter().map(without_network))
+                .collect();
+            Verdict::refuse(reason, remedies.join("\n"))
+        }
         Purpose::Environment => {
             Verdict::warn(reason, "a join will be refused as long as they are there")
         }
+    }
+}
+
+/// How to be rid of a file that configures a network: pods would get that one, until the cluster's own comes.
+fn without_network(network: &NetworkFile) -> String {
+    let NetworkFile { path, package } = network;
+    match package {
+        Some(package) => format!(
+            "{path} is of package {package}: remove that if nothing needs it; or move the file away, without which its own containers may have no network: mv {path} /root/"
+        ),
+        None => format!("if nothing needs {path}, move it away: mv {path} /root/"),
     }
 }
 

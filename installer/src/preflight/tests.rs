@@ -12,7 +12,7 @@ use super::kernel::{Ignored, ignored_check, kubeadm_knows, system_verification_p
 use super::*;
 use crate::facts::modules::Standing as Module;
 use crate::facts::{
-    CgroupVersion, Cgroups, Disks, Functions, Init, Interface, Kernel, TOOLS, User,
+    CgroupVersion, Cgroups, Disks, Functions, Init, Interface, Kernel, NetworkFile, TOOLS, User,
 };
 use crate::host::Space;
 
@@ -92,6 +92,7 @@ pub(crate) fn good() -> Facts {
         ports: BTreeSet::from([22]),
         tools: TOOLS.into_iter().collect(),
         leftovers: Vec::new(),
+        networks: Vec::new(),
         modules: [("br_netfilter", Module::Loadable)].into(),
         running: None,
         glibc: Some((2, 36)),
@@ -401,7 +402,62 @@ fn an_environment_needs_less_than_a_master() {
         needs.purpose = Purpose::Environment;
         facts.cpus = 1;
         facts.ports.insert(6443);
-        facts.leftovers = vec!["/etc/cni/net.d/".to_owned()];
+        facts.leftovers = vec!["/var/lib/etcd/".to_owned()];
+        facts.networks = vec![network("10-flannel.conflist", None)];
     });
     assert!(found.is_empty(), "{found:?}");
+}
+
+fn network(name: &str, package: Option<&str>) -> NetworkFile {
+    NetworkFile {
+        path: format!("/etc/cni/net.d/{name}"),
+        package: package.map(str::to_owned),
+    }
+}
+
+#[test]
+fn a_network_s_file_is_refused_by_name_with_what_is_done_about_it() {
+    let refusal = |leftovers: &[&str], people: Network| {
+        let (mut facts, mut needs) = (good(), needs());
+        facts.leftovers = leftovers.iter().map(|path| (*path).to_owned()).collect();
+        facts.networks = vec![
+            network("10-own.conf", None),
+            network("87-podman-bridge.conflist", Some("podman")),
+        ];
+        needs.network = people;
+        let report = run(&facts, &needs);
+        let told = report.refusals().next();
+        told.map(|finding| (finding.reason.clone(), finding.remedy.clone()))
+    };
+    let (reason, remedy) = refusal(&[], Network::Pods).unwrap();
+    assert_eq!(
+        reason,
+        "found: /etc/cni/net.d/10-own.conf, /etc/cni/net.d/87-podman-bridge.conflist"
+    );
+    assert!(
+        remedy.contains("mv /etc/cni/net.d/10-own.conf /root/")
+            && remedy.contains("87-podman-bridge.conflist is of package podman: remove that"),
+        "{remedy}"
+    );
+    assert!(!remedy.contains("kubeadm reset"), "{remedy}");
+    let (_, remedy) = refusal(&["/etc/kubernetes/admin.conf"], Network::Pods).unwrap();
+    assert!(
+        remedy.contains("kubeadm reset") && remedy.contains("package podman"),
+        "{remedy}"
+    );
+    assert_eq!(refusal(&[], Network::People), None);
+}
+
+#[test]
+fn a_machine_without_an_ssh_client_is_told_so() {
+    let (mut facts, needs) = (good(), needs());
+    facts.tools.remove("ssh");
+    let report = run(&facts, &needs);
+    assert!(report.is_good());
+    let warnings: Vec<&Finding> = report.warnings().collect();
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].check == "ssh" && warnings[0].remedy.contains("openssh-client"),
+        "{warnings:?}"
+    );
 }

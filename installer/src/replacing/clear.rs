@@ -18,7 +18,7 @@ use crate::host::{Host, HostView};
 use crate::joining::kubeadm_log;
 use crate::journal::{Change, STATE_DIR};
 use crate::rollback::footprint::{MASTER, interface_path};
-use crate::step::{State, Step, View, World};
+use crate::step::{Reversal, State, Step, View, World};
 use crate::steps::stop_kubelet;
 
 /// The step's name, by which the journal knows what a reset took.
@@ -146,6 +146,10 @@ impl Step for ClearNode {
         "nothing of the old node is left on this machine".to_owned()
     }
 
+    fn reversal(&self) -> Reversal {
+        Reversal::Backup
+    }
+
     fn check(&self, view: View<'_>) -> Result<State> {
         let left = self.left(view.host)?;
         let taken = self.own.to_put_back(view.host)?;
@@ -214,12 +218,15 @@ impl Step for ClearNode {
 )]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::symlink;
     use std::sync::Arc;
 
     use super::*;
     use crate::control_plane::kubeadm::ExternalEtcd;
+    use crate::control_plane::{Cluster, ClusterView};
     use crate::host::scripted::Scripted;
     use crate::joining::fixtures::cluster;
+    use crate::joining::static_pods::{Former, Manifests, StaticPods};
     use crate::journal::{Event, Journal};
     use crate::replacing::backup::BackUp;
 
@@ -370,6 +377,62 @@ mod tests {
         }
         let etcds = fs::read_dir(root.path().join("var/lib/etcd")).unwrap();
         assert_eq!(etcds.count(), 0, "kubeadm demands that it is empty");
+    }
+
+    #[test]
+    fn what_is_wiped_behind_links_is_kept_and_a_static_pod_that_was_one_comes_back() {
+        let root = former_master();
+        let at = |path: &str| root.path().join(path);
+        for folder in ["data", "opt"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        fs::rename(at("etc/kubernetes"), at("data/kubernetes")).unwrap();
+        symlink("../data/kubernetes", at("etc/kubernetes")).unwrap();
+        fs::write(at("opt/pod.yaml"), "kind: Pod").unwrap();
+        for (name, text) in [
+            ("vip.yaml", "../../../opt/pod.yaml"),
+            ("gone.yaml", "nothing"),
+        ] {
+            symlink(text, at("data/kubernetes/manifests").join(name)).unwrap();
+        }
+        ensure(&back_up(), root.path(), Arc::new(Scripted::new()));
+        let step = ClearNode::new(
+            "m3".to_owned(),
+            &at("var/lib/kpot"),
+            &cluster(),
+            Some("unix:///run/containerd/containerd.sock".to_owned()),
+        );
+        let (_, after) = ensure(&step, root.path(), Arc::new(script(root.path())));
+        assert_eq!(after, State::Satisfied);
+        assert!(!at("data/kubernetes/admin.conf").exists() && at("opt/pod.yaml").exists());
+        let kept = fs::read_dir(at("var/lib/kpot/backup"))
+            .unwrap()
+            .map(|run| run.unwrap().path().join("files/etc/kubernetes"))
+            .find(|files| files.exists())
+            .unwrap();
+        let secret = fs::read_to_string(kept.join("admin.conf")).unwrap();
+        assert_eq!(secret, "secret");
+        assert!(kept.join("pki/ca.key").exists());
+
+        let journal = Journal::new(at("var/lib/kpot"));
+        let view = HostView::new(root.path(), Arc::new(Scripted::new()));
+        let host = Host::new(view, &journal);
+        // The healthy master has none.
+        let healthy = Arc::new(Scripted::new().on("find -H", 0, ""));
+        let healthy = Cluster::new(ClusterView::new(healthy, "10.0.0.11"));
+        let world = World {
+            host: &host,
+            cluster: Some(&healthy),
+        };
+        let pods = StaticPods::new(Former::Ourselves);
+        let told = pods.note(world.view(), Manifests::Go).unwrap().unwrap();
+        assert!(
+            told.contains("vip.yaml of this machine itself") && !told.contains("gone.yaml"),
+            "{told}"
+        );
+        pods.apply(world).unwrap();
+        let pod = fs::read_to_string(at("data/kubernetes/manifests/vip.yaml")).unwrap();
+        assert_eq!(pod, "kind: Pod");
     }
 
     #[test]

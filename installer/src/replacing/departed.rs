@@ -49,14 +49,33 @@ impl Departed {
                 .any(|(name, _)| *name == self.name)
     }
 
-    /// This machine, under the name and address that it had: refused where the cluster knows another machine by either.
-    pub fn ourselves(cluster: &ClusterFacts, name: &str, address: &str) -> Result<Self, Refusal> {
+    /// This machine, which has the addresses `local`, under the name and address that it had: refused where the cluster knows another machine by either.
+    pub fn ourselves(
+        cluster: &ClusterFacts,
+        records: &[Record],
+        name: &str,
+        address: &str,
+        local: &[String],
+    ) -> Result<Self, Refusal> {
         let departed = Self {
             name: name.to_owned(),
             address: address.to_owned(),
             whose: Whose::Ours,
         };
-        departed.agreed(cluster)?;
+        departed.agreed(cluster, records, local).map_err(|refusal| {
+            let own = cluster.members.iter().filter(|member| member.name == name);
+            let mut places = own.filter_map(Member::address);
+            match places.find(|place| local.iter().any(|own| own == place)) {
+                Some(place) if place != address => Refusal {
+                    remedy: format!(
+                        "If this machine is the master at {place}, which is an address of its own as well, say so: --advertise-address {place}. {}",
+                        refusal.remedy
+                    ),
+                    ..refusal
+                },
+                _ => refusal,
+            }
+        })?;
         if name == cluster.healthy.metadata.name {
             return Err(Refusal {
                 cause: format!(
@@ -75,29 +94,7 @@ impl Departed {
         down: &str,
         own: (&str, &str),
     ) -> Result<Self, Refusal> {
-        let known = known(cluster, records);
-        let of_node = cluster.nodes.iter().find(|node| node.has_address(down));
-        let mut found: BTreeSet<(String, String)> = known
-            .iter()
-            .filter(|(name, address)| {
-                down == name
-                    || down == address
-                    || of_node.is_some_and(|node| node.metadata.name == *name)
-            })
-            .cloned()
-            .collect();
-        for member in &cluster.members {
-            if member.id.is(down) || down == member.name || member.is_at(down) {
-                let address = member.address().unwrap_or_default();
-                // A member that never started has no name; what else is known of its address tells whose it is.
-                let theirs = known.iter().find(|(_, place)| place == address);
-                found.insert(match theirs {
-                    Some(theirs) if member.name.is_empty() => theirs.clone(),
-                    _ => (member.name.clone(), address.to_owned()),
-                });
-            }
-        }
-        let mut found = found.into_iter();
+        let mut found = found(cluster, records, down).into_iter();
         let (Some((name, address)), None) = (found.next(), found.next()) else {
             return Err(unclear(cluster, down));
         };
@@ -134,19 +131,44 @@ impl Departed {
             address,
             whose: Whose::Another,
         };
-        departed.agreed(cluster)?;
+        departed.agreed(cluster, records, &[])?;
         Ok(departed)
     }
 
+    /// Whether the cluster itself knows a master, or a member of etcd, that the operator may call `down`, other than the machine of the node `own`.
+    pub fn is_known(cluster: &ClusterFacts, down: &str, own: &str) -> bool {
+        let found = found(cluster, &[], down);
+        found.iter().any(|(name, _)| name != own)
+    }
+
+    /// What is to be told of a master whose Node has other addresses alone.
+    pub fn note(&self, cluster: &ClusterFacts) -> Option<String> {
+        let node = cluster.node(&self.name)?;
+        let others: Vec<&str> = node.internal_addresses().collect();
+        (!others.is_empty() && !node.has_address(&self.address)).then(|| {
+            format!(
+                "{} is the master at {}, as etcd and its API server know it; its node has another address of its machine: {}",
+                self.name,
+                self.address,
+                others.join(", ")
+            )
+        })
+    }
+
     /// Refuses where the Node, etcd and kubeadm's ClusterStatus do not agree that this name is at this address.
-    fn agreed(&self, cluster: &ClusterFacts) -> Result<(), Refusal> {
+    fn agreed(
+        &self,
+        cluster: &ClusterFacts,
+        records: &[Record],
+        local: &[String],
+    ) -> Result<(), Refusal> {
         let mut against = Vec::new();
         for node in &cluster.nodes {
             let (named, placed) = (
                 node.metadata.name == self.name,
                 node.has_address(&self.address),
             );
-            if named != placed {
+            if named != placed && !(named && self.has_other(cluster, node, records, local)) {
                 let addresses: Vec<&str> = node
                     .status
                     .addresses
@@ -184,6 +206,75 @@ impl Departed {
             remedy: "Nothing is removed on such ground. Look at: kubectl get nodes -o wide; etcdctl member list; kubectl --namespace kube-system get configmap kubeadm-config -o yaml".to_owned(),
         })
     }
+
+    /// Whether the Node of its name, which is not at its address, only has another one of its machine's: a kubelet that is not told (`--node-ip`) takes the one that the default route goes
+    /// by, whatever `kubeadm init --apiserver-advertise-address` said. Something else has to place the name at the address, and nobody else may be where the Node is. Where nothing else is
+    /// left, a Node that is at `local`, the addresses of this machine, is this machine's.
+    fn has_other(
+        &self,
+        cluster: &ClusterFacts,
+        node: &Node,
+        records: &[Record],
+        local: &[String],
+    ) -> bool {
+        // Somebody may have given a dead master's name to a worker since, and another master that is Ready is not gone.
+        if !node.is_master() || (self.whose == Whose::Another && node.is_ready()) {
+            return false;
+        }
+        let (name, address) = (&self.name, &self.address);
+        let mut members = cluster.members.iter();
+        let mut entries = cluster.api_endpoints.iter();
+        let mut recorded = records.iter();
+        let is_placed = members.any(|member| member.name == *name && member.is_at(address))
+            || entries.any(|(known, place)| known == name && place == address)
+            || recorded.any(|record| record.is_of(node) && record.address == *address);
+        let is_here = || {
+            let is_local = |own: &str| local.iter().any(|address| address == own);
+            let mut recorded = records.iter();
+            node.internal_addresses().all(is_local)
+                && recorded.all(|record| record.name != *name || record.address == *address)
+        };
+        let is_elsewhere = node.internal_addresses().next().is_some();
+        let mut others = node.internal_addresses();
+        is_elsewhere && (is_placed || is_here()) && !others.any(|own| self.is_taken(cluster, own))
+    }
+
+    /// Whether somebody of another name is at `address`.
+    fn is_taken(&self, cluster: &ClusterFacts, address: &str) -> bool {
+        let name = &self.name;
+        let mut nodes = cluster.nodes.iter();
+        let mut members = cluster.members.iter();
+        let mut entries = cluster.api_endpoints.iter();
+        nodes.any(|node| node.metadata.name != *name && node.has_address(address))
+            || members.any(|member| member.name != *name && member.is_at(address))
+            || entries.any(|(known, place)| known != name && place == address)
+    }
+}
+
+/// The names and addresses of whatever may be called `down`. A member that never started has no name, unless something else is known of its address.
+fn found(cluster: &ClusterFacts, records: &[Record], down: &str) -> BTreeSet<(String, String)> {
+    let known = known(cluster, records);
+    let of_node = cluster.nodes.iter().find(|node| node.has_address(down));
+    let mut found: BTreeSet<(String, String)> = known
+        .iter()
+        .filter(|(name, address)| {
+            down == name
+                || down == address
+                || of_node.is_some_and(|node| node.metadata.name == *name)
+        })
+        .cloned()
+        .collect();
+    for member in &cluster.members {
+        if member.id.is(down) || down == member.name || member.is_at(down) {
+            let address = member.address().unwrap_or_default();
+            let theirs = known.iter().find(|(_, place)| place == address);
+            found.insert(match theirs {
+                Some(theirs) if member.name.is_empty() => theirs.clone(),
+                _ => (member.name.clone(), address.to_owned()),
+            });
+        }
+    }
+    found
 }
 
 /// The masters that the cluster's Nodes, kubeadm's ClusterStatus and our own records name, with their addresses. kubeadm labels a Node last: one at the address of a member that never started
@@ -201,7 +292,7 @@ fn known(cluster: &ClusterFacts, records: &[Record]) -> BTreeSet<(String, String
         .filter(|node| node.is_master() || half_joined(node));
     let nodes = nodes.filter_map(|node| {
         let name = &node.metadata.name;
-        Some((name.clone(), place(cluster, node)?.to_owned()))
+        Some((name.clone(), place(cluster, records, node)?.to_owned()))
     });
     let records = records
         .iter()
@@ -212,20 +303,20 @@ fn known(cluster: &ClusterFacts, records: &[Record]) -> BTreeSet<(String, String
         .collect()
 }
 
-/// At which of its addresses a Node is a master: it may have one of either family. Its member is there, or its API server.
-fn place<'c>(cluster: &'c ClusterFacts, node: &'c Node) -> Option<&'c str> {
-    let internal = |address: &&str| {
-        let mut own = node.status.addresses.iter();
-        own.any(|own| own.kind == "InternalIP" && own.address == *address)
-    };
+/// At which of its machine's addresses a Node is a master: it may itself have one of either family, or another one alone. Its member is there, or its API server; or was when it was recorded.
+fn place<'c>(cluster: &'c ClusterFacts, records: &'c [Record], node: &'c Node) -> Option<&'c str> {
     let name = &node.metadata.name;
     let mut members = cluster.members.iter();
     let member = members.find(|member| member.name == *name);
-    let member = member.and_then(Member::address).filter(internal);
     let mut entries = cluster.api_endpoints.iter();
     let entry = entries.find(|(known, _)| known == name);
-    let entry = entry.map(|(_, address)| address.as_str()).filter(internal);
-    member.or(entry).or(node.internal_address())
+    let mut recorded = records.iter();
+    let record = recorded.find(|record| record.is_of(node));
+    member
+        .and_then(Member::address)
+        .or(entry.map(|(_, address)| address.as_str()))
+        .or(record.map(|record| record.address.as_str()))
+        .or(node.internal_address())
 }
 
 fn unclear(cluster: &ClusterFacts, down: &str) -> Refusal {
@@ -253,7 +344,7 @@ fn unclear(cluster: &ClusterFacts, down: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::joining::fixtures::{cluster, member, node};
+    use crate::joining::fixtures::{self, cluster, member, node};
 
     fn three() -> ClusterFacts {
         let mut three = cluster();
@@ -269,6 +360,10 @@ mod tests {
 
     fn find(cluster: &ClusterFacts, down: &str) -> Result<Departed, Refusal> {
         Departed::named(cluster, &[], down, ("b1", "10.0.0.21"))
+    }
+
+    fn ourselves(cluster: &ClusterFacts, name: &str, address: &str) -> Result<Departed, Refusal> {
+        Departed::ourselves(cluster, &[], name, address, &[])
     }
 
     #[test]
@@ -317,6 +412,7 @@ mod tests {
         let record = Record {
             name: "m3".to_owned(),
             address: "10.0.0.13".to_owned(),
+            uid: String::new(),
         };
         assert!(Departed::named(&nothing, &[record], "m3", ("b1", "10.0.0.21")).is_ok());
         assert!(
@@ -364,13 +460,166 @@ mod tests {
             find(&renamed, "10.0.0.13").is_err(),
             "two names at one address"
         );
-        assert!(Departed::ourselves(&moved, "m3", "10.0.0.13").is_err());
-        assert!(Departed::ourselves(&three(), "m3", "10.0.0.12").is_err());
-        assert!(Departed::ourselves(&three(), "m3", "10.0.0.13").is_ok());
+        assert!(ourselves(&moved, "m3", "10.0.0.13").is_err());
+        assert!(ourselves(&three(), "m3", "10.0.0.12").is_err());
+        assert!(ourselves(&three(), "m3", "10.0.0.13").is_ok());
         assert!(
-            Departed::ourselves(&three(), "m9", "10.0.0.99").is_ok(),
+            ourselves(&three(), "m9", "10.0.0.99").is_ok(),
             "all records of it are gone"
         );
+    }
+
+    /// Three masters, as where `kubeadm init --apiserver-advertise-address` alone was told which address to take: the kubelet of m3 takes another one.
+    fn beside() -> ClusterFacts {
+        let mut beside = three();
+        let mut down = node("m3", "192.168.1.13");
+        down.status.conditions.clear();
+        *beside.nodes.last_mut().unwrap() = down;
+        beside
+    }
+
+    #[test]
+    fn a_node_that_has_another_address_of_its_machine_is_the_master_s_all_the_same() {
+        let mut without_status = beside();
+        without_status.api_endpoints.clear();
+        let mut without_etcd = beside();
+        without_etcd.members.clear();
+        for cluster in [&beside(), &without_status, &without_etcd] {
+            for down in ["m3", "10.0.0.13", "192.168.1.13"] {
+                let found = find(cluster, down).expect(down);
+                assert_eq!(
+                    (found.name.as_str(), found.address.as_str()),
+                    ("m3", "10.0.0.13")
+                );
+                let note = found.note(cluster).unwrap();
+                assert!(
+                    note.contains("10.0.0.13") && note.contains("192.168.1.13"),
+                    "{note}"
+                );
+            }
+            assert!(ourselves(cluster, "m3", "10.0.0.13").is_ok());
+            assert!(ourselves(cluster, "m3", "192.168.1.13").is_err());
+        }
+        let mut worker = beside();
+        worker.nodes.last_mut().unwrap().metadata.labels.clear();
+        let mut well = beside();
+        *well.nodes.last_mut().unwrap() = node("m3", "192.168.1.13");
+        for cluster in [&worker, &well] {
+            assert!(find(cluster, "m3").is_err(), "it is not the one that died");
+        }
+        assert!(ourselves(&well, "m3", "10.0.0.13").is_ok());
+        assert_eq!(find(&three(), "m3").unwrap().note(&three()), None);
+        assert!(find(&without_status, "1f").is_ok());
+        let local = ["10.0.0.13", "192.168.1.13"].map(str::to_owned);
+        let refused =
+            Departed::ourselves(&beside(), &[], "m3", "192.168.1.13", &local).unwrap_err();
+        assert!(
+            refused.remedy.contains("--advertise-address 10.0.0.13"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_begun_with_such_a_master_is_finished() {
+        // Its member is gone already, and kubeadm keeps no ClusterStatus from 1.22 on.
+        let mut begun = beside();
+        begun.members.pop();
+        begun.api_endpoints.clear();
+        begun.nodes.last_mut().unwrap().metadata.uid = "u1".to_owned();
+        let record = |address: &str, uid: &str| Record {
+            name: "m3".to_owned(),
+            address: address.to_owned(),
+            uid: uid.to_owned(),
+        };
+        let named = |record: Record, down: &str| {
+            Departed::named(&begun, &[record], down, ("b1", "10.0.0.21"))
+        };
+        for down in ["m3", "10.0.0.13", "192.168.1.13"] {
+            let found = named(record("10.0.0.13", "u1"), down).expect(down);
+            assert_eq!(found.address, "10.0.0.13");
+            for uid in ["", "u0"] {
+                assert!(
+                    named(record("10.0.0.13", uid), down).is_err(),
+                    "a record of another Node: {down}"
+                );
+            }
+        }
+        let here = |records: &[Record], local: &[&str]| {
+            let local: Vec<String> = local.iter().map(|&own| own.to_owned()).collect();
+            Departed::ourselves(&begun, records, "m3", "10.0.0.13", &local)
+        };
+        let both = ["10.0.0.13", "192.168.1.13"];
+        assert!(here(&[], &both).is_ok());
+        assert!(here(&[record("10.0.0.13", "u0")], &both).is_ok());
+        assert!(here(&[record("10.0.0.99", "u0")], &both).is_err());
+        assert!(
+            here(&[], &both[..1]).is_err(),
+            "it may be another machine's"
+        );
+    }
+
+    /// Who is at an address, or nobody.
+    type Placed = Option<(&'static str, &'static str)>;
+
+    /// Whether m3 may be taken for the master at 10.0.0.13, in other words: whatever has the name or the address has both; but the Node of that name may be at another address, `own`, where
+    /// a member or an entry has both and nobody else is there.
+    fn oracle(own: &str, other: Placed, member: Placed, entry: Placed) -> bool {
+        let us = ("m3", "10.0.0.13");
+        let strangers = [other, member, entry];
+        let is_odd = |(name, address): (&str, &str)| (name == us.0) != (address == us.1);
+        let is_unstarted = |one: (&str, &str)| one.0.is_empty() && one.1 == us.1;
+        if strangers
+            .into_iter()
+            .flatten()
+            .any(|one| is_odd(one) && !is_unstarted(one))
+        {
+            return false;
+        }
+        own == us.1
+            || ([member, entry].contains(&Some(us))
+                && !strangers.into_iter().flatten().any(|one| one.1 == own))
+    }
+
+    #[test]
+    fn one_other_address_of_a_node_is_all_that_may_differ() {
+        let addresses = ["10.0.0.13", "192.168.1.13", "10.0.0.99"];
+        let placed = |names: &[&'static str]| -> Vec<Placed> {
+            let all = names
+                .iter()
+                .flat_map(|&name| addresses.map(|address| Some((name, address))));
+            all.chain([None]).collect()
+        };
+        let mut accepted = 0;
+        for own in addresses {
+            for other in placed(&["m4"]) {
+                for member in placed(&["m3", "m4", ""]) {
+                    for entry in placed(&["m3", "m4"]) {
+                        let mut cluster = cluster();
+                        cluster.nodes.push(node("m3", own));
+                        cluster.nodes.extend(other.map(|(name, at)| node(name, at)));
+                        let member_of = |(name, at)| fixtures::member(0x1f, name, at);
+                        cluster.members.extend(member.map(member_of));
+                        let entry_of = |(name, at): (&str, &str)| (name.to_owned(), at.to_owned());
+                        cluster.api_endpoints.extend(entry.map(entry_of));
+                        let wanted = oracle(own, other, member, entry);
+                        let judged = ourselves(&cluster, "m3", "10.0.0.13").is_ok();
+                        let told = format!("{own} {other:?} {member:?} {entry:?}");
+                        assert_eq!(judged, wanted, "{told}");
+                        accepted += usize::from(judged);
+                        // Whom it finds by whichever word, all that is known agrees on.
+                        for down in ["m3", own] {
+                            if let Ok(found) = find(&cluster, down)
+                                && (found.name.as_str(), found.address.as_str())
+                                    == ("m3", "10.0.0.13")
+                            {
+                                assert!(wanted, "{down}: {told}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(accepted > 20, "{accepted}");
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! The machine of the master whose place this one takes: whether it answers over SSH, and its files, which are backed up here before anything is removed.
 //!
 //! The backup is a tar in this run's backups, `down-<name>.tar` (0600), of what kubeadm, the kubelet and people put on a node. etcd's data is not in it: a snapshot of the
-//! healthy master is taken instead. A list beside it, `down-<name>.tar.list`, has the time and size of each file: a backup counts as long as nothing was changed since. A machine that does not answer stops nothing; the plan says so.
+//! healthy master is taken instead. A list beside it, `down-<name>.tar.list`, has the time and size of each file: a backup counts as long as nothing was changed since. A machine that does not answer, or cannot read its own files, stops nothing; the plan says so.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use anyhow::{Context, Result};
 
-use super::{ASIDE, Departed, KUBERNETES, is_below};
+use super::{ASIDE, Departed, KUBERNETES, folder_of, is_below};
+use crate::control_plane::extra_paths::{self, ExtraPath};
 use crate::host::HostView;
 use crate::host::remote::RemoteView;
 use crate::host::ssh::{Connect, Role, Target};
 use crate::journal::STATE_DIR;
-use crate::step::{State, Step, View, World};
+use crate::step::{Reversal, State, Step, View, World};
 
 /// What is backed up, and the folder of certificates, wherever that is.
 const KEPT: [&str; 6] = [
@@ -24,6 +25,9 @@ const KEPT: [&str; 6] = [
     "/var/lib/kubelet/pki",
     "/etc/cni/net.d",
 ];
+
+/// The largest file that is read to try a disk, in bytes; no larger one is brought from it by itself.
+const TRIED: u64 = 1 << 20;
 
 /// A master whose place is taken, and its machine.
 #[derive(Clone)]
@@ -43,7 +47,7 @@ pub struct Down {
 pub enum Reach {
     /// It does.
     Answers(RemoteView),
-    /// It does not, or lets nobody in; says why.
+    /// It does not, or lets nobody in, or is as good as silent: says so, and why, in words that follow its name.
     Silent(String),
 }
 
@@ -72,8 +76,20 @@ impl Reach {
         };
         match connect(target) {
             Ok(ssh) => Self::Answers(RemoteView::new(ssh, &departed.address)),
-            Err(cause) => Self::Silent(format!("{cause:#}")),
+            Err(cause) => Self::silent(&format!("{cause:#}")),
         }
+    }
+
+    /// A machine that does not answer, for this reason.
+    pub fn silent(why: &str) -> Self {
+        Self::Silent(format!("does not answer over SSH: {why}"))
+    }
+
+    /// A machine that answers, and whose disk does not.
+    pub fn unreadable(cause: &anyhow::Error) -> Self {
+        Self::Silent(format!(
+            "answers over SSH, but its files cannot be read: {cause:#}"
+        ))
     }
 
     /// The machine, where it answers.
@@ -99,14 +115,45 @@ impl Down {
             .collect()
     }
 
+    /// Reads what a change reads of the machine: what is backed up, and what stands at the `extra` paths. Files above 1 MiB are only looked at. A machine that does not answer is not asked.
+    ///
+    /// # Errors
+    /// Something cannot be read, or one of the questions, five at most, is not answered within a minute.
+    pub fn try_files(&self, extra: &[ExtraPath]) -> Result<()> {
+        let Some(machine) = self.reach.machine() else {
+            return Ok(());
+        };
+        let mut stamps = Self::stamps(machine, &self.kept())?;
+        let named = paths(extra, |one| one.role != extra_paths::Role::Written);
+        // Without a path, find would look through the folder in which it is run.
+        if !named.is_empty() {
+            let mut found = Self::stamps(machine, &named)?;
+            let is_brought = |path: &str| extra.iter().any(|one| may_bring(one, path));
+            found.retain(|stamp| file_of(stamp).is_some_and(|(_, path)| is_brought(path)));
+            stamps.append(&mut found);
+        }
+        let whole = paths(extra, ExtraPath::is_copied);
+        if !whole.is_empty() {
+            let links = machine.links(&whole)?;
+            let links: Vec<&str> = links.iter().map(String::as_str).collect();
+            if !links.is_empty() {
+                stamps.append(&mut machine.stamps_behind(&links)?);
+            }
+        }
+        let files: Vec<&str> = stamps
+            .iter()
+            .filter_map(|stamp| file_of(stamp))
+            .filter(|(size, _)| *size <= TRIED)
+            .map(|(_, path)| path)
+            .collect();
+        machine.read_through(&files)
+    }
+
     /// What tells whether a file at or below these paths was touched, a line a file.
     pub(super) fn stamps(machine: &RemoteView, paths: &[&str]) -> Result<BTreeSet<String>> {
         let mut stamps = machine.stamps(paths)?;
-        // Time, size, path.
-        let is_aside = |stamp: &String| {
-            let path = stamp.splitn(3, ' ').nth(2);
-            path.is_some_and(|path| is_below(path, ASIDE))
-        };
+        let is_aside =
+            |stamp: &String| file_of(stamp).is_some_and(|(_, path)| is_below(path, ASIDE));
         stamps.retain(|stamp| !is_aside(stamp));
         Ok(stamps)
     }
@@ -137,6 +184,29 @@ impl Down {
     }
 }
 
+fn paths(extra: &[ExtraPath], are_meant: fn(&ExtraPath) -> bool) -> Vec<&str> {
+    let meant = extra.iter().filter(|one| are_meant(one));
+    meant.map(|one| one.path.as_str()).collect()
+}
+
+/// Whether a file may be brought for the sake of this path: it is named, lies in a folder that is brought, or beside a file that a flag names.
+fn may_bring(extra: &ExtraPath, path: &str) -> bool {
+    match extra.role {
+        extra_paths::Role::Read => folder_of(path) == folder_of(&extra.path),
+        extra_paths::Role::Mounted => {
+            path == extra.path || (extra.is_copied() && is_below(path, &extra.path))
+        }
+        extra_paths::Role::Written => false,
+    }
+}
+
+/// The size and the path of a file, of the line that has its time, size and path.
+fn file_of(stamp: &str) -> Option<(u64, &str)> {
+    let (_, rest) = stamp.split_once(' ')?;
+    let (size, path) = rest.split_once(' ')?;
+    Some((size.parse().ok()?, path))
+}
+
 /// Backs the files of a master that is down up; see the module.
 pub struct BackUpDown {
     down: Down,
@@ -161,13 +231,17 @@ impl Step for BackUpDown {
         )
     }
 
+    fn reversal(&self) -> Reversal {
+        Reversal::Nothing
+    }
+
     fn check(&self, view: View<'_>) -> Result<State> {
         let name = &self.down.departed.name;
         let machine = match &self.down.reach {
             Reach::Answers(machine) => machine,
             Reach::Silent(why) => {
                 return Ok(State::Unsettable(format!(
-                    "{name} does not answer over SSH: {why}\nIts files come from the healthy master"
+                    "{name} {why}\nIts files come from the healthy master"
                 )));
             }
         };
@@ -192,9 +266,26 @@ impl Step for BackUpDown {
             .machine()
             .context("a machine that does not answer cannot be backed up")?;
         let kept = self.down.kept();
-        let (stamps, found) = (Down::stamps(machine, &kept)?, machine.existing(&kept)?);
-        world.host.keep(&self.down.archive(), &mut |file| {
-            machine.archive(&found, ASIDE, file)
+        let (stamps, mut found) = (Down::stamps(machine, &kept)?, machine.existing(&kept)?);
+        let mut except = vec![ASIDE.to_owned()];
+        // Their files are among the stamps, and a reset takes them away.
+        for link in machine.linked(&kept)? {
+            let Some(end) = machine.behind(&link)? else {
+                continue;
+            };
+            if link == KUBERNETES {
+                except.push(ASIDE.replacen(KUBERNETES, &end.path, 1));
+            }
+            found.push(end.path);
+        }
+        let copied = world.host.keep(&self.down.archive(), &mut |file| {
+            machine.archive(&found, &except, file)
+        });
+        copied.with_context(|| {
+            format!(
+                "the files of {} could not be copied here. Where its disk fails, switch that machine off, then run the same command again, without --reset-down: the change works without it",
+                self.down.departed.name
+            )
         })?;
         world.host.keep(&self.down.list(), &mut |file| {
             Ok(stamps
@@ -257,6 +348,7 @@ pub(super) mod tests {
         Scripted::new()
             .once_each(&find, times)
             .on("find -H", 0, FOUND)
+            .on("find /etc", 0, "")
     }
 
     #[test]
@@ -285,6 +377,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_lies_behind_a_link_is_in_the_backup_too() {
+        let stamps = format!("find -H {} -type", KEPT.join(" "));
+        let script = Scripted::new()
+            .on(&stamps, 0, "1 9 /etc/kubernetes/admin.conf\n")
+            .on("find -H /data/k", 0, "d 755 4096 /data/k\n")
+            .on("find -H", 0, "/etc/kubernetes\n")
+            .on("find /etc", 0, "/etc/kubernetes\n")
+            .on("readlink --canonicalize-existing -- /etc/kubernetes", 0, "/data/k\n")
+            .on(
+                "tar -C / -c -f - --ignore-failed-read --exclude=etc/kubernetes/tmp --exclude=data/k/tmp -- etc/kubernetes data/k",
+                0,
+                "tar",
+            );
+        let step = BackUpDown::new(m3(Arc::new(script)));
+        with_world(Scripted::new(), |world| {
+            step.apply(world).unwrap();
+            assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
+        });
+    }
+
+    #[test]
     fn whatever_of_the_kubelet_s_configuration_is_wiped_is_kept_before() {
         for path in crate::replacing::clear::KUBELET {
             assert!(KEPT.contains(&path), "{path}");
@@ -306,14 +419,26 @@ pub(super) mod tests {
 
     #[test]
     fn a_silent_machine_stops_nothing_and_the_plan_says_why() {
-        let mut down = m3(Arc::new(Scripted::new()));
-        down.reach = Reach::Silent("no route".to_owned());
-        with_world(Scripted::new(), |world| {
-            let state = BackUpDown::new(down).check(world.view()).unwrap();
-            assert!(
-                matches!(&state, State::Unsettable(why) if why.contains("m3 does not answer over SSH: no route") && why.contains("healthy master")),
-                "{state:?}"
-            );
-        });
+        let broken = anyhow::anyhow!("Input/output error");
+        for (reach, told) in [
+            (
+                Reach::silent("no route"),
+                "m3 does not answer over SSH: no route",
+            ),
+            (
+                Reach::unreadable(&broken),
+                "m3 answers over SSH, but its files cannot be read: Input/output error",
+            ),
+        ] {
+            let mut down = m3(Arc::new(Scripted::new()));
+            down.reach = reach;
+            with_world(Scripted::new(), |world| {
+                let state = BackUpDown::new(down).check(world.view()).unwrap();
+                assert!(
+                    matches!(&state, State::Unsettable(why) if why.contains(told) && why.contains("healthy master")),
+                    "{state:?}"
+                );
+            });
+        }
     }
 }

@@ -10,7 +10,7 @@ use bundle_spec::KubeVersion;
 use crate::control_plane::objects::{List, Node, Pod};
 use crate::journal::Change;
 use crate::kubernetes::Traits;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// How long pods may take to end, as the cluster's users set their own grace and disruption budgets.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -45,6 +45,10 @@ impl Step for Drain {
 
     fn place(&self) -> Place {
         Place::Cluster
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Never
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {

@@ -13,7 +13,7 @@ use crate::control_plane::kubeadm::without_endpoint;
 use crate::control_plane::objects::Node;
 use crate::control_plane::{Cluster, ClusterView};
 use crate::journal::Change;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// The static pods of a kubeadm master.
 const PODS: [&str; 4] = [
@@ -99,6 +99,10 @@ impl Step for ForgetNode {
 
     fn place(&self) -> Place {
         Place::Cluster
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Never
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {

@@ -11,9 +11,10 @@ use crate::control_plane::etcd::{Etcd, Member, has_answered, health_of};
 use crate::control_plane::guard::Reading;
 use crate::control_plane::images::qualified;
 use crate::control_plane::{Cluster, ClusterView};
-use crate::host::Host;
+use crate::facts::kubeconfig::{ClientCertificate, client_certificate, ends};
 use crate::host::command::{Cmd, Output};
 use crate::host::probe::CONTAINERD_PATH;
+use crate::host::{Host, HostView};
 use crate::joining::voting::Voting;
 use crate::joining::{Joining, Standing};
 use crate::journal::Change;
@@ -37,7 +38,7 @@ pub(crate) const CERTIFICATES: [&str; 12] = [
 ];
 
 /// The same, where etcd runs on the masters.
-pub(crate) const ETCD_CERTIFICATES: [&str; 8] = [
+pub(crate) const ETCD_CERTIFICATES: [&str; 10] = [
     "apiserver-etcd-client.crt",
     "apiserver-etcd-client.key",
     "etcd/ca.crt",
@@ -46,15 +47,29 @@ pub(crate) const ETCD_CERTIFICATES: [&str; 8] = [
     "etcd/server.key",
     "etcd/peer.crt",
     "etcd/peer.key",
+    "etcd/healthcheck-client.crt",
+    "etcd/healthcheck-client.key",
 ];
 
 /// The credentials of the control plane's parts.
 pub(crate) const KUBECONFIGS: [&str; 4] = [
-    "/etc/kubernetes/admin.conf",
+    ADMIN_CONF,
     "/etc/kubernetes/controller-manager.conf",
     "/etc/kubernetes/scheduler.conf",
-    "/etc/kubernetes/kubelet.conf",
+    KUBELET_CONF,
 ];
+
+/// The administrator's credentials.
+const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
+
+/// The kubelet's own credentials.
+const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
+
+/// The kubelet's certificate, which it renews by itself.
+const KUBELET_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+
+/// What kubeadm tells the kubelet, which does not start without it.
+const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 
 /// A moment of bad health is no illness: only what two looks see counts.
 const SECOND_LOOK: Duration = Duration::from_secs(6);
@@ -78,40 +93,61 @@ pub fn ailments(joining: &Joining, standing: &Standing, view: View<'_>) -> Resul
 
 /// The same of its files alone, which no waiting mends.
 pub fn file_ailments(joining: &Joining, view: View<'_>) -> Result<Vec<String>> {
+    let (host, now) = (view.host, SystemTime::now());
     let folder = &joining.cluster.config.certificates_dir;
     let etcd: &[&str] = if joining.cluster.etcd.is_some() {
         &ETCD_CERTIFICATES
     } else {
         &[]
     };
-    let certificates = SHARED
-        .iter()
-        .chain(&CERTIFICATES)
-        .chain(etcd)
-        .map(|name| format!("{folder}/{name}"));
     let mut found = Vec::new();
-    for path in certificates.chain(KUBECONFIGS.map(str::to_owned)) {
-        let Some(content) = view.host.read(&path)? else {
+    for name in SHARED.iter().chain(&CERTIFICATES).chain(etcd) {
+        let path = format!("{folder}/{name}");
+        match host.read(&path)? {
             // A CA whose key is kept off the masters is no illness.
-            if !joining.cluster.missing_shared.contains(&path) {
-                found.push(format!("{path} is gone"));
-            }
-            continue;
-        };
-        if path.strip_suffix(".crt").is_some() {
-            match expiry(&content) {
+            None if joining.cluster.missing_shared.contains(&path) => {}
+            None => found.push(format!("{path} is gone")),
+            Some(content) if path.strip_suffix(".crt").is_some() => match expiry(&content) {
                 Err(_) => found.push(format!("{path} is no certificate")),
-                Ok(end) if end <= SystemTime::now() => {
-                    found.push(format!(
-                        "{path} expired at {}",
-                        humantime::format_rfc3339_seconds(end)
-                    ));
-                }
-                Ok(_) => {}
-            }
+                Ok(end) => found.extend(expired(&path, end, now)),
+            },
+            Some(_) => {}
         }
     }
+    for path in KUBECONFIGS {
+        found.extend(kubeconfig_ailment(host, path, now)?);
+    }
+    if host
+        .read(KUBELET_CONFIG)?
+        .is_none_or(|text| text.is_empty())
+    {
+        found.push(format!("{KUBELET_CONFIG} is gone, or empty"));
+    }
     Ok(found)
+}
+
+/// What ails the credentials in a kubeconfig; no word where they are no certificate.
+fn kubeconfig_ailment(host: &HostView, path: &str, now: SystemTime) -> Result<Option<String>> {
+    Ok(match client_certificate(host, path) {
+        Ok(ClientCertificate::NoFile) => Some(format!("{path} is gone")),
+        // People use it, no part of the control plane does: kubeadm makes another one without any removal.
+        _ if path == ADMIN_CONF => None,
+        Ok(ClientCertificate::Another) => None,
+        Ok(ClientCertificate::Ends(_)) if path == KUBELET_CONF && has_renewed(host, now)? => None,
+        Ok(ClientCertificate::Ends(end)) => expired(path, end, now),
+        Err(cause) => Some(format!("{path}: {cause:#}")),
+    })
+}
+
+/// Whether the kubelet has a certificate that it renewed by itself. On a first master that kubeadm made before 1.17, its credentials name the one of its first year for ever.
+fn has_renewed(host: &HostView, now: SystemTime) -> Result<bool> {
+    let renewed = host.read(KUBELET_CERTIFICATE)?;
+    Ok(renewed.is_some_and(|pem| ends(&pem).is_ok_and(|end| end > now)))
+}
+
+fn expired(path: &str, end: SystemTime, now: SystemTime) -> Option<String> {
+    let when = humantime::format_rfc3339_seconds(end);
+    (end <= now).then(|| format!("{path} expired at {when}"))
 }
 
 /// Every member with its health, of two looks at least 5 s apart: one that stays counts as healthy only if it was so both times, which is what etcd itself wants before it
@@ -327,5 +363,63 @@ mod tests {
         let absent = "ctr: image \"etcd:1\": not found\n";
         assert!(image(Runtime::Containerd).failed(&output(1, absent)));
         assert!(image(Runtime::Containerd).failed(&output(127, "ctr: not found")));
+    }
+
+    #[test]
+    fn credentials_that_are_no_good_any_more_ail_their_master() {
+        use crate::host::command::Runner as _;
+        use base64ct::{Base64, Encoding};
+        let certificate = |days: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let key = folder.path().join("key").display().to_string();
+            let fixed =
+                "req -x509 -nodes -subj /CN=x -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days";
+            let words = fixed.split(' ').chain([days, "-keyout", key.as_str()]);
+            crate::host::command::Local
+                .expect(&Cmd::new("openssl", words))
+                .unwrap()
+                .text()
+        };
+        let (valid, over) = (certificate("365"), certificate("1"));
+        // A day later than now.
+        let now = SystemTime::now() + Duration::from_secs(2 * 86_400);
+        let with = |pem: &str| {
+            let data = Base64::encode_string(pem.as_bytes());
+            format!(
+                "current-context: b\ncontexts:\n- name: b\n  context: {{user: own}}\nusers:\n- name: other\n  user: {{token: x}}\n- name: own\n  user: {{client-certificate-data: {data}}}\n"
+            )
+        };
+        let ails = |path: &str, content: Option<String>, renewed: Option<&str>| {
+            let machine = crate::steps::testing::Machine::new();
+            if let Some(content) = content {
+                machine.file(path, content);
+            }
+            if let Some(renewed) = renewed {
+                machine.file(KUBELET_CERTIFICATE, renewed);
+            }
+            let view = machine.view(crate::host::scripted::Scripted::new());
+            kubeconfig_ailment(&view, path, now).unwrap()
+        };
+        let scheduler = "/etc/kubernetes/scheduler.conf";
+        assert_eq!(ails(scheduler, Some(with(&valid)), None), None);
+        for (content, word) in [
+            (None, "is gone"),
+            (Some(with(&over)), "expired at"),
+            (Some("half a fi".to_owned()), "does not parse"),
+        ] {
+            let told = ails(scheduler, content.clone(), None).unwrap();
+            assert!(told.contains(word), "{told}");
+            let admin = ails(ADMIN_CONF, content.clone(), None);
+            assert_eq!(admin.is_some(), content.is_none(), "{admin:?}");
+        }
+        let token = "users:\n- name: x\n  user: {token: y}\n".to_owned();
+        assert_eq!(ails(scheduler, Some(token), None), None);
+        assert_eq!(
+            ails(KUBELET_CONF, Some(with(&over)), Some(&valid)),
+            None,
+            "it has renewed its own"
+        );
+        assert!(ails(KUBELET_CONF, Some(with(&over)), Some(&over)).is_some());
+        assert!(ails(KUBELET_CONF, Some(with(&over)), None).is_some());
     }
 }

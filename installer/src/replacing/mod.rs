@@ -25,6 +25,11 @@ pub(crate) const KUBERNETES: &str = "/etc/kubernetes";
 /// What kubeadm puts aside in there before an upgrade, whole databases of etcd among it. Its own reset leaves that, and so it is left here, and not kept either.
 pub(crate) const ASIDE: &str = "/etc/kubernetes/tmp";
 
+/// The folder that a path lies in.
+pub(crate) fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
 /// Whether a path lies in a folder.
 pub(crate) fn is_below(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder)

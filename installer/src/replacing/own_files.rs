@@ -11,7 +11,7 @@ use super::backup::files_below;
 use super::clear;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::PodNetwork;
-use crate::host::{Host, HostView};
+use crate::host::{Host, HostView, Kind};
 use crate::joining::clear as interrupted;
 use crate::journal::{Before, Change, Event, Journal, STATE_DIR};
 use crate::kubernetes::Traits;
@@ -61,13 +61,14 @@ impl OwnFiles {
     pub(crate) fn save(self, host: &Host<'_>) -> Result<()> {
         let mut found = BTreeMap::new();
         for folder in self.folders() {
-            files_below(host.view(), folder, &mut found)?;
+            // A reset empties it, also where it is a link to a folder.
+            files_below(host.view(), folder, &|path| path == folder, &mut found)?;
         }
         for path in found.into_keys() {
             let Some(facts) = host.view().facts(&path)? else {
                 continue;
             };
-            if facts.size <= LIMIT {
+            if facts.kind == Kind::File && facts.size <= LIMIT {
                 host.save_file(&path)?;
             }
         }

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::Departed;
 use super::restore::passes;
-use crate::control_plane::objects::{Data, List};
+use crate::control_plane::objects::{Data, List, Node};
 use crate::control_plane::{Cluster, ClusterView};
 use crate::journal::Change;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// The label by which all records are found.
 const LABEL: &str = "app.kubernetes.io/managed-by=kpot";
@@ -24,8 +24,18 @@ const LABEL: &str = "app.kubernetes.io/managed-by=kpot";
 pub struct Record {
     /// The name of the node.
     pub name: String,
-    /// Its address.
+    /// The address of its apiserver and etcd.
     pub address: String,
+    /// The identity of the Node that it was made of; empty where there was none.
+    pub uid: String,
+}
+
+impl Record {
+    /// Whether this Node is the very one that it was made of, and no later one of its name.
+    pub fn is_of(&self, node: &Node) -> bool {
+        let (name, uid) = (&node.metadata.name, &node.metadata.uid);
+        !uid.is_empty() && (&self.name, &self.uid) == (name, uid)
+    }
 }
 
 /// Every record that the cluster keeps.
@@ -44,8 +54,15 @@ pub fn all(view: &ClusterView) -> Result<Vec<Record>> {
         .map(|map| Record {
             name: field(map, "name"),
             address: field(map, "address"),
+            uid: uid(&field(map, "node")),
         })
         .collect())
+}
+
+/// The identity in a record's Node; none where there was no Node, or where it is damaged.
+fn uid(node: &str) -> String {
+    let node: Value = serde_json::from_str(node).unwrap_or_default();
+    node["uid"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The Node as it was, where a record of it is kept.
@@ -158,12 +175,14 @@ impl Step for KeepRecord {
         Place::Cluster
     }
 
+    fn reversal(&self) -> Reversal {
+        Reversal::Nothing
+    }
+
     fn check(&self, view: View<'_>) -> Result<State> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
         let Some(kept) = kept(cluster, &self.departed)? else {
-            return Ok(State::Pending(
-                "before anything is removed; reversible".to_owned(),
-            ));
+            return Ok(State::Pending("before anything is removed".to_owned()));
         };
         let node: Option<Value> = cluster.find(&["node", &self.departed.name])?;
         let wanted = worth_keeping(Some(&kept), node.as_ref());
@@ -218,6 +237,25 @@ mod tests {
 
     fn node(uid: &str, labels: &Value, taints: &Value) -> Value {
         json!({ "metadata": { "uid": uid, "labels": labels }, "spec": { "taints": taints } })
+    }
+
+    #[test]
+    fn a_record_knows_of_which_node_it_was_made() {
+        let record = |node: &str| Record {
+            name: "m3".to_owned(),
+            address: "10.0.0.13".to_owned(),
+            uid: uid(node),
+        };
+        let mut own = Node::default();
+        own.metadata.name = "m3".to_owned();
+        own.metadata.uid = "1".to_owned();
+        let kept = worth_keeping(None, Some(&node("1", &json!({}), &Value::Null))).to_string();
+        assert!(record(&kept).is_of(&own));
+        for other in ["null", "torn", r#"{"uid":"2"}"#] {
+            assert!(!record(other).is_of(&own), "{other}");
+        }
+        own.metadata.uid.clear();
+        assert!(!record("null").is_of(&own), "nothing tells");
     }
 
     const ROLE: &str = "node-role.kubernetes.io/master";

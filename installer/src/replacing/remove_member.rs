@@ -1,7 +1,7 @@
 //! Removes the etcd member of a master that left: a checked snapshot is on this machine first, and the quorum guard has the last word.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::health::{EtcdImage, read_from_here, steady_members};
 use super::{Departed, Whose};
@@ -13,10 +13,10 @@ use crate::control_plane::guard::{
 };
 use crate::control_plane::objects::Node;
 use crate::control_plane::snapshot;
-use crate::exit::NotEligible;
+use crate::exit::{self, NotEligible};
 use crate::joining::refusals::Refusal;
 use crate::journal::Change;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// See the module.
 pub struct RemoveMember {
@@ -98,7 +98,14 @@ fn judge(departed: &Departed, members: &[Member], from_here: Reading) -> Result<
         .iter()
         .map(|one| format!("{one}\n{}", one.remedy()))
         .collect();
-    Err(NotEligible(format!("nothing was removed: {}", told.join("\n"))).into())
+    let causes = refused
+        .iter()
+        .map(|one| json!({ "cause": one.to_string(), "remedy": one.remedy() }));
+    Err(exit::Refused {
+        words: format!("nothing was removed: {}", told.join("\n")),
+        refusals: causes.collect(),
+    }
+    .into())
 }
 
 /// Every rule of the guard that does not hold, with a snapshot or as if there were one.
@@ -149,7 +156,13 @@ pub fn foreseen(
                 "node {} is Ready, so it is not down, and no etcd member of it is there to be asked",
                 departed.name
             ),
-            remedy: "Take it out from itself, there: kpot-install reset. Or switch it off, if nothing of it is wanted".to_owned(),
+            remedy: format!(
+                "Take it out from itself, there: kpot-install reset --healthy {}. Or switch it off, if nothing of it is wanted",
+                cluster
+                    .healthy
+                    .internal_address()
+                    .unwrap_or(&cluster.healthy.metadata.name)
+            ),
         }];
     }
     if cluster.etcd.is_none() {
@@ -186,6 +199,26 @@ pub fn snapshot_size(
     etcd.map_or(Ok(0), |etcd| Ok(etcd.status(view)?.db_size))
 }
 
+/// Refuses where the healthy master has no room for the snapshot that goes before a removal of `departed`.
+///
+/// # Errors
+/// etcd or its disk do not tell.
+pub fn no_room(
+    view: &ClusterView,
+    cluster: &ClusterFacts,
+    departed: &Departed,
+) -> Result<Option<Refusal>> {
+    let listed = departed.member(&cluster.members);
+    let Some(etcd) = cluster.etcd.as_ref().filter(|_| listed.is_some()) else {
+        return Ok(None);
+    };
+    let lacking = snapshot::no_room(view, etcd)?;
+    Ok(lacking.map(|cause| Refusal {
+        cause,
+        remedy: "Make room there, or give another healthy master with --healthy".to_owned(),
+    }))
+}
+
 impl Step for RemoveMember {
     fn id(&self) -> &'static str {
         "remove-member"
@@ -202,14 +235,16 @@ impl Step for RemoveMember {
         Place::Cluster
     }
 
+    fn reversal(&self) -> Reversal {
+        Reversal::Never
+    }
+
     fn check(&self, view: View<'_>) -> Result<State> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
         let listed = self.etcd.listed(cluster)?;
         Ok(match self.departed.member(&listed) {
             None => State::Satisfied,
-            Some(member) => {
-                State::Pending(format!("{member} is listed; its removal is not reversible"))
-            }
+            Some(member) => State::Pending(format!("{member} is listed")),
         })
     }
 
@@ -293,7 +328,7 @@ mod tests {
             member.healthy = false;
         }
         let refused = judge(&departed, &members, Reading::Failed).unwrap_err();
-        assert!(refused.is::<NotEligible>());
+        assert!(refused.is::<exit::Refused>());
         let told = refused.to_string();
         assert!(
             told.contains("nothing was removed") && told.contains("0 of 3 voting members"),

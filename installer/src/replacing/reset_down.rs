@@ -19,7 +19,7 @@ use crate::host::command::{Cmd, Output};
 use crate::host::cri::{self, SANDBOXES, crictl};
 use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Containers, Probe};
 use crate::host::remote::{Remote, RemoteView, TreeEntry};
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 use crate::steps::unescape;
 
 /// Where pod networks put their configuration.
@@ -119,8 +119,9 @@ impl ResetDown {
             .find(|member| member.is_at(&departed.address) || member.name == departed.name)
         {
             bail!(
-                "{} is not reset: etcd still lists {member}. Take it out first, on that machine: kpot-install reset",
-                departed.name
+                "{} is not reset: etcd still lists {member}. Take it out first, on that machine: kpot-install reset --healthy {}",
+                departed.name,
+                cluster.address()
             );
         }
         let nodes: List<Node> = cluster.get(&["nodes"])?;
@@ -164,17 +165,18 @@ impl Step for ResetDown {
         Place::Cluster
     }
 
+    fn reversal(&self) -> Reversal {
+        Reversal::Backup
+    }
+
     fn check(&self, _view: View<'_>) -> Result<State> {
         Ok(match &self.down.reach {
             Reach::Answers(machine) => match Left::on(machine, &self.places)?.to_string() {
                 left if left.is_empty() => State::Satisfied,
-                left => State::Pending(format!(
-                    "on {}: {left}; not reversible, but for what is backed up",
-                    machine.address()
-                )),
+                left => State::Pending(format!("on {}: {left}", machine.address())),
             },
             Reach::Silent(why) => State::Unsettable(format!(
-                "{} left the cluster, but its machine does not answer over SSH and is not reset: {why}",
+                "{} left the cluster, and its machine is not reset: it {why}",
                 self.down.departed.name
             )),
         })

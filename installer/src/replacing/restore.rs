@@ -12,7 +12,7 @@ use super::{Departed, record};
 use crate::host::ssh::quote;
 use crate::journal::Change;
 use crate::kubernetes::NO_BALANCER;
-use crate::step::{Place, State, Step, View, World};
+use crate::step::{Place, Reversal, State, Step, View, World};
 
 /// Labels and annotations with these beginnings are made by the machine's own kubelet, kubeadm or pod network.
 const MACHINE_MADE: [&str; 12] = [
@@ -249,6 +249,10 @@ impl Step for RestoreNode {
         Place::Cluster
     }
 
+    fn reversal(&self) -> Reversal {
+        Reversal::Reset
+    }
+
     fn check(&self, view: View<'_>) -> Result<State> {
         Ok(match self.patch(view)? {
             None => State::Satisfied,
@@ -297,6 +301,10 @@ impl Step for DropRecord {
 
     fn place(&self) -> Place {
         Place::Cluster
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Nothing
     }
 
     fn check(&self, view: View<'_>) -> Result<State> {

@@ -42,7 +42,7 @@ use crate::step::{Step, View, World};
 use crate::workflow::{await_kubeadm, lock_state, root_only};
 
 /// What a rollback leaves as it is, and why. docs/operations.md holds the same list.
-pub const LEFT_ALONE: [(&str, &str); 8] = [
+pub const LEFT_ALONE: [(&str, &str); 9] = [
     (
         "/var/lib/kpot",
         "the journal, the former content of files, and the words of kubeadm: what tells what happened here",
@@ -67,6 +67,10 @@ pub const LEFT_ALONE: [(&str, &str); 8] = [
     (
         "/sys/fs/cgroup",
         "empty groups of pods, until the next reboot",
+    ),
+    (
+        "lost+found",
+        "an empty one that the file system of etcd's folder came with and kubeadm does not bear; fsck and mklost+found make it anew",
     ),
     (
         "/etc/kpot",
@@ -116,7 +120,7 @@ impl Rollback<'_> {
             host: &self.host,
             cluster: None,
         };
-        let plan = Plan::of(&undoing.steps, view)?;
+        let plan = Plan::of(&undoing.steps, view)?.for_good();
         self.show(&plan)?;
         if plan.is_done() && !owed.is_empty() && !self.dry_run {
             // All of it is undone already, by hand or by a rollback that was killed at its very end; it must not be undone again once somebody else uses the same paths.
@@ -173,7 +177,7 @@ impl Rollback<'_> {
         let cause = format!(
             "a join of this machine may have added an etcd member ({node} at {address}), and nothing in the journal says that it is gone"
         );
-        let remedy = "Take it out of the cluster first: ./kpot-install reset\nIf it was taken out from another master, say so: ./kpot-install rollback --the-member-is-gone";
+        let remedy = "Take it out of the cluster first, with the address of a healthy master: ./kpot-install reset --healthy ADDRESS\nIf it was taken out from another master, say so: ./kpot-install rollback --the-member-is-gone";
         self.document(
             "refused",
             &json!({ "refusals": [{ "cause": cause, "remedy": remedy }] }),

@@ -540,7 +540,12 @@ fn a_member_that_may_be_listed_is_refused_unless_the_operator_says_that_it_is_go
     let (picture, journal) = (lab.picture(), lab.read());
     let error = lab.rollback(MemberWord::AsJournaled).unwrap_err();
     assert_eq!(exit::status(&error), 3);
-    assert!(error.to_string().contains("kpot-install reset"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("./kpot-install reset --healthy ADDRESS\n"),
+        "{error}"
+    );
     assert_eq!((lab.picture(), lab.read()), (picture, journal));
     lab.rollback(MemberWord::SaidToBeGone).unwrap();
     assert!(Owed::of(&lab.read()).is_empty());

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Result, bail};
+use serde::Serialize;
 
-use crate::control_plane::credentials::{decode_base64, expiry};
+use crate::facts::kubeconfig::{self, ClientCertificate, ends};
 use crate::host::HostView;
 use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES, KUBECONFIGS};
 
@@ -123,54 +123,11 @@ pub(super) fn look(
 
 /// When the client certificate of a kubeconfig ends; nothing where there is no such file.
 fn client_certificate(host: &HostView, path: &str) -> Result<Option<SystemTime>> {
-    #[derive(Deserialize)]
-    struct KubeConfig {
-        users: Vec<Named>,
+    match kubeconfig::client_certificate(host, path)? {
+        ClientCertificate::NoFile => Ok(None),
+        ClientCertificate::Ends(end) => Ok(Some(end)),
+        ClientCertificate::Another => bail!("it has no client certificate"),
     }
-    #[derive(Deserialize)]
-    struct Named {
-        user: User,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(rename_all = "kebab-case", default)]
-    struct User {
-        client_certificate_data: Option<String>,
-        client_certificate: Option<String>,
-    }
-    let Some(text) = host.text(path)? else {
-        return Ok(None);
-    };
-    let config: KubeConfig =
-        serde_saphyr::from_str(&text).context("it does not parse as a kubeconfig")?;
-    let user = config.users.into_iter().next();
-    let user = user.context("it names no user")?.user;
-    if let Some(data) = user.client_certificate_data {
-        return ends(&decode_base64(&data)?).map(Some);
-    }
-    let file = user
-        .client_certificate
-        .context("it has no client certificate")?;
-    let pem = host
-        .read(&file)?
-        .with_context(|| format!("it names {file}, which is gone"))?;
-    ends(&pem).with_context(|| file).map(Some)
-}
-
-/// When the first of these certificates ends.
-fn ends(pem: &[u8]) -> Result<SystemTime> {
-    const END: &str = "-----END CERTIFICATE-----";
-    let text = String::from_utf8_lossy(pem);
-    let blocks: Vec<&str> = text
-        .split_inclusive(END)
-        .filter_map(|part| Some(&part[part.find("-----BEGIN CERTIFICATE-----")?..]))
-        .collect();
-    ensure!(!blocks.is_empty(), "it holds no certificate");
-    let mut first = None;
-    for block in blocks {
-        let end = expiry(block.as_bytes())?;
-        first = Some(first.map_or(end, |first: SystemTime| first.min(end)));
-    }
-    first.context("it holds no certificate")
 }
 
 fn judge(end: Result<Option<SystemTime>>, now: SystemTime) -> Standing {

@@ -14,17 +14,27 @@ use super::{combine, unit};
 use crate::facts::MARK;
 use crate::facts::containerd::{self, CONFIG, Containerd, RUNC_FOLDER};
 use crate::facts::docker::CgroupDriver;
+use crate::host::HostView;
+use crate::kubernetes::ContainerdRelease;
 use crate::rollback::footprint;
 use crate::step::{State, Step, View, World};
 
 /// Where containerd looks for what a registry needs: one folder a registry.
 const REGISTRIES: &str = "/etc/containerd/certs.d";
 
+/// The first containerd that looks there (docs/hosts.md). Those before pass over `config_path`, and have their registries in the one file.
+const READS_FOLDERS: ContainerdRelease = (1, 5);
+
+/// CRI's plugin in a configuration of version 2.
+const CRI_V2: &str = "plugins.\"io.containerd.grpc.v1.cri\"";
+
 /// See the module.
 pub struct ContainerdConfig {
     pot: Arc<VerifiedPot>,
     driver: CgroupDriver,
     files: Vec<ConfigFile>,
+    /// Whether what is allowed of registries by the one file that is there stays so.
+    keeps_mirrors: bool,
 }
 
 impl ContainerdConfig {
@@ -34,7 +44,7 @@ impl ContainerdConfig {
     /// Where the pot holds no image for the sandboxes of pods, or a registry is a network.
     pub fn new(pot: Arc<VerifiedPot>, driver: CgroupDriver, insecure: &[String]) -> Result<Self> {
         let manifest = pot.manifest();
-        let pause = super::images::pause(manifest).with_context(|| {
+        let (_, pause) = super::images::pause(manifest).with_context(|| {
             format!(
                 "the pot {} holds no image pause, without which containerd starts no pod",
                 manifest.name
@@ -50,20 +60,39 @@ impl ContainerdConfig {
             path: format!("{REGISTRIES}/{name}/hosts.toml"),
             content: plain_http(name),
         };
-        let content = match containerd::release(&manifest.runtime.version) {
-            (2.., _) => version_3(&pause.names[0], driver),
-            _ => version_2(&pause.names[0], driver),
+        let release = containerd::release(&manifest.runtime.version);
+        let reads_folders = release >= READS_FOLDERS;
+        let content = match release {
+            (2.., _) => version_3(pause, driver),
+            _ if reads_folders => version_2(pause, driver) + &folders(),
+            _ => version_2(pause, driver) + &mirrors(insecure),
         };
         let main = ConfigFile {
             path: CONFIG.to_owned(),
             content,
         };
-        let files = [main].into_iter().chain(insecure.iter().map(registry));
+        let in_folders = insecure.iter().filter(|_| reads_folders);
+        let files = [main].into_iter().chain(in_folders.map(registry));
         Ok(Self {
             files: files.collect(),
             pot,
             driver,
+            keeps_mirrors: !reads_folders && insecure.is_empty(),
         })
+    }
+
+    /// What is to be written. Registries that were allowed before stay so, unless others are named: those with a folder by themselves, those in the one file here.
+    fn files(&self, host: &HostView) -> Result<Vec<ConfigFile>> {
+        let mut files = self.files.clone();
+        if self.keeps_mirrors {
+            let found = host.text(CONFIG)?.unwrap_or_default();
+            let ours = found.starts_with(MARK);
+            let start = found.find(&format!("\n[{CRI_V2}.registry.mirrors."));
+            if let (true, Some(start), Some(main)) = (ours, start, files.first_mut()) {
+                main.content.push_str(&found[start..]);
+            }
+        }
+        Ok(files)
     }
 }
 
@@ -85,7 +114,8 @@ impl Step for ContainerdConfig {
             Containerd::Unfit { reason, remedy } => return Ok(State::Conflict { reason, remedy }),
             Containerd::Absent | Containerd::Ours => {}
         }
-        let states = self.files.iter().map(|file| file.state(view.host));
+        let files = self.files(view.host)?;
+        let states = files.iter().map(|file| file.state(view.host));
         Ok(combine(states.collect::<Result<Vec<_>>>()?))
     }
 
@@ -95,26 +125,36 @@ impl Step for ContainerdConfig {
             unit::change(host, "stop", unit::CONTAINERD)?;
         }
         footprint::announce(host, &footprint::CONTAINERD, &[])?;
-        self.files.iter().try_for_each(|file| file.write(host))
+        let files = self.files(host.view())?;
+        files.iter().try_for_each(|file| file.write(host))
     }
 }
 
-/// For containerd 1.3 to 1.7 (docs/cri/config.md of 1.7).
+/// For containerd 1.3 to 1.7 (docs/cri/config.md of 1.7), without its registries.
 fn version_2(pause: &str, driver: CgroupDriver) -> String {
-    let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
     format!(
         "{MARK}; remove this line to keep changes of your own.
 version = 2
 
-[{cri}]
+[{CRI_V2}]
 sandbox_image = \"{pause}\"
 
-{}
-[{cri}.registry]
-config_path = \"{REGISTRIES}\"
-",
-        runc(cri, driver)
+{}",
+        runc(CRI_V2, driver)
     )
+}
+
+/// The registries of a file of version 2: they have folders.
+fn folders() -> String {
+    format!("\n[{CRI_V2}.registry]\nconfig_path = \"{REGISTRIES}\"\n")
+}
+
+/// The registries of a file of version 2 for a containerd that knows no folders (docs/registry.md of its plugin CRI 1.4): these speak plain HTTP.
+fn mirrors(insecure: &[String]) -> String {
+    let mirror = |name: &String| {
+        format!("\n[{CRI_V2}.registry.mirrors.\"{name}\"]\nendpoint = [\"http://{name}\"]\n")
+    };
+    insecure.iter().map(mirror).collect()
 }
 
 /// For containerd 2.x (docs/cri/config.md of 2.1).
@@ -255,6 +295,44 @@ SystemdCgroup = true
             machine.journal().iter().any(is)
         };
         assert!(noted("/etc/containerd") && noted("/var/lib/containerd"));
+    }
+
+    #[test]
+    fn a_containerd_that_knows_no_folders_has_its_registries_in_the_one_file() {
+        let machine = Machine::new();
+        let ensured = |insecure: &[&str]| {
+            let step = step("1.4.13", CgroupDriver::Systemd, insecure);
+            let (_, after) = machine.ensure(&step, stopped()).unwrap();
+            assert_eq!(after, State::Satisfied);
+            machine.text(CONFIG).unwrap()
+        };
+        let plain = ensured(&[]);
+        assert!(!plain.contains(".registry"), "{plain}");
+        let mirrors = "
+[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"10.0.0.9:5000\"]
+endpoint = [\"http://10.0.0.9:5000\"]
+
+[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"store\"]
+endpoint = [\"http://store\"]
+";
+        let both = format!("{plain}{mirrors}");
+        assert_eq!(ensured(&["10.0.0.9:5000", "store"]), both);
+        assert_eq!(ensured(&[]), both, "what was allowed before stays so");
+        let other = ensured(&["other:5000"]);
+        assert!(
+            other.contains("http://other:5000") && !other.contains("store"),
+            "{other}"
+        );
+        let folder = "/etc/containerd/certs.d/10.0.0.9:5000/hosts.toml";
+        assert_eq!(machine.text(folder), None);
+        let newer = step("1.5.0", CgroupDriver::Systemd, &["10.0.0.9:5000"]);
+        machine.ensure(&newer, stopped()).unwrap();
+        assert!(machine.text(folder).is_some());
+        let text = machine.text(CONFIG).unwrap();
+        assert!(
+            text.contains("config_path = ") && !text.contains("mirrors"),
+            "{text}"
+        );
     }
 
     #[test]

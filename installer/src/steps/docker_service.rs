@@ -1,7 +1,8 @@
 //! Docker runs with its configuration, and starts at boot.
 //!
 //! dockerd starts a containerd of its own; there is no second unit, no socket unit and no group. The check asks the running Docker itself: one that still runs with an
-//! older configuration is restarted (containers live on, because of live-restore).
+//! older configuration is restarted (containers live on, because of live-restore). The storage driver is Docker's own choice, by the file system that it finds: one that kubeadm
+//! refuses is a conflict here, before anything is done on the cluster.
 
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use bundle_spec::VerifiedPot;
 use super::config_file::ConfigFile;
 use super::{combine, unit};
 use crate::facts::docker::{self, CgroupDriver, Docker, Info};
+use crate::host::HostView;
+use crate::preflight::kernel;
 use crate::rollback::footprint;
 use crate::step::{State, Step, View, World};
 
@@ -58,6 +61,30 @@ impl DockerService {
             "Docker does not know yet that {unknown} speaks plain HTTP"
         ))
     }
+
+    /// What kubeadm would refuse of the running Docker, after all that comes before its join. It takes any storage driver where it is told to pass over its check.
+    fn refused(&self, host: &HostView, info: &Info) -> Result<Option<State>> {
+        // Whoever has joined with it was not refused.
+        if host.exists("/etc/kubernetes/kubelet.conf")? {
+            return Ok(None);
+        }
+        let (kubernetes, driver) = (self.pot.manifest().kubernetes, &info.storage_driver);
+        let release = host.text("/proc/sys/kernel/osrelease")?.unwrap_or_default();
+        if docker::kubeadm_takes(kubernetes, driver)
+            || kernel::is_replaced(kubernetes, release.trim())
+        {
+            return Ok(None);
+        }
+        let data = footprint::DOCKER_DATA;
+        Ok(Some(State::Conflict {
+            reason: format!(
+                "Docker found no better storage driver for {data} than {driver}, which kubeadm {kubernetes} refuses"
+            ),
+            remedy: format!(
+                "stop it (systemctl stop docker), give {data} a file system of its own that overlay2 works on, and run this again: ext4, or xfs that was made with ftype=1 (xfs_info shows it), and no overlay"
+            ),
+        }))
+    }
 }
 
 impl Step for DockerService {
@@ -85,7 +112,10 @@ impl Step for DockerService {
         if state.active == "active" {
             match docker::running(host)? {
                 None => states.push(State::Pending("Docker does not answer".to_owned())),
-                Some(info) => states.extend(self.outdated(&info).map(State::Pending)),
+                Some(info) => {
+                    states.extend(self.outdated(&info).map(State::Pending));
+                    states.extend(self.refused(host, &info)?);
+                }
             }
         } else {
             states.push(State::Pending("Docker does not run".to_owned()));
@@ -223,6 +253,32 @@ mod tests {
         let script = docker(Scripted::new(), &known, &info("cgroupfs"), "");
         let state = machine.check(&step(&["other:5000"]), script);
         assert!(matches!(state, State::Pending(why) if why.contains("other:5000")));
+    }
+
+    #[test]
+    fn a_storage_driver_that_kubeadm_refuses_ends_the_step() {
+        let release = "/proc/sys/kernel/osrelease";
+        let started = |kernel: &str, driver: &str| {
+            let machine = machine();
+            machine.file(release, kernel);
+            let answer = info("cgroupfs").replace("overlay2", driver);
+            let script = docker(Scripted::new(), &units(&[]), "", &answer);
+            let (before, after) = machine.ensure(&step(&[]), script).unwrap();
+            assert!(matches!(before, State::Pending(_)), "{before:?}");
+            after
+        };
+        for driver in ["overlay2", "devicemapper"] {
+            assert_eq!(started("5.10.0-8-amd64\n", driver), State::Satisfied);
+        }
+        for driver in ["vfs", "fuse-overlayfs", "btrfs"] {
+            let state = started("5.10.0-8-amd64\n", driver);
+            assert!(
+                matches!(&state, State::Conflict { reason, remedy } if reason.contains(driver) && remedy.contains("ftype=1")),
+                "{state:?}"
+            );
+        }
+        // kubeadm 1.14 does not know this kernel, and is told to pass over its check.
+        assert_eq!(started("6.1.0-56-amd64\n", "vfs"), State::Satisfied);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 
 use crate::host::HostView;
+use crate::host::command::CommandError;
 use crate::host::probe::Probe;
 use crate::step::{State, Step, View, World};
 
@@ -166,10 +167,11 @@ impl Step for HostsEntry {
 
 /// The addresses of a name as this machine's programs find them, the preferred one first; none where the name is not known.
 fn resolve(host: &HostView, name: &str) -> Result<Vec<IpAddr>> {
-    // Any other status than 0 is "not found": files and DNS were asked, and a DNS that does not answer finds nothing either.
-    let answer = host
-        .probe(&Probe::addresses(name))
-        .with_context(|| format!("cannot ask for the addresses of {name}"))?;
+    // Any other status than 0 is "not found": files and DNS were asked, and a DNS that does not answer, in its time or at all, finds nothing either.
+    let answer = match host.probe(&Probe::addresses(name)) {
+        Err(CommandError::Timeout { .. }) => return Ok(Vec::new()),
+        answer => answer.with_context(|| format!("cannot ask for the addresses of {name}"))?,
+    };
     Ok(answer
         .text()
         .lines()
@@ -179,9 +181,35 @@ fn resolve(host: &HostView, name: &str) -> Result<Vec<IpAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
     use super::super::testing::Machine;
     use super::*;
+    use crate::host::command::{Cmd, Feed, Output, Runner};
     use crate::host::scripted::Scripted;
+
+    /// A resolver whose servers are silent until its time is up.
+    struct Silent;
+
+    impl Runner for Silent {
+        fn run(&self, cmd: &Cmd) -> Result<Output, CommandError> {
+            let patience = ("RES_OPTIONS".to_owned(), "timeout:3 attempts:1".to_owned());
+            assert!(cmd.env.contains(&patience), "{cmd:?}");
+            Err(CommandError::Timeout {
+                command: cmd.to_string(),
+                limit: cmd.timeout,
+            })
+        }
+
+        fn feed(&self, cmd: &Cmd, _: &mut Feed<'_>) -> Result<Output, CommandError> {
+            self.run(cmd)
+        }
+
+        fn fetch(&self, cmd: &Cmd, _: &mut dyn Write) -> Result<Output, CommandError> {
+            self.run(cmd)
+        }
+    }
 
     fn step() -> HostsEntry {
         HostsEntry::new(
@@ -289,6 +317,21 @@ mod tests {
         );
         machine.file(HOSTS, "10.0.0.8 api.tke.com\n");
         assert_eq!(machine.check(&step, Scripted::new()), State::Satisfied);
+    }
+
+    #[test]
+    fn a_resolver_whose_servers_are_silent_finds_nothing() {
+        let machine = Machine::new();
+        machine.file(HOSTS, "127.0.0.1 localhost\n");
+        let host = HostView::new(machine.place("/"), Arc::new(Silent));
+        let state = step().check(View {
+            host: &host,
+            cluster: None,
+        });
+        assert_eq!(
+            state.unwrap(),
+            State::Pending("api.tke.com is not known here".to_owned())
+        );
     }
 
     #[test]

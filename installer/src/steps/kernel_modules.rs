@@ -1,7 +1,11 @@
 //! The kernel modules of a node are loaded, now and after a reboot.
 //!
 //! Only `br_netfilter` is needed without fail: kubeadm refuses a machine without its sysctls. The others serve kube-proxy, which does without `ip_vs` in its default mode
-//! and without `iptable_nat` on kernels that have only nftables; where they cannot be had, the step says so and goes on.
+//! and without `iptable_nat` on kernels that have only nftables; where they cannot be had, or modprobe refuses them (`install ip_vs /bin/false` in its configuration), the step
+//! says so and goes on.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 
@@ -9,8 +13,8 @@ use super::combine;
 use super::config_file::ConfigFile;
 use crate::facts::MARK;
 use crate::facts::modules::{self, Standing};
-use crate::host::HostView;
 use crate::host::command::Cmd;
+use crate::host::{Host, HostView};
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
 
@@ -31,12 +35,61 @@ const PATH: &str = "/etc/modules-load.d/kpot.conf";
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct KernelModules;
+pub struct KernelModules {
+    /// What could not be loaded, once that was tried, and why.
+    refused: RefCell<BTreeMap<&'static str, String>>,
+}
 
 impl KernelModules {
     /// The modules of a node.
     pub fn new() -> Self {
-        Self
+        Self::default()
+    }
+
+    /// Loads a module. Where a node can do without it, a refusal is remembered.
+    fn load(&self, host: &Host<'_>, name: &'static str) -> Result<()> {
+        let cmd = Cmd::new("modprobe", [name]);
+        host.note(Change::Module {
+            name: name.to_owned(),
+        })?;
+        let ran = host
+            .try_run(&cmd)
+            .and_then(|answer| Ok(answer.expect(&cmd)?));
+        let why = match ran {
+            Err(cause) if name == NEEDED => return Err(cause),
+            Err(cause) => {
+                let evidence = format!("{cause:#}");
+                evidence.lines().last().unwrap_or_default().to_owned()
+            }
+            // What an `install` line names may do nothing, and be content with it.
+            Ok(_) if name != NEEDED && !modules::standing(host.view(), name)?.is_there() => {
+                "modprobe was content, and it is not loaded".to_owned()
+            }
+            Ok(_) => return Ok(()),
+        };
+        self.refused.borrow_mut().insert(name, why);
+        Ok(())
+    }
+
+    /// What is loaded after a reboot: what is a module here, and is not refused. One that is named and cannot be loaded would leave systemd-modules-load failed at every boot.
+    fn file(&self, standings: &[(&'static str, Standing)]) -> Option<ConfigFile> {
+        let refused = self.refused.borrow();
+        let names: Vec<&str> = standings
+            .iter()
+            .filter(|(name, standing)| match standing {
+                Standing::Loaded => true,
+                Standing::Loadable => !refused.contains_key(name),
+                Standing::BuiltIn | Standing::Missing | Standing::NoModules => false,
+            })
+            .map(|(name, _)| *name)
+            .collect();
+        (!names.is_empty()).then(|| ConfigFile {
+            path: PATH.to_owned(),
+            content: format!(
+                "{MARK}: kernel modules of a Kubernetes node.\n{}\n",
+                names.join("\n")
+            ),
+        })
     }
 }
 
@@ -51,10 +104,11 @@ impl Step for KernelModules {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         let standings = look(view.host)?;
-        let named = |wanted: &[Standing]| {
+        let refused = self.refused.borrow();
+        let named = |wanted: Standing| {
             let names: Vec<&str> = standings
                 .iter()
-                .filter(|(_, standing)| wanted.contains(standing))
+                .filter(|(name, standing)| *standing == wanted && !refused.contains_key(name))
                 .map(|(name, _)| *name)
                 .collect();
             names.join(", ")
@@ -74,21 +128,32 @@ impl Step for KernelModules {
                 ),
             });
         }
-        let loadable = named(&[Standing::Loadable]);
+        let loadable = named(Standing::Loadable);
         if !loadable.is_empty() {
             states.push(State::Pending(format!("to load: {loadable}")));
         }
-        let missing = named(&[Standing::Missing]);
+        let told: Vec<String> = standings
+            .iter()
+            .filter(|(_, standing)| *standing == Standing::Loadable)
+            .filter_map(|(name, _)| Some(format!("{name} ({})", refused.get(name)?)))
+            .collect();
+        if !told.is_empty() {
+            states.push(State::Unsettable(format!(
+                "cannot be loaded here: {}",
+                told.join(", ")
+            )));
+        }
+        let missing = named(Standing::Missing);
         if !missing.is_empty() {
             states.push(State::Unsettable(format!("this kernel has no {missing}")));
         }
-        let unseen = named(&[Standing::NoModules]);
+        let unseen = named(Standing::NoModules);
         if !unseen.is_empty() {
             states.push(State::Unsettable(format!(
                 "not seen, and this kernel loads no modules: {unseen}"
             )));
         }
-        if let Some(file) = file(&standings) {
+        if let Some(file) = self.file(&standings) {
             states.push(file.state(view.host)?);
         }
         Ok(combine(states))
@@ -96,16 +161,13 @@ impl Step for KernelModules {
 
     fn apply(&self, world: World<'_>) -> Result<()> {
         let standings = look(world.host.view())?;
-        for (name, standing) in &standings {
-            if *standing == Standing::Loadable {
-                let cmd = Cmd::new("modprobe", [*name]);
-                let change = Change::Module {
-                    name: (*name).to_owned(),
-                };
-                world.host.run(&cmd, change)?;
+        for &(name, standing) in &standings {
+            if standing == Standing::Loadable {
+                self.load(world.host, name)?;
             }
         }
-        file(&standings).map_or(Ok(()), |file| file.write(world.host))
+        self.file(&standings)
+            .map_or(Ok(()), |file| file.write(world.host))
     }
 }
 
@@ -114,22 +176,6 @@ fn look(host: &HostView) -> Result<Vec<(&'static str, Standing)>> {
         .into_iter()
         .map(|name| Ok((name, modules::standing(host, name)?)))
         .collect()
-}
-
-/// What is loaded after a reboot: what is a module here. One that is named and does not exist would leave systemd-modules-load failed at every boot.
-fn file(standings: &[(&str, Standing)]) -> Option<ConfigFile> {
-    let names: Vec<&str> = standings
-        .iter()
-        .filter(|(_, standing)| matches!(standing, Standing::Loaded | Standing::Loadable))
-        .map(|(name, _)| *name)
-        .collect();
-    (!names.is_empty()).then(|| ConfigFile {
-        path: PATH.to_owned(),
-        content: format!(
-            "{MARK}: kernel modules of a Kubernetes node.\n{}\n",
-            names.join("\n")
-        ),
-    })
 }
 
 #[cfg(test)]
@@ -173,7 +219,7 @@ mod tests {
                 "ip_vs_sh",
             ],
         );
-        let (before, after) = machine.ensure(&KernelModules, script).unwrap();
+        let (before, after) = machine.ensure(&KernelModules::new(), script).unwrap();
         assert!(
             matches!(before, State::Pending(why) if why.starts_with("to load: br_netfilter, iptable_nat"))
         );
@@ -197,7 +243,7 @@ mod tests {
             "kernel/net/netfilter/ipvs/ip_vs.ko\nkernel/a/ip_vs_rr.ko\nkernel/a/ip_vs_wrr.ko\nkernel/a/ip_vs_sh.ko\nkernel/a/iptable-nat.ko\nkernel/a/br_netfilter.ko\n",
         );
         assert_eq!(
-            machine.check(&KernelModules, Scripted::new()),
+            machine.check(&KernelModules::new(), Scripted::new()),
             State::Satisfied
         );
     }
@@ -206,7 +252,7 @@ mod tests {
     fn a_kernel_without_modules_is_told_apart() {
         let machine = Machine::new();
         machine.file(BRIDGE, "1\n").file("/proc/net/ip_vs", "");
-        let state = machine.check(&KernelModules, Scripted::new());
+        let state = machine.check(&KernelModules::new(), Scripted::new());
         assert!(
             matches!(&state, State::Unsettable(why) if why.ends_with("loads no modules: iptable_nat, ip_vs_rr, ip_vs_wrr, ip_vs_sh")),
             "{state:?}"
@@ -217,12 +263,12 @@ mod tests {
     fn without_br_netfilter_a_node_is_impossible() {
         let machine = Machine::new();
         assert!(matches!(
-            machine.check(&KernelModules, Scripted::new()),
+            machine.check(&KernelModules::new(), Scripted::new()),
             State::Conflict { .. }
         ));
         machine.file("/proc/modules", "");
         let script = modprobe(&machine, &["ip_vs"]);
-        let state = machine.check(&KernelModules, script);
+        let state = machine.check(&KernelModules::new(), script);
         assert!(
             matches!(state, State::Conflict { reason, .. } if reason.contains("no module br_netfilter"))
         );
@@ -236,9 +282,61 @@ mod tests {
             .file(PATH, "dm_crypt\n");
         let script = modprobe(&machine, &[]);
         assert!(matches!(
-            machine.check(&KernelModules, script),
+            machine.check(&KernelModules::new(), script),
             State::Conflict { .. }
         ));
+    }
+
+    #[test]
+    fn a_module_that_a_node_does_without_may_be_refused() {
+        let machine = Machine::new();
+        machine
+            .file("/proc/modules", "br_netfilter 1 0 - Live 0x0\n")
+            .program("modprobe");
+        let script = || {
+            Scripted::new()
+                .on("modprobe --dry-run", 0, "")
+                .on(
+                    "modprobe ip_vs",
+                    1,
+                    "modprobe: ERROR: could not insert 'ip_vs': Operation not permitted",
+                )
+                // As with `install iptable_nat /bin/true`.
+                .on("modprobe iptable_nat", 0, "")
+        };
+        let step = KernelModules::new();
+        let (before, after) = machine.ensure(&step, script()).unwrap();
+        assert!(matches!(before, State::Pending(_)), "{before:?}");
+        assert!(
+            matches!(&after, State::Unsettable(why) if why.starts_with("cannot be loaded here: iptable_nat (modprobe was content, and it is not loaded), ip_vs (modprobe: ERROR: could not insert 'ip_vs': Operation not permitted), ip_vs_rr (")),
+            "{after:?}"
+        );
+        let file = machine.text(PATH).unwrap();
+        assert_eq!(file.lines().skip(1).collect::<Vec<_>>(), ["br_netfilter"]);
+        // Another run tries again, and comes to the same end.
+        let again = KernelModules::new();
+        let (before, after) = machine.ensure(&again, script()).unwrap();
+        assert!(
+            matches!(&before, State::Pending(why) if why.contains("to load: iptable_nat, ip_vs")),
+            "{before:?}"
+        );
+        assert!(matches!(after, State::Unsettable(_)), "{after:?}");
+        assert_eq!(machine.text(PATH).unwrap(), file);
+    }
+
+    #[test]
+    fn a_kernel_that_is_shut_loads_nothing() {
+        let machine = Machine::new();
+        machine
+            .file(BRIDGE, "1\n")
+            .file("/proc/modules", "")
+            .file("/proc/sys/kernel/modules_disabled", "1\n")
+            .program("modprobe");
+        let state = machine.check(&KernelModules::new(), Scripted::new());
+        assert!(
+            matches!(&state, State::Unsettable(why) if why.contains("loads no modules: iptable_nat, ip_vs")),
+            "{state:?}"
+        );
     }
 
     #[test]
@@ -250,7 +348,7 @@ mod tests {
             1,
             "modprobe: ERROR: could not insert 'br_netfilter': Operation not permitted",
         );
-        let error = machine.ensure(&KernelModules, script).unwrap_err();
+        let error = machine.ensure(&KernelModules::new(), script).unwrap_err();
         assert!(
             format!("{error:#}").contains("Operation not permitted"),
             "{error:#}"

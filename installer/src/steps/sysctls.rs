@@ -1,9 +1,10 @@
 //! The sysctls of a node have TKE's values, now and after a reboot.
 //!
 //! Every value is read back and compared field by field. Keys that this kernel or this container's network namespace does not have, or holds read-only, are named and
-//! passed over, except the two that kubeadm refuses to go on without. The file holds every value: systemd-sysctl passes over keys that do not exist, and a key may
-//! appear later, with its module. What other files say of the same keys after ours is told: it holds after the next reboot, or after the next `sysctl --system` or `sysctl -p`.
+//! passed over, except the two that kubeadm refuses to go on without; so are those that look as if they could be set, and are refused when it is tried (AppArmor, LXC). The file
+//! holds every value: systemd-sysctl passes over keys that do not exist, and a key may appear later, with its module. What other files say of the same keys after ours is told: it holds after the next reboot, or after the next `sysctl --system` or `sysctl -p`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -86,12 +87,15 @@ enum Standing {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Sysctls;
+pub struct Sysctls {
+    /// What could not be set, once that was tried, and why.
+    refused: RefCell<BTreeMap<&'static str, String>>,
+}
 
 impl Sysctls {
     /// The sysctls of a node.
     pub fn new() -> Self {
-        Self
+        Self::default()
     }
 }
 
@@ -109,14 +113,16 @@ impl Step for Sysctls {
         let written = file == State::Satisfied;
         let mut states = vec![file];
         let (mut pending, mut absent, mut fixed) = (Vec::new(), Vec::new(), Vec::new());
+        let refused = self.refused.borrow();
         for (key, value, weight) in VALUES {
             let standing = look(view.host, key, value)?;
             match (standing, weight) {
                 (Standing::Right, _) => {}
                 (Standing::Different(_), Weight::UntilKubeProxy) if written => {}
-                (Standing::Different(now), _) => {
-                    pending.push(format!("{key} is {now}, wanted {value}"));
-                }
+                (Standing::Different(now), _) => match refused.get(key) {
+                    Some(why) => states.push(State::Unsettable(why.clone())),
+                    None => pending.push(format!("{key} is {now}, wanted {value}")),
+                },
                 (Standing::WithModule, _) => pending.push(format!("{key} comes with br_netfilter")),
                 (Standing::Absent, Weight::Needed) => {
                     states.push(needed(key, "does not exist here"));
@@ -144,10 +150,17 @@ impl Step for Sysctls {
     }
 
     fn apply(&self, world: World<'_>) -> Result<()> {
-        for (key, value, _) in VALUES {
+        for (key, value, weight) in VALUES {
             if let Standing::Different(_) = look(world.host.view(), key, value)? {
                 note_sibling(world.host, key)?;
-                world.host.set_sysctl(key, value)?;
+                match (world.host.set_sysctl(key, value), weight) {
+                    (Ok(()), _) => {}
+                    (Err(cause), Weight::Needed) => return Err(cause),
+                    (Err(cause), Weight::Wanted | Weight::UntilKubeProxy) => {
+                        let why = format!("{cause:#}");
+                        self.refused.borrow_mut().insert(key, why);
+                    }
+                }
             }
         }
         // Last: as long as it is missing, a run that was cut off sets every value again.
@@ -283,7 +296,7 @@ mod tests {
     #[test]
     fn every_value_is_set_read_back_and_written_down() {
         let machine = kernel();
-        let (before, after) = machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        let (before, after) = machine.ensure(&Sysctls::new(), Scripted::new()).unwrap();
         assert!(matches!(before, State::Pending(_)));
         assert_eq!(after, State::Satisfied);
         let file = machine.text(PATH).unwrap();
@@ -310,12 +323,15 @@ mod tests {
     #[test]
     fn values_are_compared_field_by_field() {
         let machine = kernel();
-        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        machine.ensure(&Sysctls::new(), Scripted::new()).unwrap();
         machine.file(&path("kernel.sem"), "250\t32000\t32\t1024\n");
-        assert_eq!(machine.check(&Sysctls, Scripted::new()), State::Satisfied);
+        assert_eq!(
+            machine.check(&Sysctls::new(), Scripted::new()),
+            State::Satisfied
+        );
         machine.file(&path("kernel.sem"), "250\t32000\t32\t1025\n");
         assert!(matches!(
-            machine.check(&Sysctls, Scripted::new()),
+            machine.check(&Sysctls::new(), Scripted::new()),
             State::Pending(_)
         ));
     }
@@ -323,7 +339,7 @@ mod tests {
     #[test]
     fn what_a_container_cannot_set_is_named_and_passed_over() {
         let machine = kernel();
-        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        machine.ensure(&Sysctls::new(), Scripted::new()).unwrap();
         let absent = machine.place(&path("net.core.netdev_max_backlog"));
         let fixed = machine.place(&path("net.core.rmem_max"));
         for place in [&absent, &fixed] {
@@ -333,7 +349,7 @@ mod tests {
         // A sysctl that not even root can write.
         std::os::unix::fs::symlink("/proc/sys/kernel/osrelease", fixed).unwrap();
         assert_eq!(
-            machine.check(&Sysctls, Scripted::new()),
+            machine.check(&Sysctls::new(), Scripted::new()),
             State::Unsettable(
                 "does not exist here: net.core.netdev_max_backlog; is read-only here: net.core.rmem_max".to_owned()
             )
@@ -343,33 +359,41 @@ mod tests {
     #[test]
     fn what_kubeadm_demands_is_not_passed_over() {
         let machine = kernel();
-        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        machine.ensure(&Sysctls::new(), Scripted::new()).unwrap();
         let bridge = machine.place(&path("net.bridge.bridge-nf-call-iptables"));
         #[allow(clippy::disallowed_methods, reason = "the test's own file")]
         std::fs::remove_file(bridge).unwrap();
         assert!(matches!(
-            machine.check(&Sysctls, Scripted::new()),
+            machine.check(&Sysctls::new(), Scripted::new()),
             State::Conflict { .. }
         ));
         // Where the module that brings it can be loaded, it will be there in time.
         machine.file("/proc/modules", "").program("modprobe");
         let script = Scripted::new().on("modprobe --dry-run", 0, "");
-        assert!(matches!(machine.check(&Sysctls, script), State::Pending(_)));
+        assert!(matches!(
+            machine.check(&Sysctls::new(), script),
+            State::Pending(_)
+        ));
     }
 
     #[test]
     fn kube_proxy_may_have_its_own_limit_of_connections() {
         let machine = kernel();
-        machine.ensure(&Sysctls, Scripted::new()).unwrap();
+        machine.ensure(&Sysctls::new(), Scripted::new()).unwrap();
         machine.file(&path("net.netfilter.nf_conntrack_max"), "131072\n");
-        assert_eq!(machine.check(&Sysctls, Scripted::new()), State::Satisfied);
+        assert_eq!(
+            machine.check(&Sysctls::new(), Scripted::new()),
+            State::Satisfied
+        );
     }
 
     #[test]
     fn a_value_that_does_not_take_ends_the_step() {
         let machine = kernel();
         machine.file(&path("net.ipv4.ip_forward"), "0 and more");
-        let error = machine.ensure(&Sysctls, Scripted::new()).unwrap_err();
+        let error = machine
+            .ensure(&Sysctls::new(), Scripted::new())
+            .unwrap_err();
         assert!(
             error
                 .to_string()
@@ -380,10 +404,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_does_without_may_be_refused_when_it_is_set() {
+        let machine = kernel();
+        // One that does not take what is written, and one that can be opened and refuses it.
+        machine.file(&path("vm.swappiness"), "60 and more");
+        let strict = machine.place(&path("net.core.rmem_max"));
+        #[allow(clippy::disallowed_methods, reason = "the test's own file")]
+        std::fs::remove_file(&strict).unwrap();
+        std::os::unix::fs::symlink("/proc/self/oom_score_adj", strict).unwrap();
+        let step = Sysctls::new();
+        let (before, after) = machine.ensure(&step, Scripted::new()).unwrap();
+        assert!(matches!(before, State::Pending(_)), "{before:?}");
+        assert!(
+            matches!(&after, State::Unsettable(why) if why.contains("vm.swappiness was set to 0 and is") && why.contains("cannot set net.core.rmem_max to 16777216: ")),
+            "{after:?}"
+        );
+        assert_eq!(
+            machine.text(&path("net.ipv4.ip_forward")).unwrap(),
+            "1",
+            "the others are set all the same"
+        );
+        assert!(machine.text(PATH).is_some());
+    }
+
+    #[test]
     fn what_is_read_after_ours_and_says_otherwise_is_told() {
         let machine = kernel();
-        machine.ensure(&Sysctls, Scripted::new()).unwrap();
-        let state = || machine.check(&Sysctls, Scripted::new());
+        machine.ensure(&Sysctls::new(), Scripted::new()).unwrap();
+        let state = || machine.check(&Sysctls::new(), Scripted::new());
         // Read before ours, or of another mind in nothing.
         machine
             .file("/etc/sysctl.d/99-sysctl.conf", "net.ipv4.ip_forward=0\n")
@@ -417,7 +465,7 @@ mod tests {
         let machine = kernel();
         machine.file(PATH, "vm.swappiness = 60\n");
         assert!(matches!(
-            machine.check(&Sysctls, Scripted::new()),
+            machine.check(&Sysctls::new(), Scripted::new()),
             State::Conflict { .. }
         ));
     }

@@ -6,15 +6,16 @@ use anyhow::Result;
 
 use super::seen::{Seen, tell_of_lost_quorum};
 use super::{
-    Run, Untouched, down, identity, kubelet, needs, refuse, refused, report_refusals,
+    Run, Untouched, down, identity, kubelet, needs, not_eligible, refuse, refused, report_refusals,
     report_warnings, warn,
 };
-use crate::control_plane::ClusterView;
+use crate::console::Console;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::freshness;
 use crate::control_plane::guard::Votes;
 use crate::control_plane::images::{PodNetwork, familiar, labels_of_master};
-use crate::control_plane::lease::{self, Holder};
+use crate::control_plane::lease::{self, Holder, Lock};
+use crate::control_plane::{Cluster, ClusterView};
 use crate::facts::{Facts, configures_network};
 use crate::joining::endpoint::{self, Knock, Reached};
 use crate::joining::refusals::{self, Here, Past, Refusal};
@@ -24,6 +25,7 @@ use crate::replacing::health::EtcdImage;
 use crate::replacing::own_files::OwnFiles;
 use crate::replacing::remove_member::RemoveMember;
 use crate::replacing::{Departed, Whose, clear, record, remove_member};
+use crate::signals::Stop;
 use crate::step::World;
 use crate::steps::ImageWanted;
 
@@ -124,6 +126,7 @@ fn here<'s>(run: &'s Run<'_>, seen: &'s Seen, network: PodNetwork) -> Result<Her
     Ok(Here {
         node: &seen.joining.node,
         address: &seen.joining.address,
+        local: &seen.joining.local,
         manifest: run.pot.manifest(),
         images: images_here(&seen.facts),
         has_cni: (run.host.list("/etc/cni/net.d")?)
@@ -164,6 +167,18 @@ pub(super) fn locked(view: &ClusterView, holder: &Holder) -> Result<Option<Refus
     }))
 }
 
+/// Takes the cluster's lock, after a wait that is told where somebody else's looks expired; refuses where somebody else holds it.
+pub(super) fn take_lock(
+    console: &Console,
+    cluster: &Cluster,
+    holder: &Holder,
+    run: &Stop,
+) -> Result<Lock> {
+    let lock = Lock::take(cluster, holder, run, &|words| console.say(words));
+    // Whoever was asked to end while it waited was not refused.
+    lock.map_err(|cause| run.check().err().unwrap_or_else(|| not_eligible(cause)))
+}
+
 pub(super) fn holder(seen: &Seen) -> Holder {
     let identity = format!("{}/{}", seen.joining.node, seen.joining.address);
     Holder::new(identity, &seen.joining.cluster)
@@ -192,12 +207,15 @@ pub(super) fn recheck(run: &Run<'_>, seen: &Seen) -> Result<()> {
         }
         let kept = record::kept(&seen.view, departed)?;
         if departed.whose == Whose::Another && !departed.is_listed(&now) && kept.is_none() {
+            let healthy = seen.view.address();
             all.push(Refusal {
                 cause: format!(
                     "somebody else took the place of {} meanwhile, or took it out of the cluster",
                     departed.name
                 ),
-                remedy: "Look at the cluster: kpot-install status --healthy ADDRESS. If one more master is wanted: kpot-install join-master".to_owned(),
+                remedy: format!(
+                    "Look at the cluster: kpot-install status --healthy {healthy}. If one more master is wanted: kpot-install join-master --healthy {healthy}"
+                ),
             });
         }
     }
@@ -283,7 +301,9 @@ fn foreseen(seen: &Seen, cluster: &ClusterFacts, departed: &Departed) -> Result<
         let own = &seen.joining.address;
         (cluster.members).retain(|member| !(member.is_learner && member.is_at(own)));
     }
-    Ok(remove_member::foreseen(&cluster, departed, record.as_ref()))
+    let mut all = remove_member::foreseen(&cluster, departed, record.as_ref());
+    all.extend(remove_member::no_room(&seen.view, &cluster, departed)?);
+    Ok(all)
 }
 
 fn no_worker(

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::master::{Master, Way};
 use super::{Run, refuse};
 use crate::control_plane::etcd::{Member, MemberId};
+use crate::control_plane::extra_paths::ExtraPath;
 use crate::control_plane::facts::ClusterFacts;
 use crate::host::Host;
 use crate::host::ssh::Connect;
@@ -40,7 +41,7 @@ pub(super) fn look(
     };
     let reach = if own.iter().any(|own| own.to_string() == departed.address) {
         // Where the address was the cluster's endpoint, it may have been given to this machine: nobody else answers there any more.
-        Reach::Silent(format!(
+        Reach::silent(&format!(
             "{} is this machine's own address now",
             departed.address
         ))
@@ -51,13 +52,13 @@ pub(super) fn look(
         ));
         Reach::of(connect, departed, &options.target, down_host_key.clone())
     };
-    let reach = readable(reach, *reset_down, &cluster.config.certificates_dir);
     let down = Down {
         departed: departed.clone(),
         reach,
         fate: if *reset_down { Fate::Reset } else { Fate::Left },
         certificates: cluster.config.certificates_dir.clone(),
     };
+    let down = readable(down, &cluster.extra_paths);
     refuse(
         run.console,
         &refusal(&down, cluster).into_iter().collect::<Vec<_>>(),
@@ -65,14 +66,15 @@ pub(super) fn look(
     Ok(Some(down))
 }
 
-/// A machine whose sshd answers, and whose disk does not, is as good as silent, unless it is to be reset.
-fn readable(reach: Reach, reset: bool, certificates: &str) -> Reach {
-    let Reach::Answers(machine) = &reach else {
-        return reach;
-    };
-    match machine.tree(certificates) {
-        Err(cause) if !reset => Reach::Silent(format!("its files cannot be read: {cause:#}")),
-        _ => reach,
+/// A machine whose sshd answers, and whose disk does not, is as good as silent: what is read of it later would stop every run. `extra` is what the control plane's pods name.
+fn readable(down: Down, extra: &[ExtraPath]) -> Down {
+    // A connection may break once.
+    match down.try_files(extra).or_else(|_| down.try_files(extra)) {
+        Ok(()) => down,
+        Err(cause) => Down {
+            reach: Reach::unreadable(&cause),
+            ..down
+        },
     }
 }
 
@@ -84,12 +86,10 @@ fn refusal(down: &Down, cluster: &ClusterFacts) -> Option<Refusal> {
     };
     departed.is_listed(cluster).then(|| Refusal {
         cause: format!(
-            "{} shall be reset, and does not answer over SSH: {why}",
+            "{} shall be reset, and that cannot be: it {why}",
             departed.name
         ),
-        remedy:
-            "Make it reachable, or leave --reset-down out: the change works without that machine"
-                .to_owned(),
+        remedy: "Make it reachable, with a disk that can be read, or leave --reset-down out: the change works without that machine".to_owned(),
     })
 }
 
@@ -111,10 +111,25 @@ pub(super) fn note_taken(host: &Host<'_>, departed: &Departed, members: &[Member
     })
 }
 
-/// The master whose place this machine took, as the journal says, if it is `down`, whichever way that is called.
+/// The master whose place this machine took last, as the journal says, if it is `down`, whichever way that is called. What was before this machine left the cluster, or before a
+/// rollback that came to its end, is over.
 pub(super) fn took_the_place(journal: &[Entry], down: &str) -> Option<Departed> {
-    journal
+    use crate::rollback::owed::WORKFLOW;
+    let is_rollback = |run: &str| {
+        let mut own = journal.iter().filter(|entry| entry.run == run);
+        own.any(
+            |entry| matches!(&entry.event, Event::Begin { workflow, .. } if workflow == WORKFLOW),
+        )
+    };
+    let is_over = |entry: &Entry| match &entry.event {
+        Event::Intent { change, .. } => matches!(change, Change::LeftCluster { .. }),
+        Event::End { outcome } => outcome == "done" && is_rollback(&entry.run),
+        _ => false,
+    };
+    let since = journal.iter().rposition(is_over).map_or(0, |at| at + 1);
+    journal[since..]
         .iter()
+        .rev()
         .filter_map(taken)
         .find(|whom| {
             let member = whom.get(2).and_then(|id| u64::from_str_radix(id, 16).ok());
@@ -228,7 +243,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::control_plane::extra_paths::Role;
     use crate::host::HostView;
+    use crate::host::command::Output;
+    use crate::host::remote::RemoteView;
     use crate::host::scripted::Scripted;
     use crate::joining::fixtures::{cluster, member, node};
     use crate::journal::Journal;
@@ -240,7 +258,7 @@ mod tests {
                 address: "10.0.0.13".to_owned(),
                 whose: Whose::Another,
             },
-            reach: Reach::Silent("timed out".to_owned()),
+            reach: Reach::silent("timed out"),
             fate,
             certificates: "/etc/kubernetes/pki".to_owned(),
         }
@@ -258,6 +276,90 @@ mod tests {
             None,
             "it is gone, and an earlier run may have begun"
         );
+    }
+
+    /// m3, which answers by this script, and is to be left as it is.
+    fn answering(script: Scripted) -> Down {
+        Down {
+            reach: Reach::Answers(RemoteView::new(Arc::new(script), "10.0.0.13")),
+            ..silent(Fate::Left)
+        }
+    }
+
+    /// A folder that a pod mounts, and a file that it writes.
+    fn extra() -> [ExtraPath; 2] {
+        [
+            ("/etc/audit", Role::Mounted),
+            ("/var/log/audit.log", Role::Written),
+        ]
+        .map(|(path, role)| ExtraPath {
+            path: path.to_owned(),
+            named_by: "kube-apiserver".to_owned(),
+            role,
+        })
+    }
+
+    /// What is backed up of m3, and what it has in the folder that a pod mounts.
+    fn listed() -> Scripted {
+        let kept = "1 9 /etc/kubernetes/admin.conf\n1 1048577 /etc/kubernetes/large\n";
+        let links = "l /etc/audit/link.yaml\n";
+        Scripted::new()
+            .on("find -H /etc/kubernetes", 0, kept)
+            .on("find -H /etc/audit -type f", 0, "1 9 /etc/audit/a.yaml\n")
+            .on("find -H /etc/audit -type l", 0, links)
+            .on(
+                "find -H /etc/audit/link.yaml",
+                0,
+                "1 9 /etc/audit/link.yaml\n",
+            )
+    }
+
+    #[test]
+    fn a_machine_whose_disk_fails_is_as_good_as_silent() {
+        let failed = "find: '/etc/kubernetes/pki': Input/output error\n";
+        let mut known = cluster();
+        known.nodes.push(node("m3", "10.0.0.13"));
+        for script in [
+            Scripted::new().on("find", 1, failed),
+            Scripted::new()
+                .on("find -H /etc/audit", 1, failed)
+                .on("find", 0, ""),
+            listed().on(
+                "xargs",
+                123,
+                "sha256sum: /etc/audit/a.yaml: Input/output error\n",
+            ),
+        ] {
+            let down = readable(answering(script), &extra());
+            let Reach::Silent(why) = &down.reach else {
+                panic!("its files cannot be read");
+            };
+            assert!(
+                why.contains("files cannot be read") && why.contains("Input/output error"),
+                "{why}"
+            );
+            assert_eq!(refusal(&down, &known), None, "a dead machine stops nothing");
+            let reset = Down {
+                fate: Fate::Reset,
+                ..down
+            };
+            let refused = refusal(&reset, &known).unwrap();
+            assert!(refused.cause.contains("Input/output error"), "{refused:?}");
+            assert!(refused.remedy.contains("leave --reset-down out"));
+        }
+    }
+
+    #[test]
+    fn a_machine_that_can_be_read_is_asked_for_all_that_a_change_reads() {
+        let script = listed().with(|cmd, names| {
+            let read = b"/etc/audit/a.yaml\0/etc/audit/link.yaml\0/etc/kubernetes/admin.conf\0";
+            (cmd.program == "xargs" && names == read).then(Output::default)
+        });
+        let down = readable(answering(script), &extra());
+        assert!(matches!(down.reach, Reach::Answers(_)));
+        let none = Scripted::new().on("find -H /etc/kubernetes", 0, "");
+        let down = readable(answering(none), &[]);
+        assert!(matches!(down.reach, Reach::Answers(_)), "nothing is left");
     }
 
     #[test]

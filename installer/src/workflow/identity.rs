@@ -47,7 +47,7 @@ pub(super) fn other_cluster(host: &HostView, cluster: &ClusterFacts) -> Result<O
             "this machine belongs to another cluster: {path} has the CA {hash}, the cluster of {} has {}",
             cluster.healthy.metadata.name, cluster.ca_hash
         ),
-        remedy: "Give with --healthy a master of this machine's own cluster. If it is to leave that one, take it out there first: kpot-install reset --healthy, with a master of that cluster".to_owned(),
+        remedy: "Give with --healthy a master of this machine's own cluster. If it is to leave that one, take it out there first: kpot-install reset --healthy ADDRESS, with the address of another master of that cluster. Where this cluster got a new CA while this machine was down: stop the kubelet, move /etc/kubernetes away, and run this again".to_owned(),
     }))
 }
 
@@ -73,7 +73,8 @@ pub(super) fn known_as(
 
 /// The name of a machine that the cluster does not know: its host name; on a TKE cluster, where every node is called by its address, that.
 pub(super) fn usual_name(cluster: &ClusterFacts, healthy: IpAddr, address: &str) -> Result<String> {
-    if cluster.healthy.metadata.name == healthy.to_string() {
+    let name = &cluster.healthy.metadata.name;
+    if *name == healthy.to_string() || cluster.healthy.has_address(name) {
         return Ok(address.to_owned());
     }
     hostname()

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::decide::{decide, holder, none_behind, recheck, silent_from_here};
+use super::decide::{decide, holder, none_behind, recheck, silent_from_here, take_lock};
 use super::seen::{Seen, is_etcd, look, quorum_is_lost, tell_of_lost_quorum};
 use super::session::{Session, lock_state};
-use super::{Run, down, not_eligible, root_only, warn};
+use super::{Run, down, root_only, warn};
 use crate::control_plane::Cluster;
 use crate::control_plane::freshness;
-use crate::control_plane::lease::{self, Lock};
+use crate::control_plane::lease;
 use crate::control_plane::objects::Node;
 use crate::engine::{self, Plan, Steps};
 use crate::facts::docker::CgroupDriver;
@@ -154,7 +154,6 @@ pub(super) fn carry_out(
     }
     let mut subject = json!({ "node": joining.node, "address": joining.address });
     if let Some(note) = down::note_of_static_pods(options, seen.down.as_ref(), seen.past, look)? {
-        subject["notes"] = json!([note]);
         warn(run.console, &[note]);
     }
     let Some(session) = Session::begin(&run.terms(), options.way.workflow(), &plan, &subject)?
@@ -374,7 +373,7 @@ fn on_cluster(
         step: "cluster-lock".to_owned(),
     })?;
     let holder = holder(seen);
-    let lock = Lock::take(cluster, &holder, world.host.stop()).map_err(not_eligible)?;
+    let lock = take_lock(run.console, cluster, &holder, world.host.stop())?;
     let mut servers = joining.cluster.api_servers();
     let refused = recheck(run, seen)
         .and_then(|()| {

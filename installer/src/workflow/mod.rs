@@ -266,7 +266,7 @@ fn hostname() -> Result<String> {
 
 fn warn(console: &Console, warnings: &[String]) {
     for warning in warnings {
-        console.say(&format!("note: {warning}"));
+        console.note(warning);
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::decide::{addresses, locked, own_address};
+use super::decide::{addresses, locked, own_address, take_lock};
 use super::session::Session;
 use super::{
     OUTLIVING, Terms, Untouched, await_kubeadm, identity, not_eligible, refuse, refused, root_only,
@@ -18,7 +18,7 @@ use super::{
 use crate::console::Console;
 use crate::control_plane::etcd::Etcd;
 use crate::control_plane::facts::{ClusterFacts, Endpoint};
-use crate::control_plane::lease::{Holder, Lock};
+use crate::control_plane::lease::Holder;
 use crate::control_plane::{Cluster, ClusterView, credentials};
 use crate::engine::{self, Plan};
 use crate::exit::Usage;
@@ -99,6 +99,7 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
         cluster.config.etcd.data_dir(),
     )?;
     let departed = ourselves(options, view, &cluster, &facts, owed.member.as_ref())?;
+    warn(console, departed.note(&cluster).as_slice());
     let holder = Holder::new(format!("{}/{}", departed.name, departed.address), &cluster);
     let mut refused = refusals(view, &cluster, &departed, &holder)?;
     let snapshot = remove_member::snapshot_size(view, &cluster, &departed)?;
@@ -189,7 +190,7 @@ fn attempt(options: &Reset<'_>, view: &ClusterView) -> Result<()> {
             // Another run may have come, and been killed, while somebody thought about the plan.
             await_kubeadm(console, &terms.state, Duration::ZERO)?;
             if listed {
-                let lock = Lock::take(&changing, &holder, host.stop()).map_err(not_eligible)?;
+                let lock = take_lock(console, &changing, &holder, host.stop())?;
                 let left = engine::run(&leave, world, &session.journal, console);
                 let released = lock.release();
                 left.and(released)?;
@@ -282,14 +283,15 @@ fn ourselves(
             .context("this machine has no address that reaches the healthy master: give one with --advertise-address")?
             .to_string(),
     };
+    let records = record::all(view)?;
     let name = match options.node_name.as_ref().or(known_name) {
         Some(name) => name.clone(),
-        None => match identity::known_as(cluster, &record::all(view)?, &address) {
+        None => match identity::known_as(cluster, &records, &address) {
             Some(name) => name,
             None => identity::usual_name(cluster, endpoint::healthy_address(cluster)?, &address)?,
         },
     };
-    Departed::ourselves(cluster, &name, &address)
+    Departed::ourselves(cluster, &records, &name, &address, &addresses(facts))
         .map_err(|refusal| refused(options.console, Untouched::Everything, &[refusal]))
 }
 
@@ -302,6 +304,7 @@ fn refusals(
     let mut all = Vec::new();
     if departed.member(&cluster.members).is_some() {
         all.extend(remove_member::foreseen(cluster, departed, None));
+        all.extend(remove_member::no_room(view, cluster, departed)?);
     }
     if departed.is_listed(cluster) {
         all.extend(cluster.alarms.iter().map(Refusal::from));

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::decide::addresses;
 use super::master::{Master, Way};
-use super::{OUTLIVING, Run, Untouched, await_kubeadm, down, identity, not_eligible, refused};
+use super::{
+    OUTLIVING, Run, Untouched, await_kubeadm, down, identity, not_eligible, refused, warn,
+};
 use crate::control_plane::containers::Tool;
 use crate::control_plane::etcd::{Etcd, Version};
 use crate::control_plane::facts::ClusterFacts;
@@ -109,6 +112,7 @@ pub(super) fn look(
         runtime: manifest.runtime.name.into(),
         node,
         address,
+        local: addresses(&facts),
         ignored: ignored_check(manifest.kubernetes, &facts, cluster.kubelet.fail_cgroup_v1),
         state,
     };
@@ -130,16 +134,17 @@ pub(super) fn look(
         Way::Join => None,
         Way::Rebirth { .. } => Some(Departed::ourselves(
             &cluster,
+            &records,
             &joining.node,
             &joining.address,
+            &joining.local,
         )),
         Way::Change {
             down: which,
             reset_down,
             ..
         } => {
-            let once = down::took_the_place(&journal, which);
-            // A member's ID says nothing once the member is gone; the journal knows whose it was.
+            let once = once_taken(&cluster, &journal, which, &joining.node);
             let named = once.as_ref().map_or(which.as_str(), |gone| &gone.name);
             let took = once
                 .as_ref()
@@ -161,6 +166,10 @@ pub(super) fn look(
     let departed = departed
         .transpose()
         .map_err(|refusal| refused(run.console, Untouched::Everything, &[refusal]))?;
+    let note = departed
+        .as_ref()
+        .and_then(|departed| departed.note(&cluster));
+    warn(run.console, note.as_slice());
     let down = match &departed {
         Some(departed) => down::look(run, options, connect, &cluster, departed, &own_addresses)?,
         None => None,
@@ -241,6 +250,20 @@ pub(super) fn look(
     })
 }
 
+/// The master whose place this machine took, as its journal says, where the cluster itself knows nobody any more that the operator may call `down`: a member's ID says nothing once the
+/// member is gone. A name or an address that somebody else has by now is his; `own` is this machine's node.
+fn once_taken(
+    cluster: &ClusterFacts,
+    journal: &[Entry],
+    down: &str,
+    own: &str,
+) -> Option<Departed> {
+    if Departed::is_known(cluster, down, own) {
+        return None;
+    }
+    down::took_the_place(journal, down)
+}
+
 /// How many times, and how long apart, an etcd that just starts again (its liveness probe needs the quorum, too) is asked.
 const LOOKS: (u32, Duration) = (3, Duration::from_secs(5));
 
@@ -318,4 +341,121 @@ pub(super) fn is_etcd(image: &str) -> bool {
 
 fn socket(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::joining::fixtures::{self, member, node};
+    use crate::journal::{Change, Event};
+    use crate::rollback::owed::WORKFLOW;
+
+    /// A journal's lines, each with the run that wrote it.
+    fn journal(events: &[(&str, Event)]) -> Vec<Entry> {
+        let entry = |(run, event): &(&str, Event)| Entry {
+            run: (*run).to_owned(),
+            time: 1,
+            event: event.clone(),
+        };
+        events.iter().map(entry).collect()
+    }
+
+    fn intent(change: Change) -> Event {
+        Event::Intent {
+            step: "join".to_owned(),
+            change,
+        }
+    }
+
+    fn took(whom: &str) -> Event {
+        intent(Change::Cluster {
+            what: format!("take the place of {whom}"),
+        })
+    }
+
+    fn begin(workflow: &str) -> Event {
+        Event::Begin {
+            workflow: workflow.to_owned(),
+            pot: "none".to_owned(),
+            program: "0".to_owned(),
+        }
+    }
+
+    fn end(outcome: &str) -> Event {
+        Event::End {
+            outcome: outcome.to_owned(),
+        }
+    }
+
+    fn name(journal: &[Entry], down: &str) -> Option<String> {
+        once_taken(&fixtures::cluster(), journal, down, "b1").map(|gone| gone.name)
+    }
+
+    #[test]
+    fn the_newest_master_whose_place_was_taken_is_meant() {
+        let twice = journal(&[
+            ("1", took("m3 10.0.0.13 1f")),
+            ("1", end("done")),
+            ("2", took("m5 10.0.0.13 2f")),
+            ("2", end("failed")),
+        ]);
+        assert_eq!(name(&twice, "10.0.0.13").as_deref(), Some("m5"));
+        assert_eq!(name(&twice, "1f").as_deref(), Some("m3"));
+        assert_eq!(name(&twice, "m4"), None);
+    }
+
+    #[test]
+    fn what_was_before_this_machine_left_the_cluster_or_was_rolled_back_is_over() {
+        let left = || {
+            intent(Change::LeftCluster {
+                node: "b1".to_owned(),
+                address: "10.0.0.21".to_owned(),
+            })
+        };
+        let before = ("1", took("m3 10.0.0.13 1f"));
+        let after = ("3", took("m3 10.0.0.13 3f"));
+        for over in [
+            vec![("2", left())],
+            vec![("2", begin(WORKFLOW)), ("2", end("done"))],
+        ] {
+            let over = [vec![before.clone()], over].concat();
+            for down in ["m3", "10.0.0.13", "1f"] {
+                assert_eq!(name(&journal(&over), down), None, "{down}");
+            }
+            let again = [over, vec![after.clone()]].concat();
+            assert_eq!(name(&journal(&again), "3f").as_deref(), Some("m3"));
+            assert_eq!(name(&journal(&again), "1f"), None);
+        }
+        for goes_on in [
+            vec![("2", begin("change-master")), ("2", end("done"))],
+            vec![("2", begin(WORKFLOW)), ("2", end("failed"))],
+        ] {
+            let goes_on = [vec![before.clone()], goes_on].concat();
+            assert_eq!(name(&journal(&goes_on), "1f").as_deref(), Some("m3"));
+        }
+    }
+
+    #[test]
+    fn whom_the_cluster_itself_knows_by_that_word_is_meant_first() {
+        let journal = journal(&[("1", took("m3 10.0.0.13 1f"))]);
+        let once = |cluster: &ClusterFacts, down: &str| {
+            once_taken(cluster, &journal, down, "b1").map(|gone| gone.name)
+        };
+        let mut since = fixtures::cluster();
+        since.nodes.push(node("m5", "10.0.0.13"));
+        since.members.push(member(0x5f, "m5", "10.0.0.13"));
+        assert_eq!(once(&since, "10.0.0.13"), None);
+        let named = Departed::named(&since, &[], "10.0.0.13", ("b1", "10.0.0.21"));
+        assert_eq!(named.map(|departed| departed.name), Ok("m5".to_owned()));
+        assert_eq!(once(&since, "m3").as_deref(), Some("m3"));
+        assert_eq!(once(&since, "1f").as_deref(), Some("m3"));
+        // This machine has got the address of the one whose place it takes, beside its own.
+        let mut ours = fixtures::cluster();
+        let mut node = node("b1", "10.0.0.21");
+        let mut second = node.status.addresses[0].clone();
+        second.address = "10.0.0.13".to_owned();
+        node.status.addresses.push(second);
+        ours.nodes.push(node);
+        assert_eq!(once(&ours, "10.0.0.13").as_deref(), Some("m3"));
+    }
 }

@@ -257,6 +257,7 @@ mod tests {
             place: "here",
             what: String::new(),
             state: "conflict",
+            reversible: "no",
             why: why.to_owned(),
             remedy: "move it".to_owned(),
         };

@@ -1,5 +1,10 @@
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
 use super::super::command::Local;
 use super::super::scripted::Scripted;
+use super::password::{is_asked, owner};
 use super::*;
 
 #[test]
@@ -70,6 +75,7 @@ fn connected(local: Scripted, elevation: Elevation) -> Ssh {
         folder: PathBuf::from("/nonexistent"),
         options: Vec::new(),
         elevation,
+        path: remote_path(""),
     }
 }
 
@@ -233,6 +239,121 @@ fn a_machine_that_is_down_costs_little_patience_and_has_an_option_of_its_own() {
     };
     let told = ssh.explain(&unknown).to_string();
     assert!(told.contains("--down-host-key SHA256:"), "{told}");
+}
+
+#[test]
+fn programs_are_looked_for_where_root_there_has_them_too() {
+    let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(
+        remote_path(""),
+        format!("{usual}:/opt/bin:/opt/kube/bin:/snap/bin")
+    );
+    assert_eq!(
+        remote_path("/opt/bin:bin::.:/usr/bin:/srv/k8s:~/bin:/a\nb:"),
+        format!("{usual}:/opt/bin:/srv/k8s:/opt/kube/bin:/snap/bin"),
+        "what is relative is no folder of root's"
+    );
+
+    let local = Scripted::new().with(|cmd, _| {
+        let line = cmd.args.last()?;
+        let stdout = if line == "sudo -n -- printenv PATH" {
+            b"/sbin:/srv/it's here\n".to_vec()
+        } else {
+            line.clone().into_bytes()
+        };
+        Some(Output {
+            stdout,
+            ..Output::default()
+        })
+    });
+    let mut ssh = connected(local, Elevation::SudoWithoutPassword);
+    ssh.path = ssh.path().unwrap();
+    let line = ssh.run(&Cmd::new("kubectl", ["version"])).unwrap().text();
+    assert_eq!(
+        line,
+        format!(
+            "sudo -n -- env 'PATH={usual}:/srv/it'\\''s here:/opt/bin:/opt/kube/bin:/snap/bin' kubectl version"
+        )
+    );
+
+    let mute = connected(Scripted::new().on("ssh ", 1, "no PATH"), Elevation::Root);
+    assert_eq!(mute.path().unwrap(), remote_path(""));
+}
+
+#[test]
+fn the_operator_s_own_configuration_keeps_no_command_from_running() {
+    let options = |status_of_newest: i32| {
+        let local = Scripted::new()
+            .on("ssh -G -o 'RemoteCommand=none' ops@m1", 0, "")
+            .on("ssh -G -o 'SessionType=default' ", status_of_newest, "");
+        connected(local, Elevation::Root).options().unwrap()
+    };
+    let has = |options: &[String], option: &str| options.iter().any(|one| one == option);
+    let (new, old) = (options(0), options(255));
+    for option in ["ControlMaster=no", "RemoteCommand=none"] {
+        assert!(has(&new, option) && has(&old, option), "{option}");
+    }
+    for option in [
+        "SessionType=default",
+        "StdinNull=no",
+        "ForkAfterAuthentication=no",
+    ] {
+        assert!(has(&new, option) && !has(&old, option), "{option}");
+    }
+
+    let local = Arc::new(Scripted::new().with(|_, _| Some(Output::default())));
+    let mut ssh = connected(Scripted::new(), Elevation::Root);
+    ssh.local = local.clone();
+    ssh.options = ssh.options().unwrap();
+    ssh.open().unwrap();
+    let opened = local.asked().pop().unwrap();
+    assert!(opened.starts_with("ssh -M -f -N -T -S "), "{opened}");
+}
+
+#[test]
+fn a_key_is_named_as_ssh_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = |name: &str| {
+        let place = folder.path().join(name);
+        fs::write(&place, "").unwrap();
+        place
+    };
+    let folder = folder.path().display();
+    assert_eq!(
+        identity_option(&key("key of 100%h #1")).unwrap(),
+        format!("IdentityFile=\"{folder}/key of 100%%h #1\"")
+    );
+    for hostile in ["a\"b", "a\\b", "a${HOME}b", "a\nb"] {
+        let refused = identity_option(&key(hostile)).unwrap_err().to_string();
+        assert!(refused.contains("by another path"), "{refused}");
+    }
+    let none = identity_option(Path::new("/nonexistent/key")).unwrap_err();
+    assert!(none.to_string().contains("no private key"), "{none}");
+}
+
+#[test]
+fn a_machine_without_an_ssh_client_is_told_what_to_install() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("/nonexistent:{}", folder.path().display());
+    let mut target = connected(Scripted::new(), Elevation::Root).target.clone();
+    let lacks = |target: &Target, what: &str| {
+        let told = need_programs(target, &path).unwrap_err().to_string();
+        assert!(told.contains(what), "{told}");
+    };
+    let put = |name: &str, mode: u32| {
+        let place = folder.path().join(name);
+        fs::write(&place, "").unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    put("ssh", 0o644);
+    lacks(&target, "no ssh. Install its package: openssh-client (");
+    put("ssh", 0o755);
+    need_programs(&target, &path).unwrap();
+    target.host_key = Some("SHA256:x".to_owned());
+    lacks(&target, "openssh-clients (RHEL, CentOS)");
+    put("ssh-keyscan", 0o755);
+    target.password = Some(Secret::new("pw"));
+    lacks(&target, "no setsid. Install its package: util-linux");
 }
 
 #[test]

@@ -44,6 +44,10 @@ fn beside(healthy: Arc<dyn Runner>, act: impl FnOnce(World<'_>, &Path)) {
     act(world, root.path());
 }
 
+fn nothing_here() -> HostView {
+    HostView::new("/nowhere", Arc::new(Scripted::new()))
+}
+
 /// A machine that has a token file of its own and a policy that the healthy master lacks.
 fn down() -> RemoteView {
     let digest = |text: &str| Sha256::of(text.as_bytes()).hex();
@@ -181,7 +185,7 @@ fn of_the_whole_folder_what_is_each_masters_own_stays_there() {
         path("/etc/kubernetes/pki/webhook.crt"),
     ];
     let wanted = ExtraFiles::new(paths, "/etc/kubernetes/pki")
-        .wanted(&machine)
+        .wanted(&machine, &nothing_here())
         .unwrap()
         .wanted;
     let paths: Vec<&str> = wanted.iter().map(Wanted::path).collect();
@@ -361,12 +365,12 @@ fn a_link_is_brought_as_its_file_or_told() {
         .on(&format!("sha256sum -- {folder}/policy.yaml"), 0, &digest);
     let machine = RemoteView::new(Arc::new(healthy), "10.0.0.11");
     let found = ExtraFiles::new(vec![named(folder, Role::Mounted)], "/etc/kubernetes/pki")
-        .wanted(&machine)
+        .wanted(&machine, &nothing_here())
         .unwrap();
     let paths: Vec<&str> = found.wanted.iter().map(Wanted::path).collect();
     assert_eq!(paths, [folder, &format!("{folder}/policy.yaml")]);
     assert_eq!(
-        found.links,
+        found.left,
         [
             format!("{folder}/now (a link to the folder /srv)"),
             format!("{folder}/key (a link to each master's own /etc/kubernetes/pki/apiserver.key)"),
@@ -417,8 +421,12 @@ fn a_file_that_a_power_loss_emptied_there_is_not_taken() {
     let down = RemoteView::new(Arc::new(emptied), "10.0.0.13");
     let view = ClusterView::new(healthy(), "10.0.0.11");
     let step = ExtraFiles::new(vec![], "/etc/kubernetes/pki").preferring(Some(down));
-    let (choices, _) = step.choices(&view).unwrap();
-    let from: Vec<&str> = choices.iter().map(|choice| choice.from.address()).collect();
+    let choices = step.choices(&view, &nothing_here()).unwrap();
+    let from: Vec<&str> = choices
+        .brought
+        .iter()
+        .map(|choice| choice.from.address())
+        .collect();
     assert_eq!(from, ["10.0.0.11"]);
 }
 
@@ -459,5 +467,144 @@ fn a_file_that_a_power_loss_emptied_does_not_stay() {
             )
         });
         assert_eq!(saved.count(), 3, "two of them by this step");
+    });
+}
+
+/// A healthy master with files of these sizes in /etc/kubernetes, all with the content `x`.
+fn with_files(sizes: &[(&str, u64)]) -> Arc<dyn Runner> {
+    let file = |(name, size): &(&str, u64)| format!("f 600 {size} /etc/kubernetes/{name}\n");
+    let files: String = sizes.iter().map(file).collect();
+    let mut script = Scripted::new().on(
+        "find -H /etc/kubernetes '('",
+        0,
+        &format!("d 755 4096 /etc/kubernetes\n{files}"),
+    );
+    for one in sizes {
+        let path = format!("find -H /etc/kubernetes/{} ", one.0);
+        script = script.on(&path, 0, &file(one));
+    }
+    let script = script
+        .on("find -H", 1, "find: x: No such file or directory")
+        .on("sha256sum", 0, &Sha256::of(b"x").hex())
+        .on("test -f", 0, "")
+        .on("cat", 0, "x");
+    Arc::new(script)
+}
+
+#[test]
+fn what_is_too_large_is_left_unless_it_is_named_and_not_here() {
+    let healthy = with_files(&[("backup.db", 5 << 20), ("audit.yaml", 1)]);
+    beside(healthy, |world, _| {
+        let folder = named("/etc/kubernetes", Role::Mounted);
+        let step = ExtraFiles::new(vec![folder], "/etc/kubernetes/pki");
+        let told = step.check(world.view()).unwrap();
+        assert!(
+            matches!(&told, State::Pending(why) if why.contains("audit.yaml") && why.contains("not brought: /etc/kubernetes/backup.db (5242880 bytes")),
+            "{told:?}"
+        );
+        step.apply(world).unwrap();
+        assert!(
+            !world
+                .host
+                .view()
+                .exists("/etc/kubernetes/backup.db")
+                .unwrap()
+        );
+    });
+    let healthy = with_files(&[("policy.yaml", 5 << 20)]);
+    beside(healthy, |world, _| {
+        let policy = named("/etc/kubernetes/policy.yaml", Role::Read);
+        let step = ExtraFiles::new(vec![policy], "/etc/kubernetes/pki");
+        let told = step.check(world.view()).unwrap();
+        assert!(
+            matches!(&told, State::Conflict { reason, .. } if reason.contains("policy.yaml of 10.0.0.11 (a flag) has 5242880 bytes")),
+            "{told:?}"
+        );
+        let copied = vec![b'y'; 5 << 20];
+        world
+            .host
+            .write_file("/etc/kubernetes/policy.yaml", &copied, 0o600)
+            .unwrap();
+        assert_eq!(
+            step.check(world.view()).unwrap(),
+            State::Satisfied,
+            "what was asked for was done"
+        );
+    });
+}
+
+#[test]
+fn of_too_many_files_those_count_that_are_not_here() {
+    let names: Vec<String> = (0..=FILES).map(|at| format!("old/{at}.crt")).collect();
+    let files: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    beside(with_files(&files), |world, _| {
+        let folder = named("/etc/kubernetes", Role::Mounted);
+        let step = ExtraFiles::new(vec![folder], "/etc/kubernetes/pki");
+        let told = step.check(world.view()).unwrap();
+        assert!(
+            matches!(&told, State::Conflict { reason, .. } if reason.contains("name 201 files that are not here")),
+            "{told:?}"
+        );
+        for name in &names {
+            world
+                .host
+                .write_file(&format!("/etc/kubernetes/{name}"), b"x", 0o600)
+                .unwrap();
+        }
+        assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
+    });
+}
+
+#[test]
+fn what_is_needed_and_nowhere_to_be_had_is_no_surprise_after_the_removal() {
+    let healthy = Scripted::new().on("find -H", 1, "find: x: No such file or directory");
+    beside(Arc::new(healthy), |world, _| {
+        let path = |flag: &str| ExtraPath {
+            named_by: format!("{flag} of kube-apiserver"),
+            ..named("/srv/x.yaml", Role::Read)
+        };
+        let check = |flag| {
+            let step = ExtraFiles::new(vec![path(flag)], "/etc/kubernetes/pki");
+            step.check(world.view()).unwrap()
+        };
+        let told = check("--audit-policy-file");
+        assert!(
+            matches!(&told, State::Conflict { reason, .. } if reason.contains("/srv/x.yaml (--audit-policy-file of kube-apiserver)")),
+            "{told:?}"
+        );
+        assert_eq!(check("--flex-volume-plugin-dir"), State::Satisfied);
+        world.host.write_file("/srv/x.yaml", b"x", 0o600).unwrap();
+        assert_eq!(check("--audit-policy-file"), State::Satisfied);
+    });
+}
+
+#[test]
+fn what_lies_beside_a_file_that_a_flag_names_is_brought_with_it() {
+    let healthy = Scripted::new()
+        .on(
+            "find -H /srv/auth '('",
+            0,
+            "d 755 4096 /srv/auth\nf 644 1 /srv/auth/webhook.yaml\nf 644 1 /srv/auth/ca.crt\nd 755 4096 /srv/auth/old\nf 644 1 /srv/auth/old/ca.crt\n",
+        )
+        .on(
+            "find -H /srv/auth/webhook.yaml",
+            0,
+            "f 644 1 /srv/auth/webhook.yaml\n",
+        )
+        .on("find -H", 1, "find: x: No such file or directory")
+        .on("sha256sum", 0, &Sha256::of(b"x").hex())
+        .on("test -f", 0, "")
+        .on("cat", 0, "x");
+    beside(Arc::new(healthy), |world, _| {
+        let paths = vec![
+            named("/srv/auth", Role::Mounted),
+            named("/srv/auth/webhook.yaml", Role::Read),
+        ];
+        let step = ExtraFiles::new(paths, "/etc/kubernetes/pki");
+        step.apply(world).unwrap();
+        let view = world.host.view();
+        assert!(view.exists("/srv/auth/ca.crt").unwrap());
+        assert!(!view.exists("/srv/auth/old").unwrap());
+        assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
     });
 }

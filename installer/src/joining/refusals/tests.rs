@@ -5,11 +5,14 @@ use bundle_spec::KubeVersion;
 use bundle_spec::manifest::RuntimeName;
 
 use super::*;
+use crate::control_plane::bootstrap::Barrier;
+use crate::control_plane::recorded::Unrecorded;
 
 fn stranger(manifest: &Manifest) -> Here<'_> {
     Here {
         node: "b1",
         address: "10.0.0.21",
+        local: &[],
         manifest,
         images: vec![],
         has_cni: false,
@@ -51,6 +54,58 @@ fn once(reasons: &[String], words: &[&str]) {
 #[test]
 fn a_healthy_cluster_refuses_nothing() {
     assert!(refused(|_, _| {}).is_empty());
+}
+
+#[test]
+fn who_bars_machines_with_tokens_is_told_how_to_let_them_in() {
+    let bar = |cluster: &mut ClusterFacts| {
+        cluster.barriers = vec![Barrier {
+            cause: "nobody may read cluster-info".to_owned(),
+            remedy: "kubectl create rolebinding x".to_owned(),
+        }];
+    };
+    once(
+        &refused(|cluster, _| bar(cluster)),
+        &["cluster-info", "kubectl create rolebinding x"],
+    );
+    let joined = refused(|cluster, here| {
+        bar(cluster);
+        here.past = Past::Joined;
+    });
+    assert!(joined.is_empty(), "{joined:#?}");
+}
+
+#[test]
+fn flags_that_only_the_manifests_have_are_told_and_encryption_refuses() {
+    let flag = |flag: &str, recorded: Option<&str>, encrypts| Unrecorded {
+        component: "kube-apiserver",
+        flag: flag.to_owned(),
+        recorded: recorded.map(str::to_owned),
+        encrypts,
+    };
+    let encryption = flag("--encryption-provider-config=/x", None, true);
+    once(
+        &refused(|cluster, _| cluster.unrecorded = vec![encryption]),
+        &[
+            "m1",
+            "--encryption-provider-config=/x",
+            "edit configmap kubeadm-config",
+        ],
+    );
+    let (manifest, mut cluster) = (fixtures::whole_manifest(), fixtures::cluster());
+    cluster.unrecorded = vec![
+        flag("--profiling=false", None, false),
+        flag("--v=4", Some("2"), false),
+    ];
+    let here = stranger(&manifest);
+    let (judged, warnings) = judge(&cluster, &here);
+    assert!(judged.is_ok());
+    let told = |words: &[&str]| {
+        let has_all = |text: &&String| words.iter().all(|word| text.contains(word));
+        warnings.iter().filter(has_all).count()
+    };
+    assert_eq!(told(&["--profiling=false", "does not have"]), 1);
+    assert_eq!(told(&["--v=4", "has as \"2\""]), 1);
 }
 
 #[test]
@@ -274,6 +329,29 @@ fn a_member_that_is_down_or_has_no_vote() {
     once(
         &refused(|cluster, _| cluster.members[1].is_learner = true),
         &["without a vote", "etcdctl member remove 2"],
+    );
+}
+
+#[test]
+fn a_node_at_another_address_of_a_machine_that_began_to_join_is_its_own() {
+    let manifest = fixtures::whole_manifest();
+    let local = ["10.0.0.21", "192.168.1.21"].map(str::to_owned);
+    let refusals = |address, past| {
+        let mut cluster = fixtures::cluster();
+        cluster.nodes.push(fixtures::node("b1", address));
+        let here = Here {
+            past,
+            local: &local,
+            ..stranger(&manifest)
+        };
+        judge(&cluster, &here).0.err().unwrap_or_default().len()
+    };
+    assert_eq!(refusals("192.168.1.21", Past::Interrupted), 0);
+    assert_eq!(refusals("192.168.1.21", Past::Stranger), 1);
+    assert_eq!(
+        refusals("192.168.1.22", Past::Interrupted),
+        1,
+        "another machine of its name"
     );
 }
 

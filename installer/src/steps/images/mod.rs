@@ -58,14 +58,35 @@ struct Missing {
     taken: Vec<(String, String)>,
 }
 
-/// The image of a pot in which the sandboxes of pods run.
-pub(super) fn pause(manifest: &Manifest) -> Option<&Image> {
-    let is_pause = |name: &String| {
-        let last = name.rsplit('/').next();
-        last.is_some_and(|last| last.starts_with("pause:"))
+/// What the image of sandboxes is called among Kubernetes' own, by the registries of all times.
+const PAUSE: [&str; 2] = ["k8s.gcr.io/pause:", "registry.k8s.io/pause:"];
+
+/// The image of a pot in which the sandboxes of pods run, and its name: of Kubernetes' own the newest, which is the one that the pot's kubeadm asks for unless somebody added a newer one; where
+/// there is none of those, the first of others. The kubelet keeps no other one from being deleted as unused.
+pub(super) fn pause(manifest: &Manifest) -> Option<(&Image, &str)> {
+    let named = || {
+        let images = manifest.images.iter();
+        images.flat_map(|image| image.names.iter().map(move |name| (image, name.as_str())))
     };
-    let mut images = manifest.images.iter();
-    images.find(|image| image.names.iter().any(is_pause))
+    let tag = |name: &str| {
+        let own = PAUSE.iter().find_map(|own| name.strip_prefix(*own));
+        own.and_then(numbers)
+    };
+    let newest = named()
+        .filter_map(|(image, name)| Some((tag(name)?, image, name)))
+        .max_by(|(one, ..), (other, ..)| one.cmp(other))
+        .map(|(_, image, name)| (image, name));
+    newest.or_else(|| {
+        named().find(|(_, name)| {
+            let last = name.rsplit('/').next();
+            last.is_some_and(|last| last.starts_with("pause:"))
+        })
+    })
+}
+
+/// The numbers of a tag such as `3.10.1`; nothing of a tag that has anything else in it.
+fn numbers(tag: &str) -> Option<Vec<u32>> {
+    tag.split('.').map(|part| part.parse().ok()).collect()
 }
 
 impl Images {
@@ -100,7 +121,7 @@ impl Images {
         let name = containerd::running(host)?.map(|info| info.sandbox_image);
         let unheld = |name: &String| !name.is_empty() && store::holder(present, name).is_none();
         Ok(name.filter(unheld).and_then(|name| {
-            let image = pause(self.pot.manifest())?;
+            let (image, _) = pause(self.pot.manifest())?;
             Some(ImageWanted {
                 id: image.id,
                 names: vec![name],

@@ -477,3 +477,40 @@ fn an_image_in_containerd_only_gets_its_name_and_a_taken_one_is_a_conflict() {
         "{state:?}"
     );
 }
+
+#[test]
+fn sandboxes_run_in_the_newest_pause_of_kubernetes_own() {
+    let chosen = |names: &[&str]| {
+        let pot = names
+            .iter()
+            .fold(Pot::default(), |pot, name| pot.image(name, name, &[]));
+        let pot = pot.verified();
+        let (image, name) = pause(pot.manifest())?;
+        assert_eq!(image.id, id(name));
+        Some(name.to_owned())
+    };
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &[
+                "gcr.io/x/pause:1",
+                "registry.k8s.io/pause:3.10",
+                "registry.k8s.io/pause:3.6",
+                "registry.k8s.io/pause:3.9",
+            ],
+            "registry.k8s.io/pause:3.10",
+        ),
+        (
+            &["registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10.1"],
+            "registry.k8s.io/pause:3.10.1",
+        ),
+        (
+            &["k8s.gcr.io/pause:3.2", "k8s.gcr.io/pause:latest"],
+            "k8s.gcr.io/pause:3.2",
+        ),
+        (&["acme/tool:1", "acme/pause:3.9"], "acme/pause:3.9"),
+    ];
+    for (names, wanted) in cases {
+        assert_eq!(chosen(names).as_deref(), Some(wanted));
+    }
+    assert_eq!(chosen(&["acme/pauses:1"]), None);
+}

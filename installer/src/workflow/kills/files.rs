@@ -76,6 +76,8 @@ impl Files {
                 let hex = digest.trim_start_matches("sha256:");
                 good(format!("{hex}  {path}\n"))
             }
+            // What it reads is thrown away.
+            ("xargs", ["--null", "sha256sum", "--"]) => good(""),
             ("ls", ["-A", path]) => good(self.below(path).join("\n")),
             ("rm", ["-r", "-f", "--one-file-system", "--", paths @ ..]) => {
                 for path in paths {
@@ -95,6 +97,8 @@ impl Files {
                 good("")
             }
             ("find", ["-H", rest @ ..]) => self.find(rest)?,
+            // No machine that is played has links.
+            ("find", [path, .., "-type", "l", "-printf", _]) if path.starts_with('/') => good(""),
             _ => return None,
         })
     }

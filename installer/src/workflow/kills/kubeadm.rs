@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::files::{bad, good};
 use super::played::{Outcome, Played, certificate, secret_of};
+use super::world::kubeconfig;
 use crate::control_plane::credentials::SHARED;
 use crate::control_plane::kubeadm::without_endpoint;
 use crate::host::command::Output;
@@ -140,7 +141,7 @@ impl Played {
                     self.here.put(&format!("{PKI}/{file}"), certificate());
                 }
                 for path in KUBECONFIGS.iter().filter(|path| !path.contains("kubelet")) {
-                    self.here.put(path, &format!("of {name}\n"));
+                    self.here.put(path, &kubeconfig());
                 }
                 for file in MANIFESTS.iter().filter(|file| **file != "etcd.yaml") {
                     self.here
@@ -209,8 +210,7 @@ impl Played {
     /// The kubelet registers its Node, and the pod network comes.
     fn register(&mut self) {
         let (name, address) = (self.here.name.clone(), self.here.address.clone());
-        self.here
-            .put("/etc/kubernetes/kubelet.conf", &format!("of {name}\n"));
+        self.here.put("/etc/kubernetes/kubelet.conf", &kubeconfig());
         let node = super::world::node(&name, &address, None, self.minor);
         self.objects.put("node", node);
         self.here.put("/etc/cni/net.d/10-flannel.conflist", "{}\n");

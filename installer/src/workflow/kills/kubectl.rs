@@ -119,6 +119,7 @@ impl Objects {
                 None => bad("Error from server (NotFound)"),
             },
             ["get", kind] => good(self.list(kind, &asked).to_string()),
+            ["create", "--validate=false", "-f", "-"] => reviewed(input)?,
             ["create", "-f", "-"] => self.write(input, true)?,
             ["replace", "-f", "-"] => self.write(input, false)?,
             ["delete", kind, names @ ..] => {
@@ -176,6 +177,18 @@ impl Objects {
         let written = self.get(&kind, &namespace, &name)?;
         Some(good(written.to_string()))
     }
+}
+
+/// The answer to reviews of rights in a cluster as kubeadm makes it: all are granted.
+fn reviewed(input: &[u8]) -> Option<Output> {
+    let mut list: Value = serde_json::from_slice(input).ok()?;
+    for review in list["items"].as_array_mut()? {
+        if review["kind"] != "SubjectAccessReview" {
+            return None;
+        }
+        review["status"] = json!({ "allowed": true });
+    }
+    Some(good(list.to_string()))
 }
 
 /// Whether finalizers hold an object.

@@ -16,7 +16,7 @@ use super::played::{Down, Here, Played, certificate};
 use crate::facts::Disks;
 use crate::joining::MANIFESTS;
 use crate::kubernetes::Traits;
-use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES};
+use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES, KUBECONFIGS};
 
 /// The cluster's endpoint, a load balancer.
 pub(super) const BALANCER: &str = "192.0.2.10";
@@ -316,13 +316,18 @@ pub(super) fn node(name: &str, address: &str, label: Option<&str>, minor: u16) -
 pub(super) fn pods(node: &str) -> Vec<Value> {
     let pod = |file: &&str| {
         let component = file.trim_end_matches(".yaml");
+        let flags: &[&str] = match component {
+            "kube-apiserver" => &["--enable-bootstrap-token-auth=true"],
+            "kube-controller-manager" => &["--controllers=*,bootstrapsigner,tokencleaner"],
+            _ => &[],
+        };
         let mut pod = json!({
             "metadata": {
                 "name": format!("{component}-{node}"),
                 "namespace": "kube-system",
                 "labels": { "component": component, "tier": "control-plane" },
             },
-            "spec": { "nodeName": node, "containers": [{ "command": [component] }] },
+            "spec": { "nodeName": node, "containers": [{ "command": ([&[component], flags].concat()) }] },
         });
         if component == "etcd" {
             pod["spec"]["containers"][0] = json!({
@@ -346,9 +351,10 @@ fn master_files() -> Files {
     for name in MANIFESTS {
         files.put(&format!("/etc/kubernetes/manifests/{name}"), "kind: Pod\n");
     }
+    for path in KUBECONFIGS {
+        files.put(path, kubeconfig());
+    }
     for path in [
-        "/etc/kubernetes/admin.conf",
-        "/etc/kubernetes/kubelet.conf",
         "/etc/kubernetes/known_tokens.csv",
         "/var/lib/kubelet/config.yaml",
         "/var/lib/kubelet/kubeadm-flags.env",
@@ -358,6 +364,12 @@ fn master_files() -> Files {
         files.put(path, "of a master\n");
     }
     files
+}
+
+/// Credentials that are good for a year.
+pub(super) fn kubeconfig() -> String {
+    let certificate = Base64::encode_string(certificate().as_bytes());
+    format!("users:\n- user:\n    client-certificate-data: {certificate}\n")
 }
 
 /// m1, whose manifest tells where its own API server listens.

@@ -182,6 +182,13 @@ pub fn joins() -> Vec<Refusal> {
         row("certificates-uploaded", "somebody else may be joining", 3, &["kubeadm-certs"], JOIN,
             |bench| bench.cluster()?.kubectl(&["-n", "kube-system", "create", "secret", "generic", "kubeadm-certs", "--from-literal=a=b"]).map(drop),
             |bench| bench.cluster()?.revoke()),
+        row("no-tokens", "a cluster that was hardened until no token lets a machine in", 3, &["kube-public/cluster-info", "create rolebinding", "not approved by itself", "create clusterrolebinding"], JOIN,
+            |bench| {
+                let cluster = bench.cluster()?;
+                cluster.kubectl(&["-n", "kube-public", "delete", "rolebinding", "kubeadm:bootstrap-signer-clusterinfo"])?;
+                cluster.kubectl(&["delete", "clusterrolebinding", "kubeadm:node-autoapprove-bootstrap"]).map(drop)
+            },
+            let_tokens_in),
         row("stale-member", "etcd lists a dead member with our name and address", 3, &["stale", "rebirth"], JOIN,
             |bench| {
                 let peer = format!("https://{}:2380", bench.b1().address());
@@ -292,6 +299,29 @@ fn stand_still(node: &Node, folders: &str) -> Result<()> {
 fn know_m1(bench: &mut Bench) -> Result<()> {
     let m1 = bench.cluster()?.m1().clone();
     ssh_trust::know(&bench.b1(), &m1, &m1)
+}
+
+/// What the refusal says to type.
+fn let_tokens_in(bench: &mut Bench) -> Result<()> {
+    let cluster = bench.cluster()?;
+    cluster.kubectl(&[
+        "--namespace",
+        "kube-public",
+        "create",
+        "rolebinding",
+        "kubeadm:bootstrap-signer-clusterinfo",
+        "--role=kubeadm:bootstrap-signer-clusterinfo",
+        "--user=system:anonymous",
+    ])?;
+    cluster
+        .kubectl(&[
+            "create",
+            "clusterrolebinding",
+            "kubeadm:node-autoapprove-bootstrap",
+            "--clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            "--group=system:bootstrappers:kubeadm:default-node-token",
+        ])
+        .map(drop)
 }
 
 fn remove_stale_member(bench: &mut Bench) -> Result<()> {
