@@ -31,6 +31,9 @@ const LAB_MEMORY: u64 = 5 * 1024;
 /// Labs beside each other that this lab knows names and networks for.
 const MOST_LABS: u8 = 3;
 
+/// What is still played of an era that is begun late: it shows most.
+const LATE: &str = "join";
+
 /// A second lab begins to help with an era where the budgets of what is left come to this: it makes a cluster of its own first.
 const WORTH_A_CLUSTER: Duration = Duration::from_mins(12);
 
@@ -47,6 +50,8 @@ pub trait Programme: Sync {
 pub struct Latest {
     /// The building of an era's upstream: it takes half an hour where others are at work.
     pub build: Duration,
+    /// An era, with all that is to be played of it; one that is begun later is played with [`LATE`] alone.
+    pub whole: Duration,
     /// An era that nobody has begun.
     pub era: Duration,
     /// A scenario.
@@ -335,7 +340,16 @@ impl Pool<'_> {
             let _alone = locked(&self.opening);
             Workbench::prepare(self.cache, std::slice::from_ref(&self.eras[era]))?
         };
-        let scenarios = self.programme.scenarios(era, &workbench)?;
+        let mut scenarios = self.programme.scenarios(era, &workbench)?;
+        // The first era is what a run is about, however slow the machine.
+        if era > 0 && self.is_past(|latest| latest.whole) {
+            sh::say(format_args!(
+                "{}: {} minutes are over, so {LATE} is all that is played of it",
+                self.eras[era],
+                sh::clock(sh::elapsed())
+            ));
+            scenarios.retain(|scenario| scenario.name() == LATE);
+        }
         Ok((Arc::new(workbench), scenarios))
     }
 
