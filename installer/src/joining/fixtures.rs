@@ -13,10 +13,10 @@ use crate::control_plane::kubeadm::{ClusterConfiguration, KubeletConfiguration};
 use crate::control_plane::objects::Node;
 use crate::runtime::Runtime as RuntimeHere;
 
-/// A master that is Ready.
+/// A master that is Ready, with the addresses that a kubelet lists.
 pub fn node(name: &str, address: &str) -> Node {
     let json = format!(
-        r#"{{"metadata":{{"name":"{name}","labels":{{"node-role.kubernetes.io/master":""}}}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}}],"conditions":[{{"type":"Ready","status":"True"}}],"nodeInfo":{{"containerRuntimeVersion":"docker://20.10.24","kubeletVersion":"v1.14.0"}}}}}}"#
+        r#"{{"metadata":{{"name":"{name}","labels":{{"node-role.kubernetes.io/master":""}}}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}},{{"type":"Hostname","address":"{name}"}}],"conditions":[{{"type":"Ready","status":"True"}}],"nodeInfo":{{"containerRuntimeVersion":"docker://20.10.24","kubeletVersion":"v1.14.0"}}}}}}"#
     );
     serde_json::from_str(&json).unwrap()
 }

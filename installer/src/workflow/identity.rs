@@ -74,7 +74,8 @@ pub(super) fn known_as(
 /// The name of a machine that the cluster does not know: its host name; on a TKE cluster, where every node is called by its address, that.
 pub(super) fn usual_name(cluster: &ClusterFacts, healthy: IpAddr, address: &str) -> Result<String> {
     let name = &cluster.healthy.metadata.name;
-    if *name == healthy.to_string() || cluster.healthy.has_address(name) {
+    let mut internal = cluster.healthy.internal_addresses();
+    if *name == healthy.to_string() || internal.any(|address| address == name) {
         return Ok(address.to_owned());
     }
     hostname()
@@ -211,6 +212,23 @@ mod tests {
             address: address.to_owned(),
             whose: Whose::Ours,
         }
+    }
+
+    #[test]
+    fn a_stranger_is_called_by_its_address_only_where_all_are() {
+        let usual = |name: &str, internal: &str, healthy: &str| {
+            let mut cluster = fixtures::cluster();
+            cluster.healthy = fixtures::node(name, internal);
+            usual_name(&cluster, healthy.parse().unwrap(), "10.0.0.21").unwrap()
+        };
+        let own = hostname().unwrap();
+        assert_eq!(usual("m1", "10.0.0.11", "10.0.0.11"), own);
+        assert_eq!(usual("10.0.0.11", "10.0.0.11", "10.0.0.11"), "10.0.0.21");
+        assert_eq!(
+            usual("10.0.0.11", "10.0.0.11", "192.168.7.11"),
+            "10.0.0.21",
+            "its API server may advertise another address"
+        );
     }
 
     #[test]
