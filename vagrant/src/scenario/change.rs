@@ -53,6 +53,7 @@ pub fn all() -> Vec<Change> {
         row("dead", "a master without power, by its name", damage::power_off as Act, by_name as Called, "", nothing as Act),
         row("dead-by-address", "a master without power, by its address", damage::power_off, by_address, "", nothing),
         row("dead-by-member-id", "a master without power, by the ID of its member", damage::power_off, by_member_id, "", nothing),
+        row("dead-elsewhere", "a master without power, whose Node has another address than its etcd", damage::power_off_elsewhere, by_address, "", nothing),
         row("half-dead", "a master whose SSH answers and whose etcd does not", damage::half_dead, by_name, "", nothing),
         row("reset-down", "the same, and it is reset afterwards", half_dead_with_other_files, by_name, "--reset-down", is_reset),
         row("onto-worker", "a master without power, by a machine that is a worker of the cluster", worker::joins_before_m3_dies, by_name, "", worker::its_pods_run),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Bench;
 use crate::checks;
@@ -61,6 +61,33 @@ pub fn power_off(bench: &mut Bench) -> Result<()> {
     bench.used(&m3);
     bench.lab().power_off(&m3)?;
     silent(bench.cluster()?, &m3)
+}
+
+/// The same, and before it m3's kubelet has taken another address of its machine for the Node, as one does that is not told and whose default route goes by another card.
+pub fn power_off_elsewhere(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
+    let (network, own) = m3
+        .address()
+        .rsplit_once('.')
+        .context("a node's address has dots")?;
+    let other = format!("{network}.1{own}");
+    m3.run(&format!(
+        "card=$(ip -o address show to {} | awk '{{ print $2; exit }}')
+         ip address add {other}/24 dev \"$card\"
+         sed -i 's/\"\\?$/ --node-ip={other}&/' /var/lib/kubelet/kubeadm-flags.env
+         systemctl restart kubelet",
+        m3.address()
+    ))?;
+    let cluster = bench.cluster()?;
+    wait::until("the node m3 has the other address", LIMIT, || {
+        let node = cluster.kubectl_json(&["get", "node", m3.name()])?;
+        let addresses = node["status"]["addresses"].to_string();
+        Ok(
+            (!addresses.contains(&other) || addresses.contains(&format!("\"{}\"", m3.address())))
+                .then_some(addresses),
+        )
+    })?;
+    power_off(bench)
 }
 
 /// Rubbish is written over the beginnings of the files that m3's etcd keeps its data in, and it crashes on them.
