@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Deserializer, Value, json};
 
 use super::ClusterView;
+use super::kubeadm::EDIT_RECORD;
 use super::objects::Pod;
 use crate::host::command::{Cmd, Output};
 
@@ -188,29 +189,31 @@ fn allowed(answer: &Output) -> Vec<bool> {
 /// What the flags of the API server and of the controller manager leave out. A pod that is not seen says nothing.
 fn flags(own: &[&Pod], version: KubeVersion) -> Vec<Barrier> {
     let mut found = Vec::new();
-    let pod = |component: &str| {
-        let is_its = |pod: &&&Pod| {
-            let label = pod.metadata.labels.get("component");
-            label.is_some_and(|label| label == component)
-        };
-        own.iter().find(is_its)
-    };
+    let pod = |component: &str| own.iter().find(|pod| pod.component() == component);
     let mut lacks = |cause: String, manifest: &str| {
         found.push(Barrier {
             cause,
             remedy: format!(
-                "Set it right in /etc/kubernetes/manifests/{manifest}.yaml on every master, and under extraArgs in kubeadm's own record: kubectl --namespace kube-system edit configmap kubeadm-config"
+                "Set it right in /etc/kubernetes/manifests/{manifest}.yaml on every master, and under extraArgs in kubeadm's own record: {EDIT_RECORD}"
             ),
         });
     };
     if let Some(pod) = pod("kube-apiserver") {
-        if value(pod, "--anonymous-auth").is_some_and(|value| !is_true(value)) {
+        if pod
+            .spec
+            .flag("anonymous-auth")
+            .is_some_and(|value| !is_true(value))
+        {
             lacks(
                 "the API server lets nobody in without credentials (--anonymous-auth=false), and a machine with a token has none when it asks for cluster-info".to_owned(),
                 "kube-apiserver",
             );
         }
-        if !value(pod, "--enable-bootstrap-token-auth").is_some_and(is_true) {
+        if !pod
+            .spec
+            .flag("enable-bootstrap-token-auth")
+            .is_some_and(is_true)
+        {
             lacks(
                 format!(
                     "the API server of Kubernetes {version} takes no tokens of machines that join (--enable-bootstrap-token-auth is not true)"
@@ -220,7 +223,7 @@ fn flags(own: &[&Pod], version: KubeVersion) -> Vec<Barrier> {
         }
     }
     if let Some(pod) = pod("kube-controller-manager") {
-        let list = value(pod, "--controllers").unwrap_or("*");
+        let list = pod.spec.flag("controllers").unwrap_or("*");
         let off: Vec<&str> = CONTROLLERS
             .iter()
             .filter(|(names, by_name_only)| !runs(list, names, *by_name_only))
@@ -239,28 +242,9 @@ fn flags(own: &[&Pod], version: KubeVersion) -> Vec<Barrier> {
     found
 }
 
-/// The value of a flag: behind `=`, or the next word; empty where there is none.
-fn value<'p>(pod: &'p Pod, flag: &str) -> Option<&'p str> {
-    let words: Vec<&str> = pod.spec.arguments().collect();
-    let at = words.iter().position(|word| {
-        word.strip_prefix(flag)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-    })?;
-    match words[at].split_once('=') {
-        Some((_, value)) => Some(value),
-        None => Some(
-            words
-                .get(at + 1)
-                .filter(|next| !next.starts_with('-'))
-                .copied()
-                .unwrap_or_default(),
-        ),
-    }
-}
-
-/// Whether a switch is on: one that stands alone is.
+/// Whether a switch is on.
 fn is_true(value: &str) -> bool {
-    matches!(value, "" | "1" | "t" | "T" | "true" | "True" | "TRUE")
+    matches!(value, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
 /// Whether a controller runs by a list like `*,bootstrapsigner,-ttl`.

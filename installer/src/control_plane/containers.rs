@@ -24,9 +24,6 @@ pub(crate) const INSTANCE_CONFIG: &str = "/var/lib/kubelet/instance-config.yaml"
 /// Where kubeadm writes the flags that it found out for the kubelet, up to 1.33 with the runtime's socket.
 pub(crate) const KUBELET_FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
 
-/// The exit status of a shell, and of `env`, for a program that is not there.
-pub(crate) const NO_PROGRAM: i32 = 127;
-
 /// What to type for a list of a node's containers, where its runtime is this one; where nothing is known, both.
 pub fn listing(runtime: Option<Runtime>) -> &'static str {
     match runtime {
@@ -346,6 +343,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::host::command::NO_PROGRAM;
     use crate::host::scripted::Scripted;
 
     const NO_FILE: &str = "test -f /var/lib/kubelet/";

@@ -56,11 +56,7 @@ pub(super) fn extra_paths(own: &[&Pod], certificates_dir: &str) -> Vec<ExtraPath
     ];
     let mut found = BTreeSet::new();
     for pod in own {
-        let component = pod
-            .metadata
-            .labels
-            .get("component")
-            .map_or("", String::as_str);
+        let component = pod.component();
         if component == "etcd" {
             continue;
         }

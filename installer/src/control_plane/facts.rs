@@ -603,9 +603,8 @@ fn endpoint(view: &ClusterView, server: &str) -> Result<Endpoint> {
 
 /// The address that the API server among these pods advertises.
 fn advertised(own: &[&Pod]) -> Option<IpAddr> {
-    own.iter()
-        .flat_map(|pod| pod.spec.arguments())
-        .find_map(|arg| arg.strip_prefix("--advertise-address=")?.parse().ok())
+    let mut pods = own.iter();
+    pods.find_map(|pod| pod.spec.flag("advertise-address")?.parse().ok())
 }
 
 fn apiserver_port(own: &[&Pod]) -> u16 {

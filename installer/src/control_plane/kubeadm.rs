@@ -10,6 +10,10 @@ use serde_json::Value;
 
 use crate::facts::ETCD_DATA;
 
+/// What an operator types to change kubeadm's record of the cluster.
+pub(crate) const EDIT_RECORD: &str =
+    "kubectl --namespace kube-system edit configmap kubeadm-config";
+
 /// kubeadm's `ClusterConfiguration`, as far as a join needs to know it. Field names are kubeadm's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -34,15 +34,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use self::containers::NO_PROGRAM;
 use self::objects::PodSpec;
 use crate::host::ahead::Ahead;
 use crate::host::clock::Clock;
-use crate::host::command::{Cmd, CommandError, Output, Runner};
+use crate::host::command::{Cmd, CommandError, NO_PROGRAM, Output, Runner};
 use crate::host::remote::{RemoteView, TreeEntry};
 
 /// The administrator's credentials on every kubeadm master.
-const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
+pub(crate) const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
 /// The Secret in which kubeadm hands certificates to a master that joins.
 const UPLOADED_CERTS: [&str; 4] = ["secret", "kubeadm-certs", "--namespace", "kube-system"];

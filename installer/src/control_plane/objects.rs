@@ -231,7 +231,37 @@ pub struct PodSpec {
     pub affinity: Affinity,
 }
 
+impl Pod {
+    /// The part of a control plane that it is, by kubeadm's label; empty where it is none.
+    pub fn component(&self) -> &str {
+        let labels = &self.metadata.labels;
+        labels.get("component").map_or("", String::as_str)
+    }
+}
+
 impl PodSpec {
+    /// The flags that its containers are started with: `--name=value`, `--name value`, or `--name` alone, which is `true`.
+    pub fn flags(&self) -> Vec<(&str, &str)> {
+        let mut flags = Vec::new();
+        let mut words = self.arguments().peekable();
+        while let Some(word) = words.next() {
+            let Some(flag) = word.strip_prefix("--") else {
+                continue;
+            };
+            flags.push(flag.split_once('=').unwrap_or_else(|| {
+                let value = words.next_if(|next| !next.starts_with('-'));
+                (flag, value.unwrap_or("true"))
+            }));
+        }
+        flags
+    }
+
+    /// The value of the first flag of this name.
+    pub fn flag(&self, name: &str) -> Option<&str> {
+        let mut flags = self.flags().into_iter();
+        flags.find_map(|(flag, value)| (flag == name).then_some(value))
+    }
+
     /// What its containers are started with, word by word.
     pub fn arguments(&self) -> impl Iterator<Item = &str> {
         self.containers

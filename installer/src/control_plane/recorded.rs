@@ -149,51 +149,27 @@ impl ClusterConfiguration {
         let mut found = Vec::new();
         for ((component, section), (_, usual)) in self.sections().into_iter().zip(COMPONENTS) {
             let recorded = extra_args(section);
-            let is_its = |pod: &&&Pod| {
-                let label = pod.metadata.labels.get("component");
-                label.is_some_and(|label| label == component)
-            };
-            let Some(pod) = own.iter().find(is_its) else {
+            let Some(pod) = own.iter().find(|pod| pod.component() == component) else {
                 continue;
             };
-            for (name, value) in given(pod) {
-                let known = recorded.get(&name);
+            for (name, value) in pod.spec.flags() {
+                let known = recorded.get(name);
                 // kubeadm adds what it cannot do without.
                 let same =
-                    known.is_some_and(|known| *known == value || name == "authorization-mode");
-                if same || (known.is_none() && usual.contains(&name.as_str())) {
+                    known.is_some_and(|known| known == value || name == "authorization-mode");
+                if same || (known.is_none() && usual.contains(&name)) {
                     continue;
                 }
                 found.push(Unrecorded {
                     component,
                     flag: format!("--{name}={value}"),
                     recorded: known.cloned(),
-                    encrypts: known.is_none() && ENCRYPTION.contains(&name.as_str()),
+                    encrypts: known.is_none() && ENCRYPTION.contains(&name),
                 });
             }
         }
         found
     }
-}
-
-/// The flags that a pod is started with: `--name=value`, `--name value`, or `--name` alone, which is `true`.
-fn given(pod: &Pod) -> Vec<(String, String)> {
-    let mut given = Vec::new();
-    let mut words = pod.spec.arguments().peekable();
-    while let Some(word) = words.next() {
-        let Some(flag) = word.strip_prefix("--") else {
-            continue;
-        };
-        let (name, value) = match flag.split_once('=') {
-            Some((name, value)) => (name, value),
-            None => match words.next_if(|next| !next.starts_with('-')) {
-                Some(value) => (flag, value),
-                None => (flag, "true"),
-            },
-        };
-        given.push((name.to_owned(), value.to_owned()));
-    }
-    given
 }
 
 /// The extra arguments of a section: a map up to v1beta3, a list from v1beta4 on. Of one that is there twice the last one counts.

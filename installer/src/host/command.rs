@@ -25,6 +25,9 @@ use super::clock::{Clock, SystemClock};
 /// The largest standard output that is kept, in bytes: `kubectl get -o json` of a cluster with thousands of pods fits.
 const OUTPUT_LIMIT: u64 = 64 << 20;
 
+/// The exit status of a shell, and of `env`, for a program that is not there.
+pub(crate) const NO_PROGRAM: i32 = 127;
+
 /// Bytes that must not be printed and are overwritten when they are no longer needed.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(Zeroizing<Vec<u8>>);

@@ -13,7 +13,7 @@ use bundle_spec::Sha256;
 
 use super::Host;
 use super::ahead::Ahead;
-use super::command::{Cmd, CommandError, Output, Runner};
+use super::command::{Cmd, CommandError, NO_PROGRAM, Output, Runner};
 use super::probe::Probe;
 use crate::journal::Change;
 
@@ -22,9 +22,6 @@ const COPYING: Duration = Duration::from_secs(1800);
 
 /// How long a backup may stand still on its way here. The disk that it comes from may be a failing one, and the cluster's lock is held meanwhile.
 const STALLED: Duration = Duration::from_secs(60);
-
-/// What ends a command whose program is not there.
-const NO_PROGRAM: i32 = 127;
 
 /// What `xargs` exits with where the program that it ran failed.
 const PROGRAM_FAILED: i32 = 123;

@@ -14,6 +14,7 @@ use bundle_spec::Sha256;
 
 use crate::control_plane::ClusterView;
 use crate::control_plane::extra_paths::{DISTRIBUTION, ExtraPath, Role};
+use crate::control_plane::kubeadm::EDIT_RECORD;
 use crate::host::remote::{RemoteView, TreeEntry};
 use crate::host::{HostView, Kind};
 use crate::replacing::clear::LEFT;
@@ -582,7 +583,7 @@ impl Step for ExtraFiles {
                     cluster.address(),
                     lost.join(", ")
                 ),
-                remedy: "Put it here, or take the flag out of the record: kubectl --namespace kube-system edit configmap kubeadm-config".to_owned(),
+                remedy: format!("Put it here, or take the flag out of the record: {EDIT_RECORD}"),
             });
         }
         for difference in differences(&brought, view.host)? {

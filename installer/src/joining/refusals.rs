@@ -11,6 +11,7 @@ use crate::control_plane::credentials::{CLOCK_TOLERANCE, is_since};
 use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
+use crate::control_plane::kubeadm::EDIT_RECORD;
 use crate::joining::static_pods::PodImage;
 use crate::kubernetes::{CgroupDriverRule, Traits};
 use crate::replacing::{Departed, Whose};
@@ -230,9 +231,6 @@ pub fn judge(
         _ => (Err(refusals), warnings),
     }
 }
-
-/// What changes kubeadm's record.
-const EDIT_RECORD: &str = "kubectl --namespace kube-system edit configmap kubeadm-config";
 
 /// [`CLOCK_TOLERANCE`] for comparing with a measured difference.
 #[allow(clippy::cast_precision_loss, reason = "60 is exact")]

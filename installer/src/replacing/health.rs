@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 
 use super::Departed;
-use crate::control_plane::containers::{NO_PROGRAM, ctr};
+use crate::control_plane::containers::ctr;
 use crate::control_plane::credentials::{SHARED, expiry};
 use crate::control_plane::etcd::{Etcd, Member, has_answered, health_of};
 use crate::control_plane::guard::Reading;
 use crate::control_plane::images::qualified;
-use crate::control_plane::{Cluster, ClusterView};
+use crate::control_plane::{ADMIN_CONF, Cluster, ClusterView};
 use crate::facts::kubeconfig::{ClientCertificate, client_certificate, ends};
-use crate::host::command::{Cmd, Output};
+use crate::host::command::{Cmd, NO_PROGRAM, Output};
 use crate::host::probe::CONTAINERD_PATH;
 use crate::host::{Host, HostView};
 use crate::joining::voting::Voting;
@@ -58,9 +58,6 @@ pub(crate) const KUBECONFIGS: [&str; 4] = [
     "/etc/kubernetes/scheduler.conf",
     KUBELET_CONF,
 ];
-
-/// The administrator's credentials.
-const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
 /// The kubelet's own credentials.
 const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";

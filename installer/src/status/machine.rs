@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Told;
 use super::certificates::{self, Certificate, Expected};
+use crate::control_plane::ADMIN_CONF;
 use crate::control_plane::objects::Node;
 use crate::facts::{containerd, docker, kubelet as kubelet_files, programs};
 use crate::host::HostView;
@@ -16,8 +17,6 @@ use crate::joining::{self, MANIFESTS};
 use crate::journal::{Change, Entry, Event, Journal, STATE_DIR};
 use crate::rollback::owed::Owed;
 use crate::steps::unit;
-
-const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
 /// See the module.
 #[derive(Debug, Serialize)]

@@ -9,6 +9,7 @@ use crate::checks;
 use crate::lab::Bare;
 use crate::node::Node;
 use crate::pot;
+use crate::sh::Outcome;
 
 /// A join takes well under a minute; on a machine whose two cores also compile something it may take longer.
 pub const JOIN_LIMIT: Duration = Duration::from_mins(12);
@@ -36,7 +37,7 @@ impl Scenario for Join {
 
     fn run(&mut self, bench: &mut Bench) -> Result<()> {
         bench.backup_used();
-        let outcome = pot::install_well(&bench.b1(), &command(bench)?, JOIN_LIMIT)?;
+        let outcome = join(bench, &bench.b1())?;
         ensure!(
             !outcome.stderr.contains("kubeadm's record of the cluster"),
             "flags that kubeadm itself gave to the masters are taken for somebody else's:\n{}",
@@ -62,8 +63,8 @@ impl Scenario for Join {
 }
 
 /// The one command that an operator types.
-pub fn join(bench: &Bench, node: &Node) -> Result<()> {
-    pot::install_well(node, &command(bench)?, JOIN_LIMIT).map(drop)
+pub fn join(bench: &Bench, node: &Node) -> Result<Outcome> {
+    pot::install_well(node, &command(bench)?, JOIN_LIMIT)
 }
 
 /// The same command on a machine that joined.

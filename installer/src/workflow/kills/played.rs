@@ -20,8 +20,7 @@ use super::kubeadm::Break;
 use super::kubectl::Objects;
 use super::runner::Place;
 use super::world::{BALANCER, SECOND};
-use crate::control_plane::containers::NO_PROGRAM;
-use crate::host::command::{Cmd, Local, Output, Runner};
+use crate::host::command::{Cmd, Local, NO_PROGRAM, Output, Runner};
 use crate::host::probe::CONTAINERD;
 use crate::kubernetes::Traits;
 
