@@ -12,7 +12,7 @@ use kpot::image_name::ImageName;
 use kpot::mirrors::{Mirror, Mirrors};
 use serde_json::{Value, json};
 
-use super::support::raw::{Raw, Wire, answer, dripping, head, without_end};
+use super::support::raw::{Raw, Wire, answer, demand_token, dripping, head, without_end};
 use super::support::server::Seen;
 use super::support::upstream::{FakeImage, gzip};
 use super::{HASTY, LIMIT, client, network, refused, task};
@@ -475,12 +475,7 @@ fn wants_a_token(body: String) -> Raw {
             return answer(wire, "200 X", "", &body);
         }
         let realm = format!("{}/token", named.lock().unwrap());
-        answer(
-            wire,
-            "401 X",
-            &format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n"),
-            "",
-        )
+        demand_token(wire, &realm)
     });
     *address.lock().unwrap() = server.url();
     server
@@ -523,14 +518,7 @@ fn answers_of_token_servers_are_held_to_their_limits() {
         "not an address",
         "http://user:secret@127.0.0.1/",
     ] {
-        let server = Raw::start(move |_, _, wire| {
-            answer(
-                wire,
-                "401 X",
-                &format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n"),
-                "",
-            )
-        });
+        let server = Raw::start(move |_, _, wire| demand_token(wire, realm));
         let error = resolve(&server).unwrap_err().to_string();
         assert!(error.contains("names no address for tokens"), "{error}");
         assert!(!error.contains("secret"), "{error}");

@@ -11,7 +11,7 @@ use kpot::mirrors::{Mirror, Mirrors};
 use serde_json::json;
 
 use super::support::certificates::{Authority, Validity};
-use super::support::raw::{Raw, answer};
+use super::support::raw::{Raw, answer, demand_token};
 use super::support::server::Seen;
 use super::support::upstream::Upstream;
 use super::support::{Desk, code, stderr, stdout};
@@ -192,12 +192,7 @@ fn a_form_is_redirected_nowhere() {
                 );
             }
             let realm = format!("https://{}/token", named.lock().unwrap());
-            answer(
-                wire,
-                "401 X",
-                &format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n"),
-                "",
-            )
+            demand_token(wire, &realm)
         });
         *address.lock().unwrap() = server.address();
         let entry = json!({ "identitytoken": "identity" });
@@ -441,12 +436,7 @@ fn for_everybody(status: &'static str, at: &'static str) -> (Authority, Raw) {
             None if tokens && at != "tokens" => answer(wire, "200 X", "", "{\"token\": \"t\"}"),
             None if !tokens => {
                 let realm = format!("https://{}/token", named.lock().unwrap());
-                answer(
-                    wire,
-                    "401 X",
-                    &format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n"),
-                    "",
-                )
+                demand_token(wire, &realm)
             }
             _ => answer(wire, status, "", ""),
         }

@@ -147,6 +147,12 @@ pub fn answer(
     wire.flush()
 }
 
+/// An answer to whoever has no token of the server at `realm`.
+pub fn demand_token(wire: &mut dyn Wire, realm: &str) -> io::Result<()> {
+    let header = format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n");
+    answer(wire, "401 X", &header, "")
+}
+
 /// Only the head of an answer whose body comes in another way.
 pub fn head(wire: &mut dyn Wire, status: &str, headers: &str) -> io::Result<()> {
     write!(
