@@ -52,9 +52,10 @@ const ARM64: Machine = Machine {
 /// Rust's own linker: a compiler would link with the C library of its system, and does not fold functions.
 const LINKER: &str = "rust-lld";
 
-/// Rust's own musl; functions of the same code once; and relocations packed, which its musl unpacks. Together 4 in 100 of the size.
-const LINKING: &str =
-    "-Clink-self-contained=yes -Clink-arg=--icf=all -Clink-arg=--pack-dyn-relocs=relr";
+/// Rust's own musl; functions of the same code once; relocations packed, which its musl unpacks; and no tables for unwinding. Together 15 in 100 of the size.
+///
+/// The path is one from the root of the workspace, where cargo runs the compiler of its members, so that the flags are the same in every checkout.
+const LINKING: &str = "-Clink-self-contained=yes -Clink-arg=--icf=all -Clink-arg=--pack-dyn-relocs=relr -Clink-arg=-Tinstaller/no-unwinding.ld";
 
 /// Variables of the outer build that would change the installers, or where they land.
 const OUTER: [&str; 9] = [

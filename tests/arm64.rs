@@ -146,6 +146,9 @@ fn both_installers_are_told_with_their_digests() {
             installer["digest"].as_str().unwrap()
         );
         assert!(shown.contains(&line), "{line}: {shown}");
+        // They go over slow cables, and onto machines that have room for nothing else.
+        let size = installer["size"].as_u64().unwrap();
+        assert!((1_000_000..=4_000_000).contains(&size), "{installer}");
     }
 }
 
