@@ -12,11 +12,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
@@ -514,31 +516,37 @@ pub(super) fn read_capped(pipe: impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Waits for the end, or kills the whole process group at the limit and returns nothing.
+///
+/// It is told of the end, and does not look for it again and again: a join runs some hundred commands, most of them for a tenth of a second.
 pub(super) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<i32>> {
-    let deadline = Instant::now() + limit;
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(
-                status
-                    .code()
-                    .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
-            ));
-        }
-        if Instant::now() >= deadline {
-            kill(child)?;
-            return Ok(None);
-        }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+    let pid = pid_of(child)?;
+    let (sender, ended) = mpsc::channel();
+    // What has ended is left as it is, so that its number is nobody else's before the child is waited for below.
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    thread::spawn(move || {
+        while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {}
+        sender.send(())
+    });
+    if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) && child.try_wait()?.is_none() {
+        kill(child)?;
+        return Ok(None);
     }
+    let status = child.wait()?;
+    Ok(Some(status.code().unwrap_or_else(|| {
+        128 + status.signal().unwrap_or_default()
+    })))
+}
+
+fn pid_of(child: &Child) -> io::Result<Pid> {
+    i32::try_from(child.id())
+        .map(Pid::from_raw)
+        .map_err(io::Error::other)
 }
 
 /// Kills a command and its children.
 pub(super) fn kill(child: &mut Child) -> io::Result<()> {
-    let group = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     // Already gone is as good as killed.
-    let _ = killpg(group, Signal::SIGKILL);
+    let _ = killpg(pid_of(child)?, Signal::SIGKILL);
     child.wait().map(drop)
 }
 
