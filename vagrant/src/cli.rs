@@ -141,7 +141,9 @@ pub fn run() -> Result<Ended> {
             let scenarios: Result<Vec<_>> =
                 names.iter().map(|name| scenario::named(name)).collect();
             let scenarios = scenarios?.into_iter().flatten().collect();
-            let workbench = Workbench::prepare(&cache, &[choose(&era)?])?;
+            // A second lab beside this one makes pots of its own, with a key of its own.
+            let pots = cache.pots().join(lab.name());
+            let workbench = Workbench::prepare_in(&pots, &cache, &[choose(&era)?])?;
             let mut bench = workbench.bench(&lab, 0, WhatRuns::MayServe)?;
             Ok(counted(scenario::play(&mut bench, scenarios)))
         }
