@@ -36,6 +36,8 @@ pub struct ClusterConfiguration {
     pub controller_manager: Value,
     /// The same of the scheduler's.
     pub scheduler: Value,
+    /// The networks, and the domain of Services, as they are stored.
+    pub networking: Value,
     /// kubeadm's feature gates, where the cluster sets any.
     pub feature_gates: BTreeMap<String, bool>,
 }
@@ -78,6 +80,9 @@ pub struct LocalEtcd {
     pub image_repository: String,
     /// Overrides kubeadm's own tag.
     pub image_tag: String,
+    /// All of it, as it is stored: what etcd's pods get besides has another form in every other version.
+    #[serde(flatten)]
+    pub section: Value,
 }
 
 /// etcd that kubeadm does not manage.
@@ -105,6 +110,9 @@ pub struct Dns {
     pub image_repository: String,
     /// Overrides kubeadm's own tag.
     pub image_tag: String,
+    /// All of it, as it is stored: what etcd's pods get besides has another form in every other version.
+    #[serde(flatten)]
+    pub section: Value,
 }
 
 impl ClusterConfiguration {
@@ -177,6 +185,35 @@ pub struct KubeletConfiguration {
     pub resolv_conf: Option<String>,
     /// Whether the kubelet demands sysctls that it else sets.
     pub protect_kernel_defaults: bool,
+    /// What is held to its reserved resources: `pods`, `kube-reserved`, `system-reserved`.
+    pub enforce_node_allocatable: Vec<String>,
+    /// The cgroup of `kube-reserved`.
+    pub kube_reserved_cgroup: String,
+    /// The cgroup of `system-reserved`.
+    pub system_reserved_cgroup: String,
+    /// The certificate that the kubelet serves with, where it makes none by itself.
+    pub tls_cert_file: String,
+    /// Its key.
+    pub tls_private_key_file: String,
+    /// Who may ask it.
+    pub authentication: KubeletAuthentication,
+}
+
+/// Who may ask a kubelet.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubeletAuthentication {
+    /// By certificates.
+    pub x509: KubeletX509,
+}
+
+/// By which CA's certificates a kubelet lets in.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubeletX509 {
+    /// The file with the CA.
+    #[serde(rename = "clientCAFile")]
+    pub client_ca_file: String,
 }
 
 #[cfg(test)]

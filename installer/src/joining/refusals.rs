@@ -12,6 +12,7 @@ use crate::control_plane::etcd::Member;
 use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{self, MissingImage, PodNetwork, familiar};
 use crate::control_plane::kubeadm::EDIT_RECORD;
+use crate::control_plane::recorded::{Harm, Unrecorded};
 use crate::joining::static_pods::PodImage;
 use crate::kubernetes::{CgroupDriverRule, Traits};
 use crate::replacing::{Departed, Whose};
@@ -124,16 +125,14 @@ pub fn judge(
         for barrier in &cluster.barriers {
             refuse(barrier.cause.clone(), barrier.remedy.clone());
         }
-        for flag in cluster.unrecorded.iter().filter(|flag| flag.encrypts) {
-            refuse(
-                format!(
-                    "the {} of {} encrypts Secrets ({}), and kubeadm's record of the cluster does not say so: the one here could not read them, and would write new ones in the clear",
-                    flag.component, cluster.healthy.metadata.name, flag.flag
-                ),
-                format!(
-                    "Add the flag to extraArgs there, and what it is mounted from to extraVolumes: {EDIT_RECORD}"
-                ),
-            );
+        for flag in &cluster.unrecorded {
+            if let Some(harm) = flag.harm {
+                let name = &cluster.healthy.metadata.name;
+                refuse(
+                    format!("{}: {}", differs(flag, name), harm.told()),
+                    edit_record(flag),
+                );
+            }
         }
     }
     if here.past != Past::Joined
@@ -198,17 +197,17 @@ pub fn judge(
         format!("{} is pulled whenever its pod starts ({}), though it be here: without its registry the pod does not start. Set imagePullPolicy: IfNotPresent in the manifest, and a tag other than latest", pod.image.name, pod.image.needed_by)
     }));
     if here.past != Past::Joined {
-        let plain = cluster.unrecorded.iter().filter(|flag| !flag.encrypts);
+        let plain = cluster.unrecorded.iter().filter(|flag| flag.harm.is_none());
         warnings.extend(plain.map(|flag| {
-            let record = flag.recorded.as_ref().map_or_else(
-                || "does not have".to_owned(),
-                |value| format!("has as {value:?}"),
-            );
-            format!(
-                "the {} of {} has {}, which kubeadm's record of the cluster {record}: the one here gets what the record has. To have it here as well, set it there first, under extraArgs: {EDIT_RECORD}",
-                flag.component, cluster.healthy.metadata.name, flag.flag
-            )
+            let told = differs(flag, &cluster.healthy.metadata.name);
+            format!("{told}. To have it otherwise: {}", edit_record(flag))
         }));
+    }
+    let of_both = cluster.healthy.internal_addresses();
+    let families: BTreeSet<bool> = of_both.map(|address| address.contains(':')).collect();
+    if here.past != Past::Joined && families.len() == 2 {
+        let set = "KUBELET_EXTRA_ARGS=--node-ip";
+        warnings.push(format!("nodes of this cluster have addresses of both families, and kubeadm's configuration gives a node one ({}): to give this one both, write {set}={},ADDRESS of the other family into /etc/default/kubelet (RHEL: /etc/sysconfig/kubelet) before", here.address, here.address));
     }
     if here.past == Past::Joined {
         let told = |alarm: &Alarm| format!("{alarm}. {}", alarm.remedy());
@@ -230,6 +229,44 @@ pub fn judge(
         Some(wanted) if refusals.is_empty() => (Ok(wanted), warnings),
         _ => (Err(refusals), warnings),
     }
+}
+
+/// In what a new master differs from the healthy one, `name`.
+fn differs(flag: &Unrecorded, name: &str) -> String {
+    let shown = |value: &Option<String>| {
+        let shown = value
+            .as_ref()
+            .map(|value| format!("--{}={value}", flag.flag));
+        shown.unwrap_or_else(|| format!("no --{}", flag.flag))
+    };
+    format!(
+        "the {} of {name} has {}, and the one here gets {}, by kubeadm's record of the cluster",
+        flag.component,
+        shown(&flag.own),
+        shown(&flag.recorded)
+    )
+}
+
+/// How the record is made to say what the healthy master has.
+fn edit_record(flag: &Unrecorded) -> String {
+    let section = match flag.component {
+        "kube-apiserver" => "apiServer",
+        "kube-controller-manager" => "controllerManager",
+        "kube-scheduler" => "scheduler",
+        _ => "etcd.local",
+    };
+    let (what, volumes) = match &flag.own {
+        None => (format!("take {} out of", flag.flag), ""),
+        Some(_) if flag.harm == Some(Harm::Encryption) => (
+            format!("write what that master has of {} into", flag.flag),
+            ", and what it is mounted from into extraVolumes",
+        ),
+        Some(_) => (
+            format!("write what that master has of {} into", flag.flag),
+            "",
+        ),
+    };
+    format!("{what} {section}.extraArgs there{volumes}: {EDIT_RECORD}")
 }
 
 /// [`CLOCK_TOLERANCE`] for comparing with a measured difference.
@@ -509,8 +546,9 @@ fn second_down(cluster: &ClusterFacts, member: &Member, departed: &Departed) -> 
     } else {
         format!(" and `kubectl delete node {name}`")
     };
+    let healthy = healthy_address(cluster);
     format!(
-        "{back}. If its machine is gone for good as well, and a quorum of the others answers, take it out by hand on a healthy master, after a snapshot: `etcdctl member remove {}`{forget}",
+        "{back}. If its machine runs and only its disk is lost, `kpot-install reset --healthy {healthy}` there takes the member out, by the same guard and after a snapshot, and it joins anew when this machine is done. If it is gone for good as well, and a quorum of the others answers, take it out by hand on a healthy master, after a snapshot: `etcdctl member remove {}`{forget}",
         member.id
     )
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::host::HostView;
 use crate::joining::Joining;
 use crate::joining::refusals::Refusal;
+use crate::replacing::is_below;
 use crate::steps::{EXTRA_ARGS, extra_flags};
 
 /// What a kubelet sets where it is not told to protect the kernel's defaults, and else demands (pkg/util/sysctl and pkg/kubelet/cm, setupKernelTunables).
@@ -33,6 +34,8 @@ pub(super) fn refusals(host: &HostView, joining: &Joining) -> Result<Vec<Refusal
     all.extend(resolver(host, joining, &given)?);
     all.extend(tunables(host, joining, &given)?);
     all.extend(flags(joining, &given));
+    all.extend(files(host, joining)?);
+    all.extend(cgroups(host, joining)?);
     all.extend(forwarding(host, &joining.discovery)?);
     Ok(all)
 }
@@ -96,6 +99,67 @@ fn tunables(host: &HostView, joining: &Joining, given: &[Given]) -> Result<Optio
             "printf '%s\\n' {} >>/etc/sysctl.d/90-kubelet.conf && sysctl -p /etc/sysctl.d/90-kubelet.conf",
             lines.join(" ")
         ),
+    }))
+}
+
+/// The kubelet ends where a file of its configuration is not there.
+fn files(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
+    let (kubelet, cluster) = (&joining.cluster.kubelet, &joining.cluster);
+    let mut missing = Vec::new();
+    for (field, path) in [
+        ("tlsCertFile", &kubelet.tls_cert_file),
+        ("tlsPrivateKeyFile", &kubelet.tls_private_key_file),
+        ("clientCAFile", &kubelet.authentication.x509.client_ca_file),
+    ] {
+        // The cluster's certificates come with the join, and what the control plane's pods read before it.
+        let is_certificate = is_below(path, &cluster.config.certificates_dir);
+        let is_brought = cluster.extra_paths.iter().any(|extra| extra.path == *path);
+        if !path.is_empty() && !is_certificate && !is_brought && !host.exists(path)? {
+            missing.push(format!("{path} ({field})"));
+        }
+    }
+    Ok((!missing.is_empty()).then(|| Refusal {
+        cause: format!(
+            "the cluster's kubelets read files that are not on this machine, and none starts without them: {}",
+            missing.join(", ")
+        ),
+        remedy: "Put them here (a certificate of this machine's own where it is one), or take them out of the configuration of all: kubectl --namespace kube-system edit configmap; its name begins with kubelet-config".to_owned(),
+    }))
+}
+
+/// The kubelet ends where it shall hold a cgroup to its resources that is not there. It makes none of them.
+fn cgroups(host: &HostView, joining: &Joining) -> Result<Option<Refusal>> {
+    let kubelet = &joining.cluster.kubelet;
+    let mut missing = Vec::new();
+    for (kind, name) in [
+        ("kube-reserved", &kubelet.kube_reserved_cgroup),
+        ("system-reserved", &kubelet.system_reserved_cgroup),
+    ] {
+        let is_enforced = kubelet.enforce_node_allocatable.iter().any(|it| it == kind);
+        let bare = name.trim_matches('/');
+        // systemd has a cgroup within another one under a name of its own.
+        if !is_enforced || bare.is_empty() || bare.contains('/') {
+            continue;
+        }
+        let mut is_there = false;
+        for root in [
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/cpu",
+            "/sys/fs/cgroup/memory",
+        ] {
+            is_there |= host.exists(&format!("{root}/{bare}"))?
+                || host.exists(&format!("{root}/{bare}.slice"))?;
+        }
+        if !is_there {
+            missing.push(format!("{name} ({kind})"));
+        }
+    }
+    Ok((!missing.is_empty()).then(|| Refusal {
+        cause: format!(
+            "the cluster's kubelets hold cgroups to their resources that are not on this machine (enforceNodeAllocatable), and none starts without them: {}",
+            missing.join(", ")
+        ),
+        remedy: "Make them as the other masters have them, as a rule by a slice unit of systemd; see there: systemctl status -- *.slice".to_owned(),
     }))
 }
 
@@ -219,6 +283,38 @@ mod tests {
         });
         assert_eq!(overruled, "");
         assert_eq!(refused(&machine, |_| {}), "");
+    }
+
+    #[test]
+    fn what_the_kubelets_configuration_names_must_be_here() {
+        let machine = Machine::new();
+        let told = |machine: &Machine| {
+            refused(machine, |joining| {
+                let kubelet = kubelet(joining);
+                kubelet.tls_cert_file = "/etc/kubelet/tls.crt".to_owned();
+                let authentication = &mut kubelet.authentication;
+                authentication.x509.client_ca_file = "/etc/kubernetes/pki/ca.crt".to_owned();
+            })
+        };
+        assert!(told(&machine).contains("/etc/kubelet/tls.crt (tlsCertFile)"));
+        assert!(!told(&machine).contains("ca.crt"), "the join brings it");
+        machine.file("/etc/kubelet/tls.crt", "a certificate");
+        assert_eq!(told(&machine), "");
+        let held = |machine: &Machine, cgroup: &str, enforced: &str| {
+            refused(machine, |joining| {
+                let kubelet = kubelet(joining);
+                kubelet.kube_reserved_cgroup = cgroup.to_owned();
+                kubelet.enforce_node_allocatable = vec!["pods".to_owned(), enforced.to_owned()];
+            })
+        };
+        assert!(
+            held(&machine, "/kube.slice", "kube-reserved").contains("/kube.slice (kube-reserved)")
+        );
+        assert_eq!(held(&machine, "/kube.slice", "system-reserved"), "");
+        assert_eq!(held(&machine, "", "kube-reserved"), "");
+        machine.file("/sys/fs/cgroup/memory/kube.slice/tasks", "");
+        assert_eq!(held(&machine, "/kube.slice", "kube-reserved"), "");
+        assert_eq!(held(&machine, "/kube", "kube-reserved"), "");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bundle_spec::manifest::RuntimeName;
 
 use super::*;
 use crate::control_plane::bootstrap::Barrier;
-use crate::control_plane::recorded::Unrecorded;
+use crate::control_plane::recorded::{Harm, Unrecorded};
 
 fn stranger(manifest: &Manifest) -> Here<'_> {
     Here {
@@ -76,26 +76,42 @@ fn who_bars_machines_with_tokens_is_told_how_to_let_them_in() {
 }
 
 #[test]
-fn flags_that_only_the_manifests_have_are_told_and_encryption_refuses() {
-    let flag = |flag: &str, recorded: Option<&str>, encrypts| Unrecorded {
+fn flags_that_only_the_manifests_have_are_told_and_harmful_ones_refuse() {
+    let flag = |flag: &str, own: Option<&str>, recorded: Option<&str>, harm| Unrecorded {
         component: "kube-apiserver",
         flag: flag.to_owned(),
+        own: own.map(str::to_owned),
         recorded: recorded.map(str::to_owned),
-        encrypts,
+        harm,
     };
-    let encryption = flag("--encryption-provider-config=/x", None, true);
+    let encryption = flag(
+        "encryption-provider-config",
+        Some("/x"),
+        None,
+        Some(Harm::Encryption),
+    );
     once(
         &refused(|cluster, _| cluster.unrecorded = vec![encryption]),
         &[
-            "m1",
-            "--encryption-provider-config=/x",
+            "m1 has --encryption-provider-config=/x",
+            "gets no --encryption-provider-config",
+            "into apiServer.extraArgs",
             "edit configmap kubeadm-config",
         ],
     );
+    let quota = Unrecorded {
+        component: "etcd",
+        ..flag("quota-backend-bytes", Some("8"), None, Some(Harm::Quota))
+    };
+    once(
+        &refused(|cluster, _| cluster.unrecorded = vec![quota]),
+        &["takes writes any more", "into etcd.local.extraArgs"],
+    );
     let (manifest, mut cluster) = (fixtures::whole_manifest(), fixtures::cluster());
     cluster.unrecorded = vec![
-        flag("--profiling=false", None, false),
-        flag("--v=4", Some("2"), false),
+        flag("profiling", Some("false"), None, None),
+        flag("v", Some("4"), Some("2"), None),
+        flag("max-requests-inflight", None, Some("800"), None),
     ];
     let here = stranger(&manifest);
     let (judged, warnings) = judge(&cluster, &here);
@@ -104,8 +120,9 @@ fn flags_that_only_the_manifests_have_are_told_and_encryption_refuses() {
         let has_all = |text: &&String| words.iter().all(|word| text.contains(word));
         warnings.iter().filter(has_all).count()
     };
-    assert_eq!(told(&["--profiling=false", "does not have"]), 1);
-    assert_eq!(told(&["--v=4", "has as \"2\""]), 1);
+    assert_eq!(told(&["has --profiling=false", "gets no --profiling"]), 1);
+    assert_eq!(told(&["has --v=4", "gets --v=2"]), 1);
+    assert_eq!(told(&["take max-requests-inflight out of"]), 1);
 }
 
 #[test]
