@@ -9,6 +9,7 @@ use super::ClusterView;
 use super::kubeadm::EDIT_RECORD;
 use super::objects::Pod;
 use crate::host::command::{Cmd, Output};
+use crate::kubernetes::Traits;
 
 /// The group that kubeadm's tokens are in, and the one that all tokens are in.
 const GROUPS: [&str; 3] = [
@@ -49,68 +50,115 @@ struct Right {
     resource: &'static str,
     subresource: &'static str,
     namespace: &'static str,
-    name: &'static str,
+    /// Each is asked for, and one of them is enough.
+    names: Vec<String>,
     anonymous: bool,
-    lacks: &'static str,
-    remedy: &'static str,
+    lacks: String,
+    remedy: String,
 }
 
-const RIGHTS: [Right; 4] = [
-    Right {
-        verb: "get",
-        group: "",
-        resource: "configmaps",
-        subresource: "",
-        namespace: "kube-public",
-        name: "cluster-info",
-        anonymous: true,
-        lacks: "nobody may read the ConfigMap kube-public/cluster-info without credentials, by which a machine with a token knows the cluster",
-        remedy: "kubectl --namespace kube-public create rolebinding kubeadm:bootstrap-signer-clusterinfo --role=kubeadm:bootstrap-signer-clusterinfo --user=system:anonymous",
-    },
-    Right {
-        verb: "get",
-        group: "",
-        resource: "configmaps",
-        subresource: "",
-        namespace: "kube-system",
-        name: "kubeadm-config",
-        anonymous: false,
-        lacks: "who has a token may not read the ConfigMap kube-system/kubeadm-config",
-        remedy: "kubectl --namespace kube-system create rolebinding kubeadm:nodes-kubeadm-config --role=kubeadm:nodes-kubeadm-config --group=system:bootstrappers:kubeadm:default-node-token --group=system:nodes",
-    },
-    Right {
-        verb: "create",
-        group: "certificates.k8s.io",
-        resource: "certificatesigningrequests",
-        subresource: "",
-        namespace: "",
-        name: "",
-        anonymous: false,
-        lacks: "who has a token may not ask for a kubelet's certificate",
-        remedy: "kubectl create clusterrolebinding kubeadm:kubelet-bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers:kubeadm:default-node-token",
-    },
-    Right {
-        verb: "create",
-        group: "certificates.k8s.io",
-        resource: "certificatesigningrequests",
-        subresource: "nodeclient",
-        namespace: "",
-        name: "",
-        anonymous: false,
-        lacks: "the certificate that a new kubelet asks for by a token is not approved by itself",
-        remedy: "kubectl create clusterrolebinding kubeadm:node-autoapprove-bootstrap --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient --group=system:bootstrappers:kubeadm:default-node-token",
-    },
-];
+/// From here on kubeadm looks, with the token, whether there is a Node of that name already (kubernetes/kubernetes#81056).
+const LOOKS_FOR_NODE: u16 = 18;
+
+/// The commands that make a Role by which these ConfigMaps may be read, and give it to who has a token. What is there already is left as it is.
+fn readable(namespace: &str, role: &str, map: &str, subjects: &str) -> String {
+    let kubectl = format!("kubectl --namespace {namespace} create");
+    format!(
+        "{kubectl} role {role} --verb=get --resource=configmaps --resource-name={map}; {kubectl} rolebinding {role} --role={role} {subjects}"
+    )
+}
+
+/// The rights that `kubeadm join` of this version needs.
+fn rights(version: KubeVersion) -> Vec<Right> {
+    let tokens = format!("--group={}", GROUPS[0]);
+    let kubelet_maps = Traits::kubelet_config_maps(version);
+    let kubelet_map = kubelet_maps[0].clone();
+    let mut rights = vec![
+        Right {
+            verb: "get",
+            group: "",
+            resource: "configmaps",
+            subresource: "",
+            namespace: "kube-public",
+            names: vec!["cluster-info".to_owned()],
+            anonymous: true,
+            lacks: "nobody may read the ConfigMap kube-public/cluster-info without credentials, by which a machine with a token knows the cluster".to_owned(),
+            remedy: readable("kube-public", "kubeadm:bootstrap-signer-clusterinfo", "cluster-info", "--user=system:anonymous"),
+        },
+        Right {
+            verb: "get",
+            group: "",
+            resource: "configmaps",
+            subresource: "",
+            namespace: "kube-system",
+            names: vec!["kubeadm-config".to_owned()],
+            anonymous: false,
+            lacks: "who has a token may not read the ConfigMap kube-system/kubeadm-config".to_owned(),
+            remedy: readable("kube-system", "kubeadm:nodes-kubeadm-config", "kubeadm-config", &format!("{tokens} --group=system:nodes")),
+        },
+        Right {
+            verb: "get",
+            group: "",
+            resource: "configmaps",
+            subresource: "",
+            namespace: "kube-system",
+            lacks: format!("who has a token may not read the ConfigMap kube-system/{kubelet_map}, the configuration of the kubelets"),
+            remedy: readable("kube-system", &format!("kubeadm:{kubelet_map}"), &kubelet_map, &format!("{tokens} --group=system:nodes")),
+            names: kubelet_maps,
+            anonymous: false,
+        },
+        Right {
+            verb: "create",
+            group: "certificates.k8s.io",
+            resource: "certificatesigningrequests",
+            subresource: "",
+            namespace: "",
+            names: vec![String::new()],
+            anonymous: false,
+            lacks: "who has a token may not ask for a kubelet's certificate".to_owned(),
+            remedy: format!("kubectl create clusterrolebinding kubeadm:kubelet-bootstrap --clusterrole=system:node-bootstrapper {tokens}"),
+        },
+        Right {
+            verb: "create",
+            group: "certificates.k8s.io",
+            resource: "certificatesigningrequests",
+            subresource: "nodeclient",
+            namespace: "",
+            names: vec![String::new()],
+            anonymous: false,
+            lacks: "the certificate that a new kubelet asks for by a token is not approved by itself".to_owned(),
+            remedy: format!("kubectl create clusterrolebinding kubeadm:node-autoapprove-bootstrap --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient {tokens}"),
+        },
+    ];
+    if version.minor >= LOOKS_FOR_NODE {
+        rights.push(Right {
+            verb: "get",
+            group: "",
+            resource: "nodes",
+            subresource: "",
+            namespace: "",
+            names: vec![String::new()],
+            anonymous: false,
+            lacks: "who has a token may not look whether there is a Node of its name already".to_owned(),
+            remedy: format!("kubectl create clusterrole kubeadm:get-nodes --verb=get --resource=nodes; kubectl create clusterrolebinding kubeadm:get-nodes --clusterrole=kubeadm:get-nodes {tokens}"),
+        });
+    }
+    rights
+}
 
 /// Asks the API server about all rights at once. A review is answered and kept nowhere.
-pub(super) fn question(view: &ClusterView) -> Cmd {
-    let reviews: Vec<Value> = RIGHTS.iter().map(review).collect();
+pub(super) fn question(view: &ClusterView, version: KubeVersion) -> Cmd {
+    let rights = rights(version);
+    let reviews = rights
+        .iter()
+        .flat_map(|right| right.names.iter().map(|name| review(right, name)));
+    let reviews: Vec<Value> = reviews.collect();
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": reviews });
     view.kubectl(["create", "--validate=false", "-f", "-", "-o", "json"])
         .stdin(list.to_string())
 }
 
-fn review(right: &Right) -> Value {
+fn review(right: &Right, name: &str) -> Value {
     let (user, groups): (_, &[&str]) = if right.anonymous {
         ("system:anonymous", &["system:unauthenticated"])
     } else {
@@ -128,7 +176,7 @@ fn review(right: &Right) -> Value {
                 "resource": right.resource,
                 "subresource": right.subresource,
                 "namespace": right.namespace,
-                "name": right.name,
+                "name": name,
             },
         },
     })
@@ -136,21 +184,29 @@ fn review(right: &Right) -> Value {
 
 /// What the answer to [`question`] and the healthy master's own pods show to be in the way. A review that was not answered shows nothing: kubeadm will see.
 pub(super) fn barriers(answer: &Output, own: &[&Pod], version: KubeVersion) -> Vec<Barrier> {
-    let mut found: Vec<Barrier> = RIGHTS
-        .iter()
-        .zip(allowed(answer))
-        .filter(|(_, allowed)| !allowed)
-        .map(|(right, _)| Barrier {
-            cause: right.lacks.to_owned(),
-            remedy: right.remedy.to_owned(),
-        })
-        .collect();
+    let rights = rights(version);
+    let asked = rights.iter().map(|right| right.names.len()).sum();
+    let allowed = allowed(answer, asked);
+    let mut left = allowed.as_slice();
+    let mut found = Vec::new();
+    for right in rights {
+        let Some((these, others)) = left.split_at_checked(right.names.len()) else {
+            break;
+        };
+        left = others;
+        if !these.contains(&true) {
+            found.push(Barrier {
+                cause: right.lacks,
+                remedy: right.remedy,
+            });
+        }
+    }
     found.extend(flags(own, version));
     found
 }
 
-/// The answers, in the order of the questions; none where they are not as many.
-fn allowed(answer: &Output) -> Vec<bool> {
+/// The answers, in the order of the questions; none where they are not as many as were asked.
+fn allowed(answer: &Output, asked: usize) -> Vec<bool> {
     #[derive(Deserialize)]
     struct Review {
         status: Status,
@@ -179,7 +235,7 @@ fn allowed(answer: &Output) -> Vec<bool> {
         .filter_map(|review| serde_json::from_value(review).ok())
         .map(|review: Review| review.status.allowed)
         .collect();
-    if allowed.len() == RIGHTS.len() {
+    if allowed.len() == asked {
         allowed
     } else {
         Vec::new()
@@ -209,10 +265,12 @@ fn flags(own: &[&Pod], version: KubeVersion) -> Vec<Barrier> {
                 "kube-apiserver",
             );
         }
-        if !pod
-            .spec
-            .flag("enable-bootstrap-token-auth")
-            .is_some_and(is_true)
+        // One that is started by something else than its program shows no flags at all, and says nothing.
+        if pod.spec.flag("etcd-servers").is_some()
+            && !pod
+                .spec
+                .flag("enable-bootstrap-token-auth")
+                .is_some_and(is_true)
         {
             lacks(
                 format!(
@@ -222,7 +280,9 @@ fn flags(own: &[&Pod], version: KubeVersion) -> Vec<Barrier> {
             );
         }
     }
-    if let Some(pod) = pod("kube-controller-manager") {
+    if let Some(pod) = pod("kube-controller-manager")
+        && !pod.spec.flags().is_empty()
+    {
         let list = pod.spec.flag("controllers").unwrap_or("*");
         let off: Vec<&str> = CONTROLLERS
             .iter()
@@ -262,11 +322,11 @@ fn runs(list: &str, names: &[&str], by_name_only: bool) -> bool {
 mod tests {
     use super::*;
 
-    fn answer(allowed: [bool; 4]) -> Output {
-        let reviews = allowed.map(
+    fn answer(allowed: &[bool]) -> Output {
+        let reviews = allowed.iter().map(
             |allowed| json!({ "kind": "SubjectAccessReview", "status": { "allowed": allowed } }),
         );
-        let text: String = reviews.iter().map(Value::to_string).collect();
+        let text: String = reviews.map(|review| review.to_string()).collect();
         Output {
             stdout: text.into_bytes(),
             ..Output::default()
@@ -282,8 +342,12 @@ mod tests {
     }
 
     fn causes(answer: &Output, pods: &[Pod]) -> String {
+        causes_of(14, answer, pods)
+    }
+
+    fn causes_of(minor: u16, answer: &Output, pods: &[Pod]) -> String {
         let own: Vec<&Pod> = pods.iter().collect();
-        let found = barriers(answer, &own, KubeVersion::new(1, 14, 0));
+        let found = barriers(answer, &own, KubeVersion::new(1, minor, 0));
         let found: Vec<String> = found.into_iter().map(|one| one.cause).collect();
         found.join("\n")
     }
@@ -298,10 +362,11 @@ mod tests {
             pod("kube-controller-manager", &[CONTROLLER_MANAGER]),
             pod("kube-scheduler", &[]),
         ];
-        assert_eq!(causes(&answer([true; 4]), &pods), "");
+        assert_eq!(causes(&answer(&[true; 5]), &pods), "");
         let list = json!({ "kind": "List", "items": [
             { "status": { "allowed": true } }, { "status": { "allowed": true } },
-            { "status": { "allowed": true } }, { "status": {} },
+            { "status": { "allowed": true } }, { "status": { "allowed": true } },
+            { "status": {} },
         ] });
         let one_list = Output {
             stdout: list.to_string().into_bytes(),
@@ -315,16 +380,34 @@ mod tests {
         for (at, word) in [
             "cluster-info",
             "kubeadm-config",
+            "kubelet-config-1.14",
             "ask for a kubelet's certificate",
             "not approved",
         ]
         .into_iter()
         .enumerate()
         {
-            let mut allowed = [true; 4];
+            let mut allowed = [true; 5];
             allowed[at] = false;
-            let told = causes(&answer(allowed), &[]);
+            let told = causes(&answer(&allowed), &[]);
             assert!(told.contains(word) && told.lines().count() == 1, "{told}");
+        }
+        // From 1.18 on a Node is looked for; 1.23 and 1.24 may have the kubelets' configuration under either name.
+        let mut allowed = [true; 7];
+        allowed[6] = false;
+        let told = causes_of(23, &answer(&allowed), &[]);
+        assert!(told.contains("a Node of its name"), "{told}");
+        for (either, both) in [
+            ([true, false], ""),
+            ([false, true], ""),
+            ([false; 2], "kubelet-config-1.23"),
+        ] {
+            let allowed = [&[true; 2], &either[..], &[true; 3]].concat();
+            let told = causes_of(23, &answer(&allowed), &[]);
+            assert!(
+                told.contains(both) && told.is_empty() == both.is_empty(),
+                "{told}"
+            );
         }
         for unknown in [&b""[..], b"error: no such thing", b"{}"] {
             let output = Output {
@@ -339,10 +422,14 @@ mod tests {
     fn flags_that_leave_out_what_a_token_needs_are_told() {
         let nothing = Output::default();
         for (component, flags, word) in [
-            ("kube-apiserver", &[][..], "takes no tokens"),
             (
                 "kube-apiserver",
-                &["--enable-bootstrap-token-auth=false"],
+                &["--etcd-servers=x"][..],
+                "takes no tokens",
+            ),
+            (
+                "kube-apiserver",
+                &["--etcd-servers=x", "--enable-bootstrap-token-auth=false"],
                 "takes no tokens",
             ),
             (
@@ -350,7 +437,7 @@ mod tests {
                 &["--anonymous-auth=false", OPEN],
                 "without credentials",
             ),
-            ("kube-controller-manager", &[], "bootstrapsigner"),
+            ("kube-controller-manager", &["--v=2"], "bootstrapsigner"),
             (
                 "kube-controller-manager",
                 &["--controllers=*,tokencleaner"],
@@ -381,8 +468,15 @@ mod tests {
             ),
             (
                 "kube-apiserver",
-                &["--enable-bootstrap-token-auth", "--anonymous-auth=true"],
+                &[
+                    "--etcd-servers=x",
+                    "--enable-bootstrap-token-auth",
+                    "--anonymous-auth=true",
+                ],
             ),
+            // Started through a shell: nothing is seen.
+            ("kube-apiserver", &[]),
+            ("kube-controller-manager", &[]),
         ] {
             assert_eq!(causes(&nothing, &[pod(component, flags)]), "");
         }

@@ -153,7 +153,7 @@ impl ClusterFacts {
         let nodes: List<Node> = view
             .get(&["nodes"])
             .map_err(|cause| without_rights(version, cause))?;
-        let view = &view.ahead(&first_questions(view));
+        let view = &view.ahead(&first_questions(view, version));
         let healthy = asked_node(view, &nodes.items)?;
         ensure!(
             healthy.is_master(),
@@ -195,7 +195,11 @@ impl ClusterFacts {
             .filter(|pod| pod.spec.node_name == healthy.metadata.name)
             .collect();
         let daemon_sets: List<DaemonSet> = view.get(&DAEMON_SETS)?;
-        let barriers = bootstrap::barriers(&view.ask(&bootstrap::question(view))?, &own, version);
+        let barriers = bootstrap::barriers(
+            &view.ask(&bootstrap::question(view, version))?,
+            &own,
+            version,
+        );
         let recorded = config.recorded_pods();
         let both: Vec<&Pod> = own.iter().copied().chain(&recorded).collect();
 
@@ -303,14 +307,14 @@ fn ca_path(config: &ClusterConfiguration) -> String {
 }
 
 /// What is asked of every cluster.
-fn first_questions(view: &ClusterView) -> Vec<Cmd> {
+fn first_questions(view: &ClusterView, version: KubeVersion) -> Vec<Cmd> {
     let mut questions = vec![
         view.getting(&KUBEADM_CONFIG),
         view.getting(&CLUSTER_INFO),
         view.getting(&CONTROL_PLANE),
         view.getting(&DAEMON_SETS),
         view.finding(&UPLOADED_CERTS),
-        bootstrap::question(view),
+        bootstrap::question(view, version),
         hostname(),
         kubeadm_version(),
         cni_files(),
@@ -359,8 +363,15 @@ pub(crate) fn asked_node(view: &ClusterView, nodes: &[Node]) -> Result<Node> {
     let name = kubelet_flag(view, "--hostname-override=")?;
     let name = name.unwrap_or_else(|| hostname.to_lowercase());
     let named = nodes.iter().find(|node| node.metadata.name == name);
+    let placed = || nodes.iter().find(|node| node.has_address(host));
+    // The kubelet may be told another name where this program does not look, and the address that was given may be one of another network.
+    let serving = || {
+        let address = view.own_server_address()?;
+        nodes.iter().find(|node| node.has_address(&address))
+    };
     named
-        .or_else(|| nodes.iter().find(|node| node.has_address(host)))
+        .or_else(placed)
+        .or_else(serving)
         .cloned()
         .with_context(|| format!("{host} (called {name}) is not a node of the cluster that its own {ADMIN_CONF} names"))
 }
