@@ -94,6 +94,13 @@ impl ClusterView {
         Some(format!("https://{}", SocketAddr::new(address, port)))
     }
 
+    /// The address at which the healthy master's own API server is asked, where it is.
+    fn own_server_address(&self) -> Option<String> {
+        let place = self.server.as_ref()?.strip_prefix("https://")?;
+        let place: SocketAddr = place.parse().ok()?;
+        Some(place.ip().to_string())
+    }
+
     /// Whether an API server (`https://HOST:PORT`) answers the healthy master within 5 s; a well one needs some milliseconds.
     pub fn serves(&self, server: &str) -> bool {
         let args = [
@@ -107,6 +114,26 @@ impl ClusterView {
         ];
         let answer = self.ask(&self.kubectl(args));
         answer.is_ok_and(|answer| answer.text() == "ok")
+    }
+
+    /// Why the healthy master's own admin.conf, as it is, leads to no API server from there; nothing where it does. kubeadm there goes by it, where our own questions ask a server by its address.
+    pub fn astray(&self) -> Option<String> {
+        let args = [
+            "--kubeconfig",
+            ADMIN_CONF,
+            "--request-timeout",
+            "10s",
+            "get",
+            "--raw",
+            "/healthz",
+        ];
+        let asked = Cmd::new("kubectl", args).timeout(Duration::from_secs(30));
+        match self.ask(&asked) {
+            // Whatever an API server says, it answers.
+            Ok(answer) if answer.ok() || answer.evidence().contains("Error from server") => None,
+            Ok(answer) => Some(answer.evidence()),
+            Err(cause) => Some(format!("{cause:#}")),
+        }
     }
 
     /// `kubectl` on the healthy master. Of two `--server` the later one holds.

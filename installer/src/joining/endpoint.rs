@@ -15,8 +15,9 @@ use anyhow::{Context, Result};
 
 use super::bridge::Bridge;
 use super::refusals::Refusal;
-use crate::control_plane::ClusterView;
 use crate::control_plane::facts::{ClusterFacts, Endpoint};
+use crate::control_plane::kubeadm::EDIT_RECORD;
+use crate::control_plane::{ADMIN_CONF, ClusterView};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 
@@ -246,6 +247,89 @@ pub fn unreached(
     Refusal { cause, remedy }
 }
 
+/// Refuses where kubeadm on the healthy master, which makes the token and hands the certificates over, would find no API server by its admin.conf: what it resolves, and what a load
+/// balancer does for a master behind it, may differ from here.
+pub fn astray(view: &ClusterView) -> Option<Refusal> {
+    let why = view.astray()?;
+    let healthy = view.address();
+    Some(Refusal {
+        cause: format!(
+            "{healthy} does not reach the cluster's endpoint by its own {ADMIN_CONF}, by which kubeadm there makes a token: {why}"
+        ),
+        remedy: format!(
+            "See there: kubectl --kubeconfig {ADMIN_CONF} get --raw /healthz; grep server: {ADMIN_CONF}. What that leads to (DNS, /etc/hosts, a load balancer that lets no backend of its own in) must answer {healthy}, too"
+        ),
+    })
+}
+
+/// Refuses where kubeadm's record of the cluster has another endpoint than cluster-info, and it is not reached from here: kubeadm writes the one of the record into this machine's admin.conf,
+/// and goes on with it once the kubelet runs.
+///
+/// # Errors
+/// This machine's resolver cannot be asked.
+pub fn recorded(
+    host: &HostView,
+    cluster: &ClusterFacts,
+    name: &EndpointName,
+    own: &[IpAddr],
+    knock: &Knock<'_>,
+) -> Result<Option<Refusal>> {
+    let announced = &cluster.endpoint;
+    let Some(recorded) = recorded_endpoint(cluster) else {
+        return Ok(None);
+    };
+    let is_same_host = recorded.host.eq_ignore_ascii_case(&announced.host);
+    if is_same_host && recorded.port == announced.port {
+        return Ok(None);
+    }
+    let addresses = match recorded.host.parse() {
+        Ok(address) => vec![address],
+        Err(_) if is_same_host => name.addresses(),
+        Err(_) => resolve_here(host, &recorded)?,
+    };
+    let attempt = |address: &IpAddr| match knock(&SocketAddr::new(*address, recorded.port)) {
+        _ if own.contains(address) => Some(format!("{address} is this machine's own")),
+        Ok(()) => None,
+        Err(cause) => Some(format!("{address} port {}: {cause}", recorded.port)),
+    };
+    let failures: Vec<Option<String>> = addresses.iter().map(attempt).collect();
+    if failures.contains(&None) {
+        return Ok(None);
+    }
+    let mut tried: Vec<String> = failures.into_iter().flatten().collect();
+    if tried.is_empty() {
+        tried.push("this machine does not resolve the name".to_owned());
+    }
+    Ok(Some(Refusal {
+        cause: format!(
+            "kubeadm's record of the cluster has another endpoint ({}, controlPlaneEndpoint) than the ConfigMap cluster-info ({}), and it is not reached from here: {}. kubeadm writes that one into this machine's {ADMIN_CONF} and goes on with it",
+            recorded.place(),
+            announced.place(),
+            tried.join("; ")
+        ),
+        remedy: format!(
+            "Make both the same, and one that answers here: controlPlaneEndpoint by {EDIT_RECORD}; server by kubectl --namespace kube-public edit configmap cluster-info"
+        ),
+    }))
+}
+
+/// The endpoint in kubeadm's record; nothing where it has none, or one that is not understood. Without a port it is that of the API servers, as kubeadm takes it.
+fn recorded_endpoint(cluster: &ClusterFacts) -> Option<Endpoint> {
+    let text = cluster.config.control_plane_endpoint.as_str();
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let (host, port) = match text.rsplit_once(':') {
+        _ if text.is_empty() => return None,
+        _ if bare.parse::<IpAddr>().is_ok() => (bare, cluster.apiserver_port),
+        None => (text, cluster.apiserver_port),
+        Some((host, port)) => (host, port.parse().ok()?),
+    };
+    Some(Endpoint {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port,
+        resolved_there: Vec::new(),
+    })
+}
+
 /// Connects to what a join needs besides the endpoint: the healthy master's apiserver, and the ports for clients and peers of every etcd member that answers. A port that a firewall drops
 /// would else be found out after the member was added.
 pub fn reach_members(cluster: &ClusterFacts, discovery: &str, knock: &Knock<'_>) -> Vec<Refusal> {
@@ -328,6 +412,54 @@ mod tests {
     use super::super::fixtures;
     use super::*;
     use crate::host::scripted::Scripted;
+    use crate::steps::testing::Machine;
+
+    #[test]
+    fn an_endpoint_of_the_record_alone_must_be_reached_too() {
+        let machine = Machine::new();
+        let host = machine.view(Scripted::new().with(|cmd, _| {
+            let resolved = match cmd.to_string() {
+                text if text.contains("lb.example") => "10.0.0.9 STREAM lb.example\n",
+                _ => "",
+            };
+            Some(crate::host::command::Output {
+                status: i32::from(resolved.is_empty()) * 2,
+                stdout: resolved.as_bytes().to_vec(),
+                ..Default::default()
+            })
+        }));
+        let own: Vec<IpAddr> = vec!["10.0.0.21".parse().unwrap()];
+        let name = EndpointName::Address("10.0.0.11".parse().unwrap());
+        let asked = |text: &str, answers: &[&str]| {
+            let mut cluster = fixtures::cluster();
+            cluster.config.control_plane_endpoint = text.to_owned();
+            let answers: Vec<SocketAddr> =
+                answers.iter().map(|place| place.parse().unwrap()).collect();
+            let knock = |place: &SocketAddr| {
+                let is_there = answers.contains(place);
+                is_there
+                    .then_some(())
+                    .ok_or_else(|| io::Error::other("no route"))
+            };
+            let refusal = recorded(&host, &cluster, &name, &own, &knock).unwrap();
+            refusal.map(|refusal| refusal.cause)
+        };
+        for same in ["10.0.0.11:6443", "10.0.0.11", ""] {
+            assert_eq!(asked(same, &[]), None, "{same}");
+        }
+        assert_eq!(asked("lb.example", &["10.0.0.9:6443"]), None);
+        assert_eq!(asked("[fd00::9]:8443", &["[fd00::9]:8443"]), None);
+        assert_eq!(asked("fd00::9", &["[fd00::9]:6443"]), None);
+        for (text, word) in [
+            ("lb.example:443", "10.0.0.9 port 443: no route"),
+            ("unknown.example", "does not resolve"),
+            ("10.0.0.13:6443", "no route"),
+            ("10.0.0.21:6443", "this machine's own"),
+        ] {
+            let told = asked(text, &["10.0.0.21:6443", "10.0.0.9:6443"]).expect(text);
+            assert!(told.contains(word), "{told}");
+        }
+    }
 
     #[test]
     fn the_healthy_master_is_where_its_api_server_says_and_else_where_its_node_is() {

@@ -102,6 +102,16 @@ pub(super) fn decide(run: &Run<'_>, seen: &Seen, knock: &Knock<'_>) -> Result<Ve
                 failures,
             ));
         }
+        if seen.reached == Reached::Answers {
+            all.extend(endpoint::astray(&seen.view));
+        }
+        all.extend(endpoint::recorded(
+            &run.host,
+            cluster,
+            &seen.endpoint,
+            &own_ips(facts),
+            knock,
+        )?);
         all.extend(endpoint::reach_members(cluster, &joining.discovery, knock));
         all.extend(own_address(&addresses(facts), &joining.address));
         all.extend(kubelet::refusals(&run.host, joining)?);
