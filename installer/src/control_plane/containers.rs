@@ -401,7 +401,7 @@ mod tests {
         assert!(unknown.contains("cri-o://1.28.0"), "{unknown}");
     }
 
-    const CRICTL: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s ps --quiet --no-trunc --label 'io.kubernetes.container.name=etcd' --label 'io.kubernetes.pod.namespace=kube-system'";
+    const CRICTL: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s ps --quiet --no-trunc --label 'io.kubernetes.container.name=etcd' --label 'io.kubernetes.pod.namespace=kube-system'";
     const CTR: &str = "ctr --address /run/containerd/containerd.sock --namespace k8s.io";
     const TASKS: &str = "TASK      PID     STATUS    \n\
         0ld       0       STOPPED\n\
@@ -422,7 +422,7 @@ mod tests {
         let found = of_etcd(Scripted::new().on(CRICTL, 0, "c0ffee\n")).unwrap();
         assert_eq!(
             found.exec(false, words()).to_string(),
-            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl member list"
+            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl member list"
         );
         let old = found.exec(true, words()).to_string();
         assert!(

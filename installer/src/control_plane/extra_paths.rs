@@ -144,24 +144,33 @@ fn is_output(flag: &str) -> bool {
     name.starts_with("log-") || name.ends_with("-log-path") || name == "cert-dir"
 }
 
-/// Whether kubeadm makes this certificate or key, or hands it to every master.
+/// The pairs of certificate and key that kubeadm makes, or hands to every master, in its folder of certificates (cmd/kubeadm/app/constants/constants.go).
+const PAIRS: [&str; 10] = [
+    "apiserver",
+    "apiserver-etcd-client",
+    "apiserver-kubelet-client",
+    "ca",
+    "etcd/ca",
+    "etcd/healthcheck-client",
+    "etcd/peer",
+    "etcd/server",
+    "front-proxy-ca",
+    "front-proxy-client",
+];
+
+/// Whether kubeadm makes this file, or hands it to every master: by its name in the folder of certificates. People put files of their own beside them.
+pub(crate) fn is_kubeadms_certificate(name: &str) -> bool {
+    let pair = name
+        .strip_suffix(".crt")
+        .or_else(|| name.strip_suffix(".key"));
+    matches!(name, "sa.pub" | "sa.key") || pair.is_some_and(|pair| PAIRS.contains(&pair))
+}
+
+/// The same of a path, and of the folder itself.
 fn is_kubeadms(path: &str, certificates_dir: &str) -> bool {
-    const SHARED: [&str; 8] = [
-        "",
-        "ca.crt",
-        "ca.key",
-        "sa.pub",
-        "sa.key",
-        "front-proxy-ca.crt",
-        "etcd/ca.crt",
-        "etcd/healthcheck-client.crt",
-    ];
     path.strip_prefix(certificates_dir)
         .map(|name| name.trim_start_matches('/'))
-        .is_some_and(|name| {
-            let own_made = ["apiserver", "front-proxy-client"];
-            SHARED.contains(&name) || own_made.iter().any(|prefix| name.starts_with(prefix))
-        })
+        .is_some_and(|name| name.is_empty() || is_kubeadms_certificate(name))
 }
 
 #[cfg(test)]

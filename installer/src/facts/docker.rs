@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use bundle_spec::{KubeVersion, Manifest};
 use serde::Deserialize;
 
+use super::ETCD_DATA;
 use super::whose::{Daemon, Foreign};
 use crate::host::HostView;
 use crate::host::probe::Probe;
@@ -202,7 +203,11 @@ pub fn standing(host: &HostView, manifest: &Manifest, driver: CgroupDriver) -> R
             ),
         });
     };
-    Ok(match misfit(&info, driver) {
+    let problem = match misfit(&info, driver) {
+        None => confined(host, &info)?,
+        problem => problem,
+    };
+    Ok(match problem {
         None => Docker::Adopted,
         Some((reason, remedy)) => Docker::Unfit {
             reason: format!("another Docker is installed and {reason}: {whose}"),
@@ -292,6 +297,32 @@ fn misfit(info: &Info, driver: CgroupDriver) -> Option<(String, String)> {
         ));
     }
     None
+}
+
+/// The labels that SELinux's policies let containers write.
+const FOR_CONTAINERS: [&str; 2] = ["container_file_t", "svirt_sandbox_file_t"];
+
+/// Why a Docker that confines containers by SELinux cannot be used. kubeadm gives its pods no label, so that etcd and the API server may not read and write what they mount of this machine: the
+/// member would be added, and never start (kubernetes/kubeadm#279). Where the policy was told of etcd's folder, somebody has seen to that.
+fn confined(host: &HostView, info: &Info) -> Result<Option<(String, String)>> {
+    let mut options = info.security.iter().flatten();
+    // Docker before 1.14 leaves the `name=` out.
+    let labels = options.any(|option| option.trim_start_matches("name=").starts_with("selinux"));
+    let enforced = host.text("/sys/fs/selinux/enforce")?.unwrap_or_default();
+    if !labels || enforced.trim() != "1" {
+        return Ok(None);
+    }
+    let label = match host.program("matchpathcon") {
+        Some(_) => host.probe(&Probe::selinux_label(ETCD_DATA))?.text(),
+        None => String::new(),
+    };
+    if FOR_CONTAINERS.iter().any(|kind| label.contains(kind)) {
+        return Ok(None);
+    }
+    Ok(Some((
+        "it confines containers by SELinux, which is enforced here: etcd could not write its folder".to_owned(),
+        "make SELinux permissive, as kubeadm's documentation asks (setenforce 0; SELINUX=permissive in /etc/selinux/config), or take selinux-enabled out of /etc/sysconfig/docker or /etc/docker/daemon.json and restart it: systemctl restart docker".to_owned(),
+    )))
 }
 
 /// The first three numbers of a version; 0 for what is not there.
@@ -423,6 +454,36 @@ mod tests {
             assert!(!takes(14, driver) && !takes(23, driver), "{driver}");
         }
         assert!(!takes(22, "btrfs") && takes(23, "btrfs"));
+    }
+
+    #[test]
+    fn a_docker_that_confines_by_selinux_keeps_etcd_from_its_folder() {
+        let judged = |option: &str, enforced: &str, label: Option<&str>| {
+            let machine = Machine::new();
+            machine.file("/sys/fs/selinux/enforce", enforced);
+            if label.is_some() {
+                machine.program("matchpathcon");
+            }
+            let script = Scripted::new().on(
+                "matchpathcon -n /var/lib/etcd",
+                0,
+                label.unwrap_or_default(),
+            );
+            let mut info = info("1.13.1", "systemd", "overlay2");
+            info.security = Some(vec!["seccomp".to_owned(), option.to_owned()]);
+            confined(&machine.view(script), &info).unwrap().is_some()
+        };
+        let usual = Some("system_u:object_r:var_lib_t:s0");
+        for option in ["selinux", "name=selinux"] {
+            assert!(judged(option, "1", usual) && judged(option, "1\n", None));
+            assert!(!judged(option, "0", usual), "permissive");
+            assert!(!judged(
+                option,
+                "1",
+                Some("system_u:object_r:container_file_t:s0")
+            ));
+        }
+        assert!(!judged("name=apparmor", "1", usual));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) const STARTING: (u32, Duration) = (120, Duration::from_millis(250));
 /// Where containerd's CRI keeps one folder a pod that runs. A containerd that serves Docker alone has no such folder.
 pub(crate) const SANDBOXES: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes";
 
-/// crictl against the runtime that listens at `socket`, which has `limit` for each answer: by itself crictl gives up after 2 s, so that a busy containerd would look like one
+/// crictl against the runtime that listens at `socket`, images included, whatever /etc/crictl.yaml and the operator's shell say; the runtime has `limit` for each answer: by itself crictl gives up after 2 s, so that a busy containerd would look like one
 /// that runs nothing.
 pub(crate) fn crictl<S: AsRef<str>>(
     socket: &str,
@@ -24,7 +24,15 @@ pub(crate) fn crictl<S: AsRef<str>>(
     words: impl IntoIterator<Item = S>,
 ) -> Cmd {
     let limit = format!("{}s", limit.as_secs());
-    let fixed = ["--runtime-endpoint", socket, "--timeout", &limit].map(str::to_owned);
+    let fixed = [
+        "--runtime-endpoint",
+        socket,
+        "--image-endpoint",
+        socket,
+        "--timeout",
+        &limit,
+    ]
+    .map(str::to_owned);
     let words = words.into_iter().map(|word| word.as_ref().to_owned());
     Cmd::new("crictl", fixed.into_iter().chain(words))
 }
@@ -38,11 +46,13 @@ mod tests {
     fn crictl_is_never_left_to_its_own_two_seconds() {
         assert_eq!(
             crictl("unix:///a.sock", STOPPING, ["stopp", "c0ffee"]).to_string(),
-            "crictl --runtime-endpoint unix:///a.sock --timeout 60s stopp c0ffee"
+            "crictl --runtime-endpoint unix:///a.sock --image-endpoint unix:///a.sock --timeout 60s stopp c0ffee"
         );
         for probe in [Probe::containerd_pods(), Probe::containerd_images()] {
             let text = probe.command().to_string();
-            let start = format!("crictl --runtime-endpoint {CONTAINERD} --timeout 20s ");
+            let start = format!(
+                "crictl --runtime-endpoint {CONTAINERD} --image-endpoint {CONTAINERD} --timeout 20s "
+            );
             assert!(text.starts_with(&start), "{text}");
             assert!(probe.command().timeout > QUESTION, "crictl ends by itself");
         }

@@ -177,18 +177,21 @@ impl Probe {
         Self(Cmd::new("modprobe", ["--dry-run", "--quiet", name]))
     }
 
-    /// The unit files that may bring swap back: lines of `name state [preset]`. Swap units of every origin, and the services of the packages that set up zram or swap
-    /// files (zram-tools, zram-config, zram-swap, dphys-swapfile). zram-generator makes swap units.
+    /// The label that SELinux's policy has for a path.
+    pub fn selinux_label(path: &str) -> Self {
+        Self(Cmd::new("matchpathcon", ["-n", path]))
+    }
+
+    /// The unit files that may bring swap back: lines of `name state [preset]`. Swap units of every origin, and the services that set up zram or swap files, whose packages all name them so
+    /// (zramswap, zram-config, zram-swap, zramd, dphys-swapfile, systemd-swap, swapspace). zram-generator makes swap units.
     pub fn swap_units() -> Self {
         let args = [
             "list-unit-files",
             "--no-legend",
             "--no-pager",
             "*.swap",
-            "zramswap.service",
-            "zram-config.service",
-            "zram-swap.service",
-            "dphys-swapfile.service",
+            "*zram*.service",
+            "*swap*.service",
         ];
         Self(Cmd::new("systemctl", args))
     }

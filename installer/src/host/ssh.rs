@@ -326,18 +326,15 @@ impl Ssh {
                 let socket = self.folder.join("askpass");
                 let own = std::env::current_exe().context("cannot find this program's own path")?;
                 // A session without a terminal and DISPLAY make ssh before 8.4 ask through the program; later ones obey the other variable.
-                cmd = Cmd::new(
-                    "setsid",
-                    ["--wait".to_owned(), "ssh".to_owned()]
-                        .into_iter()
-                        .chain(cmd.args),
-                )
-                .timeout(self.target.role.limit())
-                .env("SSH_ASKPASS", own.display().to_string())
-                .env("SSH_ASKPASS_REQUIRE", "force")
-                .env("DISPLAY", ":0")
-                .env(ASKPASS_VARIABLE, socket.display().to_string())
-                .env(OWNERS_VARIABLE, self.owners());
+                // A shell between: who leads a process group cannot leave its session, and setsid would go on without waiting. Before util-linux 2.24 it cannot be told to wait.
+                let shell = ["-c", "setsid \"$@\"; exit $?", "sh", "ssh"].map(str::to_owned);
+                cmd = Cmd::new("sh", shell.into_iter().chain(cmd.args))
+                    .timeout(self.target.role.limit())
+                    .env("SSH_ASKPASS", own.display().to_string())
+                    .env("SSH_ASKPASS_REQUIRE", "force")
+                    .env("DISPLAY", ":0")
+                    .env(ASKPASS_VARIABLE, socket.display().to_string())
+                    .env(OWNERS_VARIABLE, self.owners());
                 Some(serve_password(&socket, password.clone())?)
             }
         };

@@ -15,6 +15,7 @@ use bundle_spec::Sha256;
 use crate::control_plane::ClusterView;
 use crate::control_plane::extra_paths::{DISTRIBUTION, ExtraPath, Role};
 use crate::control_plane::kubeadm::EDIT_RECORD;
+use crate::control_plane::recorded::ENCRYPTION;
 use crate::host::remote::{RemoteView, TreeEntry};
 use crate::host::{HostView, Kind};
 use crate::replacing::clear::LEFT;
@@ -162,7 +163,13 @@ impl ExtraFiles {
         let mut choices: BTreeMap<String, Choice<'m>> = BTreeMap::new();
         let (mut left, mut by_hand) = (Vec::new(), Vec::new());
         for from in self.down.iter().chain([cluster.machine()]) {
-            let found = self.wanted(from, host)?;
+            let is_down = !std::ptr::eq(from, cluster.machine());
+            let mut found = self.wanted(from, host)?;
+            if is_down {
+                found
+                    .wanted
+                    .retain(|wanted| !self.is_for_all(wanted.path()));
+            }
             let of_it = |what: String| format!("{what} of {}", from.address());
             left.extend(found.left.into_iter().map(of_it));
             by_hand.extend(found.by_hand);
@@ -204,6 +211,17 @@ impl ExtraFiles {
             left,
             by_hand,
         })
+    }
+
+    /// Whether a file must be the same on all masters now: keys may have been changed while a machine was away, and one with the old ones neither reads the others' Secrets nor writes
+    /// what they can read.
+    fn is_for_all(&self, path: &str) -> bool {
+        let encrypts = |extra: &ExtraPath| {
+            let (flag, _) = extra.named_by.split_once(' ').unwrap_or_default();
+            ENCRYPTION.contains(&flag.trim_start_matches('-'))
+        };
+        let mut paths = self.paths.iter();
+        paths.any(|extra| extra.path == path && encrypts(extra))
     }
 
     /// Whether `path`, found below the folder `named`, is something that each master has for itself.
@@ -563,7 +581,7 @@ impl Step for ExtraFiles {
 
     fn check(&self, view: View<'_>) -> Result<State> {
         let cluster = view.cluster.context("this workflow has no cluster")?;
-        let (mut missing, mut different) = (Vec::new(), Vec::new());
+        let (mut missing, mut different, mut clashing) = (Vec::new(), Vec::new(), Vec::new());
         let Choices {
             brought,
             left,
@@ -592,15 +610,19 @@ impl Step for ExtraFiles {
                 Difference::Hollow(path) if self.own_stay => missing.push(format!(
                     "{path}, of which nothing is left in the one that is here"
                 )),
+                Difference::Differs(path) | Difference::Hollow(path)
+                    if !self.own_stay || self.is_for_all(&path) =>
+                {
+                    clashing.push(path);
+                }
                 Difference::Differs(path) | Difference::Hollow(path) => different.push(path),
             }
         }
-        if !different.is_empty() && !self.own_stay {
-            let first = &different[0];
+        if let Some(first) = clashing.first() {
             return Ok(State::Conflict {
                 reason: format!(
                     "files here differ from the healthy master's: {}",
-                    different.join(", ")
+                    clashing.join(", ")
                 ),
                 remedy: format!(
                     "Compare: ssh {} cat {first} | diff - {first}; then move ours away, or make both the same",

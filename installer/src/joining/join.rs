@@ -41,9 +41,11 @@ impl KubeadmJoin {
     fn configuration(&self, token: &Secret, certificate_key: Option<&Secret>) -> Secret {
         let joining = &self.joining;
         let kubeadm = joining.traits().kubeadm;
-        let node_ip = match kubeadm.extra_args {
-            ExtraArgs::Map => json!({ "node-ip": joining.address }),
-            ExtraArgs::List => json!([{ "name": "node-ip", "value": joining.address }]),
+        let kubelet_args = match (joining.node_ip(), kubeadm.extra_args) {
+            (Some(address), ExtraArgs::Map) => json!({ "node-ip": address }),
+            (Some(address), ExtraArgs::List) => json!([{ "name": "node-ip", "value": address }]),
+            (None, ExtraArgs::Map) => json!({}),
+            (None, ExtraArgs::List) => json!([]),
         };
         let mut control_plane = json!({
             "localAPIEndpoint": { "advertiseAddress": joining.address, "bindPort": joining.cluster.apiserver_port },
@@ -66,7 +68,7 @@ impl KubeadmJoin {
             "nodeRegistration": {
                 "name": joining.node,
                 "criSocket": joining.cri_socket(),
-                "kubeletExtraArgs": node_ip,
+                "kubeletExtraArgs": kubelet_args,
             },
             "controlPlane": control_plane,
         });
@@ -300,6 +302,30 @@ mod tests {
         let config =
             KubeadmJoin::new(joining).configuration(&Secret::new("abcdef.0123456789abcdef"), key);
         serde_json::from_slice(config.expose()).unwrap()
+    }
+
+    #[test]
+    fn a_node_is_where_the_other_nodes_are() {
+        let node_ip = |advertised: &str, nodes: &[(&str, &str)]| {
+            let mut cluster = fixtures::cluster();
+            cluster.advertised = Some(advertised.parse().unwrap());
+            let known = nodes
+                .iter()
+                .map(|(name, address)| fixtures::node(name, address));
+            cluster.nodes.extend(known);
+            let mut joining = fixtures::joining(Rc::new(cluster));
+            joining.local = vec!["10.0.0.21".to_owned(), "192.168.1.21".to_owned()];
+            joining.node_ip().map(str::to_owned)
+        };
+        assert_eq!(node_ip("10.0.0.11", &[]).as_deref(), Some("10.0.0.21"));
+        // The API servers have a network of their own: the kubelet chooses, as under plain kubeadm.
+        assert_eq!(node_ip("172.16.0.11", &[]), None);
+        let own = [("b1", "192.168.1.21")];
+        assert_eq!(
+            node_ip("172.16.0.11", &own).as_deref(),
+            Some("192.168.1.21")
+        );
+        assert_eq!(node_ip("172.16.0.11", &[("b1", "192.168.1.22")]), None);
     }
 
     #[test]

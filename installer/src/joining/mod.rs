@@ -84,6 +84,27 @@ pub enum Standing {
 }
 
 impl Joining {
+    /// The address that the kubelet is told to take for its Node: that of this machine's apiserver, where the healthy master's Node is at its apiserver's address, too. Where the API servers
+    /// have a network of their own, it is the one that this machine's Node had; else nothing, and the kubelet chooses by itself as all others did.
+    fn node_ip(&self) -> Option<&str> {
+        let cluster = &self.cluster;
+        let is_apart = cluster.advertised.is_some_and(|advertised| {
+            let advertised = advertised.to_string();
+            !cluster
+                .healthy
+                .internal_addresses()
+                .any(|own| own == advertised)
+        });
+        if !is_apart {
+            return Some(&self.address);
+        }
+        let had = cluster.node(&self.node)?.internal_address()?;
+        self.local
+            .iter()
+            .map(String::as_str)
+            .find(|own| *own == had)
+    }
+
     /// Looks at this machine and asks the cluster.
     pub fn standing(&self, view: View<'_>) -> Result<Standing> {
         let (members, node, files) = self.found(view)?;

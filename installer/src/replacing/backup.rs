@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clear::{self, LEFT};
 use super::{ASIDE, KUBERNETES};
+use crate::control_plane::extra_paths::is_kubeadms_certificate;
 use crate::host::{HostView, Kind};
 use crate::joining::MANIFESTS;
 use crate::journal::STATE_DIR;
@@ -77,9 +78,6 @@ enum Whose {
     People,
 }
 
-/// The beginnings of the names that kubeadm's certificates and keys have.
-const KUBEADMS: [&str; 5] = ["apiserver", "ca.", "etcd/", "front-proxy-", "sa."];
-
 impl BackUp {
     /// Keeps what there is, with the cluster's folder of certificates wherever that is.
     pub fn new(certificates: String) -> Self {
@@ -104,7 +102,7 @@ impl BackUp {
             .map(|name| name.trim_start_matches('/'));
         let name = path.strip_prefix("/etc/kubernetes/manifests/");
         let config = path.strip_prefix("/var/lib/kubelet/");
-        certificate.is_some_and(|name| KUBEADMS.iter().any(|start| name.starts_with(start)))
+        certificate.is_some_and(is_kubeadms_certificate)
             || name.is_some_and(|name| MANIFESTS.contains(&name))
             || config.is_some_and(|name| {
                 matches!(

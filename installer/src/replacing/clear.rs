@@ -178,6 +178,10 @@ impl Step for ClearNode {
             ended,
             "a kubeadm of an earlier run is still at work on this machine; see: ps -ef | grep kubeadm"
         );
+        // A disk of etcd's that outlived its system: there is nothing to reset but the data, and no kubeadm to do it.
+        let is_data_alone = host.view().program("kubeadm").is_none()
+            && !host.view().exists("/etc/kubernetes/manifests")?
+            && !host.view().exists("/var/lib/kubelet/config.yaml")?;
         stop_kubelet(host)?;
         self.own.save(host)?;
         // The kubelet's files stay until kubeadm has done its part: they tell a run that is repeated where the runtime listens.
@@ -190,7 +194,10 @@ impl Step for ClearNode {
             .iter()
             .flat_map(|path| ["--cri-socket", path.as_str()]);
         let args = ["reset", "--force"].into_iter().chain(socket);
-        host.run(&Cmd::new("kubeadm", args).timeout(RESET), change())?;
+        let reset = host.run(&Cmd::new("kubeadm", args).timeout(RESET), change());
+        if !is_data_alone {
+            reset?;
+        }
         clear_pod_network(host, &change)?;
         for path in self.left_of_etcd(host.view())? {
             let name = path.rsplit('/').next().unwrap_or_default();
@@ -433,6 +440,38 @@ mod tests {
         pods.apply(world).unwrap();
         let pod = fs::read_to_string(at("data/kubernetes/manifests/vip.yaml")).unwrap();
         assert_eq!(pod, "kind: Pod");
+    }
+
+    #[test]
+    fn data_that_outlived_their_system_need_no_kubeadm() {
+        for (more, goes) in [
+            (None, true),
+            (Some("etc/kubernetes/manifests/etcd.yaml"), false),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            for path in Some("var/lib/etcd/member/snap/db").into_iter().chain(more) {
+                let place = root.path().join(path);
+                fs::create_dir_all(place.parent().unwrap()).unwrap();
+                fs::write(place, "keys").unwrap();
+            }
+            let absent = Scripted::new()
+                .on("systemctl show", 0, "LoadState=not-found\n")
+                .on("kubeadm reset", 127, "");
+            let journal = Journal::new(root.path().join("var/lib/kpot"));
+            let host = Host::new(HostView::new(root.path(), Arc::new(absent)), &journal);
+            let world = World {
+                host: &host,
+                cluster: None,
+            };
+            let step = ClearNode::new("m3".to_owned(), Path::new("/nowhere"), &cluster(), None);
+            journal
+                .record(Event::Step {
+                    step: ID.to_owned(),
+                })
+                .unwrap();
+            assert_eq!(step.apply(world).is_ok(), goes, "{more:?}");
+            assert_eq!(root.path().join("var/lib/etcd/member").exists(), !goes);
+        }
     }
 
     #[test]

@@ -217,10 +217,6 @@ impl Departed {
         records: &[Record],
         local: &[String],
     ) -> bool {
-        // Somebody may have given a dead master's name to a worker since.
-        if !node.is_master() {
-            return false;
-        }
         let (name, address) = (&self.name, &self.address);
         let mut members = cluster.members.iter();
         let mut entries = cluster.api_endpoints.iter();
@@ -235,6 +231,11 @@ impl Departed {
                 && recorded.all(|record| record.name != *name || record.address == *address)
         };
         let is_elsewhere = node.internal_addresses().next().is_some();
+        // Somebody may have given a dead master's name to a worker since. That of this machine has no label before kubeadm gives it one, and where somebody deleted it and the kubelet made it
+        // anew.
+        if !node.is_master() && !is_here() {
+            return false;
+        }
         let mut others = node.internal_addresses();
         is_elsewhere && (is_placed || is_here()) && !others.any(|own| self.is_taken(cluster, own))
     }
@@ -549,6 +550,19 @@ mod tests {
             here(&[], &both[..1]).is_err(),
             "it may be another machine's"
         );
+        let mut unlabelled = begun.clone();
+        let node = unlabelled.nodes.iter_mut();
+        let node = node
+            .filter(|node| node.metadata.name == "m3")
+            .last()
+            .unwrap();
+        node.metadata.labels.clear();
+        let of_this_machine = |local: &[&str]| {
+            let local: Vec<String> = local.iter().map(|&own| own.to_owned()).collect();
+            Departed::ourselves(&unlabelled, &[], "m3", "10.0.0.13", &local)
+        };
+        assert!(of_this_machine(&both).is_ok(), "kubeadm labels it last");
+        assert!(of_this_machine(&both[..1]).is_err());
     }
 
     /// Who is at an address, or nobody.

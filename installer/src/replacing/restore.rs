@@ -87,6 +87,10 @@ impl RestoreNode {
 
 /// What must be merged into `node` to make it what `kept` says; nothing where it is so.
 fn difference(kept: &Value, node: &Value, role: Role) -> Option<Value> {
+    // The record of a run that ended before the Node was deleted: what was changed on it since is somebody's will.
+    if kept["uid"].is_string() && kept["uid"] == node["metadata"]["uid"] {
+        return None;
+    }
     let mut metadata = Map::new();
     for field in Field::ALL {
         let mut lost = json!(lost(kept, &node["metadata"][field.name()], field));
@@ -346,6 +350,17 @@ mod tests {
             ] },
         });
         let patch = difference(&kept, &node, Role::Master).expect("much is lost");
+        for (recorded, lives, restored) in [("1", "1", false), ("1", "2", true)] {
+            let (mut kept, mut node) = (kept.clone(), node.clone());
+            kept["uid"] = json!(recorded);
+            node["metadata"]["uid"] = json!(lives);
+            let patch = difference(&kept, &node, Role::Master);
+            assert_eq!(
+                patch.is_some(),
+                restored,
+                "a Node that was never deleted lost nothing"
+            );
+        }
         let of_worker = difference(&kept, &node, Role::Worker).expect("much is lost");
         assert_eq!(of_worker["metadata"], patch["metadata"]);
         let keys = of_worker["spec"]["taints"].as_array().unwrap().iter();

@@ -184,8 +184,7 @@ mod tests {
 
     const SERVED_BY_CONTAINERD: &str = "KUBELET_KUBEADM_ARGS=\"--container-runtime-endpoint=unix:///run/containerd/containerd.sock\"\n";
 
-    const PODS_QUESTION: &str =
-        "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
+    const PODS_QUESTION: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
 
     fn machine() -> Machine {
         let machine = Machine::new();
@@ -219,7 +218,7 @@ mod tests {
         let script = Scripted::new()
             .once_each(PODS_QUESTION, [(0, "a\nb"), (0, "a\nb"), (0, "a\nb"), (0, "")])
             .on(
-                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 60s rmp --all --force",
+                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 60s rmp --all --force",
                 0,
                 "",
             );
@@ -272,7 +271,7 @@ mod tests {
         let run = |before: &str, removal: &str| {
             let script = Scripted::new()
                 .once_each(
-                    "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s images",
+                    "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s images",
                     [(0, before), (0, before), (0, before), (0, r#"{"images":[]}"#)],
                 )
                 .on(&format!("ctr --address /run/containerd/containerd.sock --namespace k8s.io images rm docker.io/library/busybox:1{removal}"), 0, "");

@@ -139,8 +139,7 @@ mod tests {
     }
 
     fn script(known: &Units, answers: &[(i32, &str)]) -> Scripted {
-        let pods =
-            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
+        let pods = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
         let answers: Vec<(i32, &str)> = answers.to_vec();
         systemd(Scripted::new().once_each(pods, answers), known)
     }

@@ -327,9 +327,10 @@ fn node_name(
 }
 
 fn is_worker(cluster: &ClusterFacts, joining: &Joining) -> bool {
-    cluster
-        .node(&joining.node)
-        .is_some_and(|node| !node.is_master() && node.has_address(&joining.address))
+    cluster.node(&joining.node).is_some_and(|node| {
+        let is_here = node.has_address(&joining.address) || node.is_at_one_of(&joining.local);
+        !node.is_master() && is_here
+    })
 }
 
 pub(super) fn is_etcd(image: &str) -> bool {

@@ -59,7 +59,7 @@ fn removal_of<'t>(
     answers: impl IntoIterator<Item = (i32, &'t str)>,
     limit: Duration,
 ) -> (Result<(), String>, usize) {
-    let exec = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
+    let exec = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://127.0.0.1:2379";
     let lists: Vec<String> = listed
         .into_iter()
         .map(|members| format!(r#"{{"members":[{members}]}}"#))
@@ -85,7 +85,7 @@ const UNHEALTHY: (i32, &str) = (1, "Error: etcdserver: unhealthy cluster");
 fn a_member_is_well_by_a_read_and_alarms_are_asked_by_themselves() {
     let at = |address: &str| {
         format!(
-            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://{address}:2379"
+            "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s exec c0ffee etcdctl --dial-timeout=3s --command-timeout=8s --endpoints=https://{address}:2379"
         )
     };
     let with_clients = |id: u64, name: &str, address: &str| {

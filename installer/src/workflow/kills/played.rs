@@ -151,15 +151,25 @@ impl Played {
             {
                 return self.etcdctl(words);
             }
-            ("crictl", ["--runtime-endpoint", CONTAINERD, "--timeout", _, "ps", ..])
-                if !self.has_docker() =>
-            {
-                good("c0ffee\n")
-            }
             (
                 "crictl",
                 [
                     "--runtime-endpoint",
+                    CONTAINERD,
+                    "--image-endpoint",
+                    CONTAINERD,
+                    "--timeout",
+                    _,
+                    "ps",
+                    ..,
+                ],
+            ) if !self.has_docker() => good("c0ffee\n"),
+            (
+                "crictl",
+                [
+                    "--runtime-endpoint",
+                    CONTAINERD,
+                    "--image-endpoint",
                     CONTAINERD,
                     "--timeout",
                     _,
