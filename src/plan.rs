@@ -480,8 +480,16 @@ fn images(request: &Request, minor: &Minor) -> Result<(Vec<ImageName>, Vec<Strin
     ];
     let of_registry = |name: &String| format!("{}/{name}", tags.registry).parse::<ImageName>();
     let mut images: BTreeSet<ImageName> = request.images.iter().cloned().collect();
+    // One that was given with its digest is that image, and no second one.
+    let is_given = |image: &ImageName| {
+        let mut given = request.images.iter();
+        given.any(|it| it.familiar() == image.familiar())
+    };
     for name in &own {
-        images.insert(of_registry(name)?);
+        let image = of_registry(name)?;
+        if !is_given(&image) {
+            images.insert(image);
+        }
     }
     for name in &others {
         let image = of_registry(name)?;
@@ -489,9 +497,9 @@ fn images(request: &Request, minor: &Minor) -> Result<(Vec<ImageName>, Vec<Strin
         let given = request.images.iter();
         let given = given.filter(|it| (it.registry(), it.repository()) == repository);
         let given: Vec<String> = given.map(ImageName::familiar).collect();
-        if given.is_empty() || given.contains(&image.familiar()) {
+        if given.is_empty() {
             images.insert(image);
-        } else {
+        } else if !is_given(&image) {
             warnings.push(format!(
                 "the pot has {} instead of {image}, which kpot's version data name; to have both, give --image for each",
                 given.join(" and ")

@@ -186,6 +186,8 @@ pub(super) fn unanswered(from: &Url, error: &reqwest::Error, silence: String) ->
         FetchError::refused(from, causes)
     } else if causes.contains("proxy authorization required") {
         FetchError::refused(from, causes).advise(PROXY_LOGIN)
+    } else if causes.contains("tunnel") && causes.contains("unsuccessful") {
+        FetchError::transient(from, "the proxy opens no way there").advise(PROXY_RULES)
     } else if error.is_timeout() {
         FetchError::transient(from, silence).advise(WAY)
     } else {
@@ -209,9 +211,11 @@ pub(super) const AGAIN: &str =
 /// What to try where a proxy was named with https:// and is none that speaks it.
 const PLAIN_PROXY: &str = "most proxies are spoken to in plain http, whatever goes through them: name it with http:// in its variable";
 
+/// What to try where a proxy answers and leads nowhere.
+const PROXY_RULES: &str = "its rules may not allow that host, or it does not reach it itself: ask who runs the proxy; NO_PROXY names what is asked without it, and --mirror HOST=URL takes another server";
+
 /// What to try where a proxy wants to know who asks.
-pub(super) const PROXY_LOGIN: &str =
-    "give the proxy's user and password in its variable: http://USER:PASSWORD@PROXY";
+pub(super) const PROXY_LOGIN: &str = "give the proxy's user and password in its variable: http://USER:PASSWORD@PROXY (Basic; one that takes nothing but NTLM or Kerberos needs a proxy of your own before it)";
 
 fn remedy(certificate: &CertificateError) -> &'static str {
     match certificate {
@@ -223,6 +227,9 @@ fn remedy(certificate: &CertificateError) -> &'static str {
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "use the name that the certificate is for; something may answer in the server's place"
+        }
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "the server shows a CA's certificate as its own, which says that it may sign others: make it one of a server (openssl req -x509 … -addext basicConstraints=critical,CA:FALSE), and give that with --cacert FILE"
         }
         _ => "if a private CA made it, give that CA's certificate with --cacert FILE",
     }

@@ -93,6 +93,7 @@ struct Index {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
+    #[serde(default)]
     media_type: String,
     digest: String,
     size: u64,
@@ -161,16 +162,19 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 pub(super) fn shape(reply: &Reply) -> Result<Form, FetchError> {
     let refused = |problem: &str| FetchError::refused(&reply.from, problem);
     let shape: Shape = read(reply, "the manifest")?;
-    if shape.schema_version != Some(2) {
-        return Err(refused(OBSOLETE).advise(PUSH_AGAIN));
+    match shape.schema_version {
+        Some(2) => {}
+        Some(1) => return Err(refused(OBSOLETE).advise(PUSH_AGAIN)),
+        _ => return Err(refused(NEITHER)),
     }
     match (shape.manifests, shape.layers) {
         (Some(_), None) => Ok(Form::Index),
         (None, Some(_)) => Ok(Form::Manifest),
-        _ => Err(refused("it is neither an image manifest nor an index")),
+        _ => Err(refused(NEITHER)),
     }
 }
 
+const NEITHER: &str = "it is neither an image manifest nor an index";
 const OBSOLETE: &str = "it is an image manifest of the obsolete schema 1";
 const PUSH_AGAIN: &str = "push the image again with a current tool";
 
@@ -181,6 +185,17 @@ pub(super) fn obsolete(reply: &Reply) -> Option<FetchError> {
         .then(|| FetchError::refused(&reply.from, OBSOLETE).advise(PUSH_AGAIN))
 }
 
+/// What the config of a container image is called: by Docker and by OCI; and, as Docker takes it too, by Docker before 1.11.1 and by registries that did not know better. What a config of
+/// such a name really is, its content shows.
+const CONFIGS: [&str; 6] = [
+    "application/vnd.docker.container.image.v1+json",
+    "application/vnd.oci.image.config.v1+json",
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+    "",
+];
+
 /// What a manifest names.
 ///
 /// # Errors
@@ -188,12 +203,8 @@ pub(super) fn obsolete(reply: &Reply) -> Option<FetchError> {
 pub(super) fn named(reply: &Reply) -> Result<Named, FetchError> {
     let refused = |problem: String| FetchError::refused(&reply.from, problem);
     let manifest: Manifest = read(reply, "the manifest")?;
-    let known = [
-        "application/vnd.docker.container.image.v1+json",
-        "application/vnd.oci.image.config.v1+json",
-    ];
     let config = manifest.config;
-    if !known.contains(&config.media_type.as_str()) {
+    if !CONFIGS.contains(&config.media_type.as_str()) {
         return Err(refused(format!(
             "it is no container image but {}",
             shown(&config.media_type)
@@ -452,6 +463,45 @@ mod tests {
         let told = named(&reply(&odd)).map(drop).unwrap_err().to_string();
         assert!(told.contains("no container image"), "{told}");
         assert!(told.len() < 1000 && !told.contains('\u{1b}'), "{told}");
+    }
+
+    #[test]
+    fn old_and_careless_names_of_configs_are_taken_and_others_content_is_not() {
+        let told = |kind: Option<&str>| {
+            let mut one = manifest(1);
+            let config = one["config"].as_object_mut().unwrap();
+            match kind {
+                Some(kind) => config.insert("mediaType".to_owned(), json!(kind)),
+                None => config.remove("mediaType"),
+            };
+            named(&reply(&one))
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
+        for kind in [
+            Some("application/octet-stream"),
+            Some("text/html"),
+            Some("application/json"),
+            Some(""),
+            None,
+        ] {
+            assert_eq!(told(kind), Ok(()), "{kind:?}");
+        }
+        for kind in [
+            "application/vnd.cncf.helm.config.v1+json",
+            "application/vnd.oci.empty.v1+json",
+        ] {
+            assert!(
+                told(Some(kind)).unwrap_err().contains("no container image"),
+                "{kind}"
+            );
+        }
+        let gateway = reply(&json!({ "error": "please log in" }));
+        let said = shape(&gateway).err().unwrap().to_string();
+        assert!(
+            said.contains("neither an image manifest nor an index"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -207,7 +207,12 @@ fn address(value: &str) -> Option<Url> {
     } else {
         format!("http://{value}")
     };
-    Url::parse(&whole).ok()
+    let mut url = Url::parse(&whole).ok()?;
+    // Everybody's port of SOCKS; the HTTP client would take that of http.
+    if url.scheme().starts_with("socks") && url.port().is_none() {
+        url.set_port(Some(1080)).ok()?;
+    }
+    Some(url)
 }
 
 /// Whether what stands behind the last colon is a port, if anything does.
@@ -250,7 +255,7 @@ mod tests {
         let proxies = proxies.unwrap_or_default();
         for (url, expected) in [
             ("https://x.example/", "http://secure.example:1/"),
-            ("http://x.example/", "socks5h://all.example"),
+            ("http://x.example/", "socks5h://all.example:1080"),
         ] {
             let proxy = proxies.before(&Url::parse(url).unwrap());
             assert_eq!(proxy.map(Url::as_str), Some(expected), "{url}");

@@ -25,6 +25,9 @@ use crate::mirrors;
 use crate::progress::Task;
 use crate::releases::Algorithm;
 
+/// How many images of an index are looked at that does not say what they are for.
+const UNSAID: usize = 16;
+
 /// What manifests this client reads. Schema 1 is not among them, but old registries send it all the same.
 const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -245,10 +248,14 @@ impl<'a> Registries<'a> {
             }
             Chosen::Unsaid(entries) => entries,
         };
-        for (digest, size) in entries {
+        for (digest, size) in entries.into_iter().take(UNSAID) {
             let unsaid = self.manifest_by_digest(name, digest, size, task)?;
-            let (id, _) = manifests::named(&unsaid)?.config;
-            if manifests::config(&self.config(name, id, task)?)?.is_for(arch) {
+            // Beside images there may be what was signed or listed of them.
+            let Ok(Named { config, .. }) = manifests::named(&unsaid) else {
+                continue;
+            };
+            let config = self.config(name, config.0, task)?;
+            if manifests::config(&config).is_ok_and(|config| config.is_for(arch)) {
                 return Ok((unsaid, Vouches::Nobody));
             }
         }

@@ -299,9 +299,9 @@ fn read(reply: &Reply) -> Result<Authorization, FetchError> {
     let none = || FetchError::refused(shown(&reply.from), "it did not answer with a token");
     // The body may hold a token: it is not repeated.
     let parsed: TokenReply = serde_json::from_slice(&reply.body).map_err(|_| none())?;
-    let token = parsed.token.or(parsed.access_token);
-    token
-        .filter(|token| !token.is_empty())
+    let mut tokens = parsed.token.into_iter().chain(parsed.access_token);
+    tokens
+        .find(|token| !token.is_empty())
         .map(Authorization::Bearer)
         .ok_or_else(none)
 }
@@ -309,6 +309,26 @@ fn read(reply: &Reply) -> Result<Authorization, FetchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_token_is_the_field_that_has_one() {
+        let token = |body: &str| {
+            let reply = Reply {
+                headers: reqwest::header::HeaderMap::new(),
+                body: body.as_bytes().to_vec(),
+                from: Url::parse("https://auth.example/token").unwrap(),
+            };
+            match read(&reply) {
+                Ok(Authorization::Bearer(token)) => token.to_string(),
+                Ok(_) => panic!("another authorization"),
+                Err(error) => error.to_string(),
+            }
+        };
+        assert_eq!(token(r#"{"token":"a","access_token":"b"}"#), "a");
+        assert_eq!(token(r#"{"token":"","access_token":"b"}"#), "b");
+        assert_eq!(token(r#"{"token":null,"access_token":"b"}"#), "b");
+        assert!(token(r#"{"token":""}"#).contains("did not answer with a token"));
+    }
 
     #[test]
     fn a_login_goes_to_its_own_registry_or_to_that_ones_known_server() {

@@ -384,6 +384,21 @@ fn a_given_tag_takes_the_place_of_that_in_the_version_data_and_that_is_told() {
         let told = plan.warnings.iter().any(|it| it.contains("instead of"));
         assert!(!told, "{given:?}");
     }
+    // One that is given with its digest is in the pot with it, and once.
+    let digest = Sha256::of(b"x");
+    for given in [old, "k8s.gcr.io/kube-proxy:v1.20.2", "k8s.gcr.io/pause:3.2"] {
+        let pinned = format!("{given}@{digest}");
+        let plan = images(&[&pinned]);
+        assert_eq!(plan.images.len(), 7, "{given}");
+        let of_it = |image: &&ImageName| image.familiar() == given;
+        let digests: Vec<_> = plan
+            .images
+            .iter()
+            .filter(of_it)
+            .map(ImageName::digest)
+            .collect();
+        assert_eq!(digests, [Some(digest)], "{given}");
+    }
 }
 
 #[test]
