@@ -244,6 +244,8 @@ pub struct Traits {
     pub leases: &'static str,
     /// The flag of `kubectl drain` that gives up what pods keep in an `emptyDir`.
     pub drain_flag: &'static str,
+    /// Whether kubeadm looks at a join, with the token, for a Node of the name that it is to have: from 1.18 on (kubernetes/kubernetes#81056).
+    pub looks_for_node: bool,
     /// What kubeadm says of conntrack: demanded from 1.18 to 1.31, unused from 1.32 on (app/preflight).
     pub conntrack: Tool,
     /// Whether kubeadm demands memory of a master: 1.14 and 1.15 do not look, 1.20 does.
@@ -429,6 +431,7 @@ impl Traits {
             } else {
                 "--delete-local-data"
             },
+            looks_for_node: since(18),
             conntrack: latest(CONNTRACK, version.minor),
             demands_memory: since(20),
             insecure_ports: !since(23),

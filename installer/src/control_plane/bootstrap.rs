@@ -57,8 +57,41 @@ struct Right {
     remedy: String,
 }
 
-/// From here on kubeadm looks, with the token, whether there is a Node of that name already (kubernetes/kubernetes#81056).
-const LOOKS_FOR_NODE: u16 = 18;
+impl Right {
+    /// To read one of these ConfigMaps, of which the first is the likeliest. `subjects` are those to whom `role` is given, in the words of kubectl.
+    fn reads(namespace: &'static str, maps: Vec<String>, role: &str, subjects: &str) -> Self {
+        let map = &maps[0];
+        Self {
+            verb: "get",
+            group: "",
+            resource: "configmaps",
+            subresource: "",
+            namespace,
+            anonymous: false,
+            lacks: format!("who has a token may not read the ConfigMap {namespace}/{map}"),
+            remedy: readable(namespace, role, map, subjects),
+            names: maps,
+        }
+    }
+
+    /// To ask for a certificate, or to have one of this kind approved. `binding` gives `role` to who has a token.
+    fn certificate(kind: &'static str, lacks: &str, binding: &str, role: &str) -> Self {
+        Self {
+            verb: "create",
+            group: "certificates.k8s.io",
+            resource: "certificatesigningrequests",
+            subresource: kind,
+            namespace: "",
+            names: vec![String::new()],
+            anonymous: false,
+            lacks: lacks.to_owned(),
+            remedy: format!(
+                "kubectl create clusterrolebinding {binding} --clusterrole={role} --group={}",
+                GROUPS[0]
+            ),
+        }
+    }
+}
 
 /// The commands that make a Role by which these ConfigMaps may be read, and give it to who has a token. What is there already is left as it is.
 fn readable(namespace: &str, role: &str, map: &str, subjects: &str) -> String {
@@ -71,66 +104,37 @@ fn readable(namespace: &str, role: &str, map: &str, subjects: &str) -> String {
 /// The rights that `kubeadm join` of this version needs.
 fn rights(version: KubeVersion) -> Vec<Right> {
     let tokens = format!("--group={}", GROUPS[0]);
+    let both = format!("{tokens} --group=system:nodes");
     let kubelet_maps = Traits::kubelet_config_maps(version);
-    let kubelet_map = kubelet_maps[0].clone();
+    let kubelet_role = format!("kubeadm:{}", kubelet_maps[0]);
+    let one = |map: &str| vec![map.to_owned()];
     let mut rights = vec![
         Right {
-            verb: "get",
-            group: "",
-            resource: "configmaps",
-            subresource: "",
-            namespace: "kube-public",
-            names: vec!["cluster-info".to_owned()],
             anonymous: true,
             lacks: "nobody may read the ConfigMap kube-public/cluster-info without credentials, by which a machine with a token knows the cluster".to_owned(),
-            remedy: readable("kube-public", "kubeadm:bootstrap-signer-clusterinfo", "cluster-info", "--user=system:anonymous"),
+            ..Right::reads(
+                "kube-public",
+                one("cluster-info"),
+                "kubeadm:bootstrap-signer-clusterinfo",
+                "--user=system:anonymous",
+            )
         },
-        Right {
-            verb: "get",
-            group: "",
-            resource: "configmaps",
-            subresource: "",
-            namespace: "kube-system",
-            names: vec!["kubeadm-config".to_owned()],
-            anonymous: false,
-            lacks: "who has a token may not read the ConfigMap kube-system/kubeadm-config".to_owned(),
-            remedy: readable("kube-system", "kubeadm:nodes-kubeadm-config", "kubeadm-config", &format!("{tokens} --group=system:nodes")),
-        },
-        Right {
-            verb: "get",
-            group: "",
-            resource: "configmaps",
-            subresource: "",
-            namespace: "kube-system",
-            lacks: format!("who has a token may not read the ConfigMap kube-system/{kubelet_map}, the configuration of the kubelets"),
-            remedy: readable("kube-system", &format!("kubeadm:{kubelet_map}"), &kubelet_map, &format!("{tokens} --group=system:nodes")),
-            names: kubelet_maps,
-            anonymous: false,
-        },
-        Right {
-            verb: "create",
-            group: "certificates.k8s.io",
-            resource: "certificatesigningrequests",
-            subresource: "",
-            namespace: "",
-            names: vec![String::new()],
-            anonymous: false,
-            lacks: "who has a token may not ask for a kubelet's certificate".to_owned(),
-            remedy: format!("kubectl create clusterrolebinding kubeadm:kubelet-bootstrap --clusterrole=system:node-bootstrapper {tokens}"),
-        },
-        Right {
-            verb: "create",
-            group: "certificates.k8s.io",
-            resource: "certificatesigningrequests",
-            subresource: "nodeclient",
-            namespace: "",
-            names: vec![String::new()],
-            anonymous: false,
-            lacks: "the certificate that a new kubelet asks for by a token is not approved by itself".to_owned(),
-            remedy: format!("kubectl create clusterrolebinding kubeadm:node-autoapprove-bootstrap --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient {tokens}"),
-        },
+        Right::reads("kube-system", one("kubeadm-config"), "kubeadm:nodes-kubeadm-config", &both),
+        Right::reads("kube-system", kubelet_maps, &kubelet_role, &both),
+        Right::certificate(
+            "",
+            "who has a token may not ask for a kubelet's certificate",
+            "kubeadm:kubelet-bootstrap",
+            "system:node-bootstrapper",
+        ),
+        Right::certificate(
+            "nodeclient",
+            "the certificate that a new kubelet asks for by a token is not approved by itself",
+            "kubeadm:node-autoapprove-bootstrap",
+            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        ),
     ];
-    if version.minor >= LOOKS_FOR_NODE {
+    if Traits::of(version).looks_for_node {
         rights.push(Right {
             verb: "get",
             group: "",

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::kubeadm::is_certificate;
 use super::objects::{Container, Pod, PodSpec};
+use super::recorded::ENCRYPTION;
 
 /// A file or folder of the healthy master that its control plane needs besides kubeadm's own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +21,12 @@ impl ExtraPath {
     /// Whether the files in a folder are brought with it.
     pub fn is_copied(&self) -> bool {
         self.role == Role::Mounted && self.path.starts_with("/etc/")
+    }
+
+    /// Whether a flag by which data are encrypted names it.
+    pub fn encrypts(&self) -> bool {
+        let (flag, _) = self.named_by.split_once(' ').unwrap_or_default();
+        ENCRYPTION.contains(&flag.trim_start_matches('-'))
     }
 }
 
@@ -144,38 +152,43 @@ fn is_output(flag: &str) -> bool {
     name.starts_with("log-") || name.ends_with("-log-path") || name == "cert-dir"
 }
 
-/// The pairs of certificate and key that kubeadm makes, or hands to every master, in its folder of certificates (cmd/kubeadm/app/constants/constants.go).
-const PAIRS: [&str; 10] = [
-    "apiserver",
-    "apiserver-etcd-client",
-    "apiserver-kubelet-client",
-    "ca",
-    "etcd/ca",
-    "etcd/healthcheck-client",
-    "etcd/peer",
-    "etcd/server",
-    "front-proxy-ca",
-    "front-proxy-client",
-];
-
-/// Whether kubeadm makes this file, or hands it to every master: by its name in the folder of certificates. People put files of their own beside them.
-pub(crate) fn is_kubeadms_certificate(name: &str) -> bool {
-    let pair = name
-        .strip_suffix(".crt")
-        .or_else(|| name.strip_suffix(".key"));
-    matches!(name, "sa.pub" | "sa.key") || pair.is_some_and(|pair| PAIRS.contains(&pair))
-}
-
-/// The same of a path, and of the folder itself.
+/// Whether kubeadm makes this file, or hands it to every master; or it is its folder of certificates.
 fn is_kubeadms(path: &str, certificates_dir: &str) -> bool {
     path.strip_prefix(certificates_dir)
         .map(|name| name.trim_start_matches('/'))
-        .is_some_and(|name| name.is_empty() || is_kubeadms_certificate(name))
+        .is_some_and(|name| name.is_empty() || is_certificate(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_people_put_beside_kubeadms_certificates_is_theirs_whatever_it_is_called() {
+        let pod: Pod = serde_json::from_str(
+            r#"{"metadata":{"labels":{"component":"kube-apiserver"}},"spec":{"containers":[{"command":["kube-apiserver",
+                "--tls-cert-file=/etc/kubernetes/pki/apiserver.crt",
+                "--etcd-cafile=/etc/kubernetes/pki/etcd/ca.crt",
+                "--proxy-client-key-file=/etc/kubernetes/pki/front-proxy-client.key",
+                "--service-account-key-file=/etc/kubernetes/pki/sa.pub",
+                "--tls-sni-cert-key=/etc/kubernetes/pki/apiserver-sni.crt,/etc/kubernetes/pki/apiserver-sni.key",
+                "--encryption-provider-config=/etc/kubernetes/pki/apiserver-encryption.yaml"]}]}}"#,
+        )
+        .unwrap();
+        let found = extra_paths(&[&pod], "/etc/kubernetes/pki");
+        let found: Vec<(&str, bool)> = found
+            .iter()
+            .map(|extra| (extra.path.as_str(), extra.encrypts()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("/etc/kubernetes/pki/apiserver-encryption.yaml", true),
+                ("/etc/kubernetes/pki/apiserver-sni.crt", false),
+                ("/etc/kubernetes/pki/apiserver-sni.key", false),
+            ]
+        );
+    }
 
     #[test]
     fn files_are_known_by_the_flags_that_name_them_wherever_they_are_mounted() {

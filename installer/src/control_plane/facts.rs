@@ -11,6 +11,7 @@ use bundle_spec::KubeVersion;
 use serde::Deserialize;
 
 use super::alarms::Alarm;
+use super::announced::{CLUSTER_INFO, Endpoint, authority, ca_path, endpoint};
 use super::bootstrap::{self, Barrier};
 use super::containers::{KUBELET_FLAGS, cri_socket, cri_socket_question, kubelet_flag, listing};
 use super::etcd::{Etcd, Member};
@@ -20,32 +21,10 @@ use super::objects::{DaemonSet, Data, List, Node, Pod};
 use super::recorded::Unrecorded;
 use super::{ADMIN_CONF, ClusterView, UPLOADED_CERTS, credentials};
 use crate::facts::configures_network;
-use crate::host::command::{Cmd, CommandError, Output};
-use crate::host::probe::Probe;
+use crate::host::command::Cmd;
 use crate::host::remote::RemoteView;
 use crate::kubernetes::{CgroupDriverRule, Traits};
 use crate::runtime::Runtime;
-
-/// The address that kubeadm goes on with after discovery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// A name or an address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// The addresses that the healthy master's own resolver has for the name; empty where it is an address.
-    pub resolved_there: Vec<String>,
-}
-
-impl Endpoint {
-    /// `HOST:PORT`.
-    pub fn place(&self) -> String {
-        match self.host.parse() {
-            Ok(address) => SocketAddr::new(address, self.port).to_string(),
-            Err(_) => format!("{}:{}", self.host, self.port),
-        }
-    }
-}
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -267,9 +246,6 @@ impl ClusterFacts {
 /// kubeadm's own record of the cluster.
 const KUBEADM_CONFIG: [&str; 4] = ["configmap", "kubeadm-config", "--namespace", "kube-system"];
 
-/// What kubeadm's discovery is answered from.
-const CLUSTER_INFO: [&str; 4] = ["configmap", "cluster-info", "--namespace", "kube-public"];
-
 /// The masters' static pods.
 const CONTROL_PLANE: [&str; 5] = [
     "pods",
@@ -300,10 +276,6 @@ fn docker_driver() -> Cmd {
 
 fn kubelet_configuration_object(name: &str) -> [&str; 4] {
     ["configmap", name, "--namespace", "kube-system"]
-}
-
-fn ca_path(config: &ClusterConfiguration) -> String {
-    format!("{}/ca.crt", config.certificates_dir)
 }
 
 /// What is asked of every cluster.
@@ -519,99 +491,6 @@ fn cgroup_driver(
     Ok(driver)
 }
 
-/// A cluster as cluster-info announces it.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Announced {
-    certificate_authority_data: String,
-    server: String,
-}
-
-fn announced(view: &ClusterView) -> Result<Announced> {
-    #[derive(Deserialize)]
-    struct KubeConfig {
-        clusters: Vec<Named>,
-    }
-    #[derive(Deserialize)]
-    struct Named {
-        cluster: Announced,
-    }
-    let info: Data = view.get(&CLUSTER_INFO)?;
-    let text = info
-        .data
-        .get("kubeconfig")
-        .context("the ConfigMap cluster-info has no kubeconfig")?;
-    let kubeconfig: KubeConfig =
-        serde_saphyr::from_str(text).context("the ConfigMap cluster-info does not parse")?;
-    let first = kubeconfig.clusters.into_iter().next();
-    Ok(first
-        .context("the ConfigMap cluster-info names no cluster")?
-        .cluster)
-}
-
-/// Where the cluster's apiservers are reached, as it announces it: `https://HOST:PORT`.
-pub(crate) fn announced_server(view: &ClusterView) -> Result<String> {
-    Ok(announced(view)?.server)
-}
-
-/// The CA certificate, its key's hash, and the server in cluster-info. The CA is read on both sides and must be the same one.
-fn authority(
-    view: &ClusterView,
-    config: &ClusterConfiguration,
-) -> Result<(Vec<u8>, String, String, usize)> {
-    let path = ca_path(config);
-    let certificate = view
-        .file(&path)?
-        .with_context(|| format!("{} has no CA certificate at {path}", view.address()))?;
-    let hash = credentials::ca_hash(&certificate)
-        .with_context(|| format!("cannot read {path} of {}", view.address()))?;
-    let server = announced(view)?;
-    let there = credentials::decode_base64(&server.certificate_authority_data)
-        .context("the CA certificate in cluster-info is not base64")?;
-    let there =
-        credentials::ca_hashes(&there).context("cannot read the CA certificate in cluster-info")?;
-    ensure!(
-        there.contains(&hash),
-        "the CA in cluster-info ({}) is not the one on {} ({hash}): a machine that joins could not trust the cluster. Repair the ConfigMap cluster-info in kube-public first",
-        there.join(", "),
-        view.address()
-    );
-    Ok((certificate, hash, server.server, there.len()))
-}
-
-fn endpoint(view: &ClusterView, server: &str) -> Result<Endpoint> {
-    let unclear = || format!("the server in cluster-info is not understood: {server}");
-    let rest = server
-        .strip_prefix("https://")
-        .with_context(unclear)?
-        .trim_end_matches('/');
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().with_context(unclear)?),
-        _ => (rest, 443),
-    };
-    let host = host
-        .trim_matches(|bracket| bracket == '[' || bracket == ']')
-        .to_owned();
-    let mut resolved_there = BTreeSet::new();
-    if host.parse::<std::net::IpAddr>().is_err() {
-        let output = match view.machine().probe(&Probe::addresses(&host)) {
-            // A DNS that does not answer finds nothing either.
-            Err(CommandError::Silent { .. } | CommandError::Timeout { .. }) => Output::default(),
-            answer => answer?,
-        };
-        resolved_there = output
-            .text()
-            .lines()
-            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
-            .collect();
-    }
-    Ok(Endpoint {
-        host,
-        port,
-        resolved_there: resolved_there.into_iter().collect(),
-    })
-}
-
 /// The address that the API server among these pods advertises.
 fn advertised(own: &[&Pod]) -> Option<IpAddr> {
     let mut pods = own.iter();
@@ -635,6 +514,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::host::command::Output;
     use crate::host::scripted::Scripted;
 
     #[test]

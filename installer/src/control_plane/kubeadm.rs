@@ -80,9 +80,8 @@ pub struct LocalEtcd {
     pub image_repository: String,
     /// Overrides kubeadm's own tag.
     pub image_tag: String,
-    /// All of it, as it is stored: what etcd's pods get besides has another form in every other version.
-    #[serde(flatten)]
-    pub section: Value,
+    /// The flags that etcd gets besides, as they are stored: their form differs between versions.
+    pub extra_args: Value,
 }
 
 /// etcd that kubeadm does not manage.
@@ -110,9 +109,6 @@ pub struct Dns {
     pub image_repository: String,
     /// Overrides kubeadm's own tag.
     pub image_tag: String,
-    /// All of it, as it is stored: what etcd's pods get besides has another form in every other version.
-    #[serde(flatten)]
-    pub section: Value,
 }
 
 impl ClusterConfiguration {
@@ -128,6 +124,44 @@ impl ClusterConfiguration {
         .to_owned();
         Ok(config)
     }
+}
+
+/// What every kubeadm master has in its folder of certificates.
+pub(crate) const CERTIFICATES: [&str; 12] = [
+    "ca.crt",
+    "ca.key",
+    "sa.key",
+    "sa.pub",
+    "front-proxy-ca.crt",
+    "front-proxy-ca.key",
+    "apiserver.crt",
+    "apiserver.key",
+    "apiserver-kubelet-client.crt",
+    "apiserver-kubelet-client.key",
+    "front-proxy-client.crt",
+    "front-proxy-client.key",
+];
+
+/// The same, where etcd runs on the masters.
+pub(crate) const ETCD_CERTIFICATES: [&str; 10] = [
+    "apiserver-etcd-client.crt",
+    "apiserver-etcd-client.key",
+    "etcd/ca.crt",
+    "etcd/ca.key",
+    "etcd/server.crt",
+    "etcd/server.key",
+    "etcd/peer.crt",
+    "etcd/peer.key",
+    "etcd/healthcheck-client.crt",
+    "etcd/healthcheck-client.key",
+];
+
+/// Whether a file in the folder of certificates is one that kubeadm makes, or hands to every master, by its name. People put files of their own beside them.
+pub(crate) fn is_certificate(name: &str) -> bool {
+    CERTIFICATES
+        .iter()
+        .chain(&ETCD_CERTIFICATES)
+        .any(|known| *known == name)
 }
 
 /// kubeadm's `ClusterStatus`, which versions up to 1.21 keep beside the configuration.

@@ -5,6 +5,7 @@
 //! workflow is decided elsewhere.
 
 pub mod alarms;
+pub mod announced;
 pub mod bootstrap;
 pub mod containers;
 pub mod controllers;
@@ -118,17 +119,12 @@ impl ClusterView {
 
     /// Why the healthy master's own admin.conf, as it is, leads to no API server from there; nothing where it does. kubeadm there goes by it, where our own questions ask a server by its address.
     pub fn astray(&self) -> Option<String> {
-        let args = [
-            "--kubeconfig",
-            ADMIN_CONF,
-            "--request-timeout",
-            "10s",
-            "get",
-            "--raw",
-            "/healthz",
-        ];
-        let asked = Cmd::new("kubectl", args).timeout(Duration::from_secs(30));
-        match self.ask(&asked) {
+        let as_it_is = Self {
+            server: None,
+            ..self.clone()
+        };
+        let args = ["--request-timeout", "10s", "get", "--raw", "/healthz"];
+        match self.ask(&as_it_is.kubectl(args)) {
             // Whatever an API server says, it answers.
             Ok(answer) if answer.ok() || answer.evidence().contains("Error from server") => None,
             Ok(answer) => Some(answer.evidence()),
@@ -400,6 +396,20 @@ mod tests {
         let view = ClusterView::new(Arc::new(script), "m1.lab").by_own_server();
         let found: Option<objects::Node> = view.find(&["node", "m1"]).unwrap();
         assert!(found.is_some());
+    }
+
+    #[test]
+    fn credentials_lead_astray_where_no_api_server_answers_them() {
+        let told = |status: i32, said: &str| {
+            let as_it_is = format!("{KUBECTL} --request-timeout 10s get --raw /healthz");
+            let script = master((0, "ok")).on(&as_it_is, status, said);
+            let view = ClusterView::new(Arc::new(script), "m1.lab").by_own_server();
+            view.astray()
+        };
+        assert_eq!(told(0, "ok"), None);
+        assert_eq!(told(1, "Error from server (Forbidden): no"), None);
+        let lost = told(1, "Unable to connect to the server: no route to host").unwrap();
+        assert!(lost.contains("no route to host"), "{lost}");
     }
 
     #[test]

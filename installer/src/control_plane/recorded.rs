@@ -188,7 +188,7 @@ impl ClusterConfiguration {
     /// A pod for each component, with nothing but what the record adds to it: flags, and volumes at their mounts.
     pub(super) fn recorded_pods(&self) -> Vec<Pod> {
         let pod = |(component, section): (&str, &Value)| {
-            let flags = extra_args(section).into_iter();
+            let flags = extra_args(&section["extraArgs"]).into_iter();
             let flags = flags.map(|(name, value)| format!("--{name}={value}"));
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let volumes = section["extraVolumes"].as_array().into_iter().flatten();
@@ -210,33 +210,29 @@ impl ClusterConfiguration {
             });
             serde_json::from_value(pod).unwrap_or_default()
         };
-        let sections = self
-            .sections()
-            .into_iter()
-            .filter(|(component, _)| *component != "etcd");
-        sections.map(pod).collect()
+        self.sections().into_iter().map(pod).collect()
     }
 
-    fn sections(&self) -> [(&'static str, &Value); 4] {
-        let etcd = self
-            .etcd
-            .local
-            .as_ref()
-            .map_or(&Value::Null, |etcd| &etcd.section);
-        let sections = [
-            &self.api_server,
-            &self.controller_manager,
-            &self.scheduler,
-            etcd,
-        ];
+    /// The sections of those that have volumes besides, too.
+    fn sections(&self) -> [(&'static str, &Value); 3] {
+        let sections = [&self.api_server, &self.controller_manager, &self.scheduler];
         std::array::from_fn(|at| (COMPONENTS[at].0, sections[at]))
+    }
+
+    /// The extra arguments of each component, as they are stored.
+    fn all_extra_args(&self) -> [&Value; 4] {
+        let etcd = self.etcd.local.as_ref();
+        let [api_server, controller_manager, scheduler] =
+            self.sections().map(|(_, section)| &section["extraArgs"]);
+        let etcd = etcd.map_or(&Value::Null, |etcd| &etcd.extra_args);
+        [api_server, controller_manager, scheduler, etcd]
     }
 
     /// The flags that the healthy master's `own` pods have and a new master's will not have so, and those that only the new one will have.
     pub(super) fn unrecorded(&self, own: &[&Pod]) -> Vec<Unrecorded> {
         let mut found = Vec::new();
-        for ((component, section), (_, usual)) in self.sections().into_iter().zip(COMPONENTS) {
-            let recorded = extra_args(section);
+        for ((component, usual), extra) in COMPONENTS.into_iter().zip(self.all_extra_args()) {
+            let recorded = extra_args(extra);
             let Some(pod) = own.iter().find(|pod| pod.component() == component) else {
                 continue;
             };
@@ -246,18 +242,15 @@ impl ClusterConfiguration {
                 if flags[..at].iter().any(|(earlier, _)| earlier == name) {
                     continue;
                 }
-                let given = match recorded.get(*name) {
-                    Some(known) => Usual::Is(known.clone()),
-                    None => match renamed(name).and_then(|other| recorded.get(other)) {
-                        Some(known) => Usual::Is(known.clone()),
-                        None if usual.contains(name) => self.usual(component, name),
-                        None => Usual::Absent,
+                let known = recorded.get(*name).or_else(|| recorded.get(renamed(name)?));
+                let given = match known {
+                    Some(known) => Some(known.clone()),
+                    None if !usual.contains(name) => None,
+                    None => match self.usual(component, name) {
+                        Usual::Unknown => continue,
+                        Usual::Absent => None,
+                        Usual::Is(usual) => Some(usual),
                     },
-                };
-                let given = match given {
-                    Usual::Unknown => continue,
-                    Usual::Absent => None,
-                    Usual::Is(given) => Some(given),
                 };
                 if given
                     .as_ref()
@@ -289,10 +282,6 @@ impl ClusterConfiguration {
 
     /// What kubeadm gives to a new master of a flag of its own.
     fn usual(&self, component: &str, name: &str) -> Usual {
-        let folder = match self.certificates_dir.as_str() {
-            "" => "/etc/kubernetes/pki",
-            folder => folder.trim_end_matches('/'),
-        };
         match (component, name) {
             ("kube-apiserver", "authorization-mode") => Usual::Is(AUTHORIZERS.join(",")),
             ("kube-apiserver", "enable-admission-plugins") => {
@@ -303,7 +292,7 @@ impl ClusterConfiguration {
                 self.dns_domain()
             )),
             ("kube-apiserver", "service-account-signing-key-file") => {
-                Usual::Is(format!("{folder}/sa.key"))
+                Usual::Is(format!("{}/sa.key", self.certificates_dir))
             }
             ("kube-controller-manager", "controllers") => {
                 Usual::Is("*,bootstrapsigner,tokencleaner".to_owned())
@@ -372,13 +361,13 @@ fn harm(name: &str, own: Option<&str>, given: Option<&str>) -> Option<Harm> {
     }
 }
 
-/// The extra arguments of a section: a map up to v1beta3, a list from v1beta4 on. Of one that is there twice the last one counts.
-fn extra_args(section: &Value) -> BTreeMap<String, String> {
+/// Extra arguments: a map up to v1beta3, a list from v1beta4 on. Of one that is there twice the last one counts.
+fn extra_args(stored: &Value) -> BTreeMap<String, String> {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    match &section["extraArgs"] {
+    match stored {
         Value::Object(map) => map
             .iter()
             .map(|(name, value)| (name.clone(), text(value)))

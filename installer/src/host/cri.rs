@@ -16,8 +16,8 @@ pub(crate) const STARTING: (u32, Duration) = (120, Duration::from_millis(250));
 /// Where containerd's CRI keeps one folder a pod that runs. A containerd that serves Docker alone has no such folder.
 pub(crate) const SANDBOXES: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes";
 
-/// crictl against the runtime that listens at `socket`, images included, whatever /etc/crictl.yaml and the operator's shell say; the runtime has `limit` for each answer: by itself crictl gives up after 2 s, so that a busy containerd would look like one
-/// that runs nothing.
+/// crictl against the runtime that listens at `socket`, for images as well, whatever /etc/crictl.yaml and the operator's shell say. The runtime has `limit` for each answer: by itself crictl
+/// gives up after 2 s, so that a busy containerd would look like one that runs nothing.
 pub(crate) fn crictl<S: AsRef<str>>(
     socket: &str,
     limit: Duration,

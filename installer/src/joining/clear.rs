@@ -82,8 +82,7 @@ impl ClearInterruptedJoin {
                 "If it was a master of this cluster under this name and address, it needs a rebirth, not a join: kpot-install rebirth-master --healthy {healthy}\nIf these are left-overs, take them out of the cluster and off this machine first: kpot-install reset --healthy {healthy}"
             ));
         };
-        let is_here =
-            lone.has_address(&self.joining.address) || lone.is_at_one_of(&self.joining.local);
+        let is_here = self.joining.is_at(&lone);
         Ok(if lone.is_ready() {
             "Two machines must not have one name: give this one another with --node-name".to_owned()
         } else if lone.is_master() && is_here {

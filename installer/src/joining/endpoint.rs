@@ -15,7 +15,8 @@ use anyhow::{Context, Result};
 
 use super::bridge::Bridge;
 use super::refusals::Refusal;
-use crate::control_plane::facts::{ClusterFacts, Endpoint};
+use crate::control_plane::announced::{Endpoint, host_and_port};
+use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::kubeadm::EDIT_RECORD;
 use crate::control_plane::{ADMIN_CONF, ClusterView};
 use crate::host::HostView;
@@ -162,18 +163,32 @@ pub fn reach(
     knock: &Knock<'_>,
 ) -> Reached {
     let port = cluster.endpoint.port;
+    let of_own = ", which is bridged for IPv4 and the apiserver's own port only";
+    let Err(failures) = try_each(&name.addresses(), port, (own, of_own), knock) else {
+        return Reached::Answers;
+    };
+    bridge(cluster, name, own, healthy).map_or(Reached::Nobody(failures), Reached::Ours)
+}
+
+/// Connects to one address after the other until one answers; else what was tried. `own` are this machine's addresses, which are not tried, and what to say of them besides.
+fn try_each(
+    addresses: &[IpAddr],
+    port: u16,
+    (own, of_own): (&[IpAddr], &str),
+    knock: &Knock<'_>,
+) -> Result<(), Vec<String>> {
     let mut failures = Vec::new();
-    for address in name.addresses() {
-        if own.contains(&address) {
-            failures.push(format!("{address} is this machine's own, which is bridged for IPv4 and the apiserver's own port only"));
+    for address in addresses {
+        if own.contains(address) {
+            failures.push(format!("{address} is this machine's own{of_own}"));
             continue;
         }
-        match knock(&SocketAddr::new(address, port)) {
-            Ok(()) => return Reached::Answers,
+        match knock(&SocketAddr::new(*address, port)) {
+            Ok(()) => return Ok(()),
             Err(cause) => failures.push(format!("{address} port {port}: {cause}")),
         }
     }
-    bridge(cluster, name, own, healthy).map_or(Reached::Nobody(failures), Reached::Ours)
+    Err(failures)
 }
 
 /// Who answers for the endpoint where it is an address of this machine and a port at which its apiserver will listen. With IPv4 only: what the packet filter does there
@@ -287,16 +302,9 @@ pub fn recorded(
         Err(_) if is_same_host => name.addresses(),
         Err(_) => resolve_here(host, &recorded)?,
     };
-    let attempt = |address: &IpAddr| match knock(&SocketAddr::new(*address, recorded.port)) {
-        _ if own.contains(address) => Some(format!("{address} is this machine's own")),
-        Ok(()) => None,
-        Err(cause) => Some(format!("{address} port {}: {cause}", recorded.port)),
-    };
-    let failures: Vec<Option<String>> = addresses.iter().map(attempt).collect();
-    if failures.contains(&None) {
+    let Err(mut tried) = try_each(&addresses, recorded.port, (own, ""), knock) else {
         return Ok(None);
-    }
-    let mut tried: Vec<String> = failures.into_iter().flatten().collect();
+    };
     if tried.is_empty() {
         tried.push("this machine does not resolve the name".to_owned());
     }
@@ -316,15 +324,9 @@ pub fn recorded(
 /// The endpoint in kubeadm's record; nothing where it has none, or one that is not understood. Without a port it is that of the API servers, as kubeadm takes it.
 fn recorded_endpoint(cluster: &ClusterFacts) -> Option<Endpoint> {
     let text = cluster.config.control_plane_endpoint.as_str();
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    let (host, port) = match text.rsplit_once(':') {
-        _ if text.is_empty() => return None,
-        _ if bare.parse::<IpAddr>().is_ok() => (bare, cluster.apiserver_port),
-        None => (text, cluster.apiserver_port),
-        Some((host, port)) => (host, port.parse().ok()?),
-    };
-    Some(Endpoint {
-        host: host.trim_matches(['[', ']']).to_owned(),
+    let (host, port) = host_and_port(text, cluster.apiserver_port)?;
+    (!host.is_empty()).then(|| Endpoint {
+        host,
         port,
         resolved_there: Vec::new(),
     })

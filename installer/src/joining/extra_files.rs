@@ -15,7 +15,6 @@ use bundle_spec::Sha256;
 use crate::control_plane::ClusterView;
 use crate::control_plane::extra_paths::{DISTRIBUTION, ExtraPath, Role};
 use crate::control_plane::kubeadm::EDIT_RECORD;
-use crate::control_plane::recorded::ENCRYPTION;
 use crate::host::remote::{RemoteView, TreeEntry};
 use crate::host::{HostView, Kind};
 use crate::replacing::clear::LEFT;
@@ -162,8 +161,8 @@ impl ExtraFiles {
     fn choices<'m>(&'m self, cluster: &'m ClusterView, host: &HostView) -> Result<Choices<'m>> {
         let mut choices: BTreeMap<String, Choice<'m>> = BTreeMap::new();
         let (mut left, mut by_hand) = (Vec::new(), Vec::new());
-        for from in self.down.iter().chain([cluster.machine()]) {
-            let is_down = !std::ptr::eq(from, cluster.machine());
+        let down = self.down.iter().map(|down| (down, true));
+        for (from, is_down) in down.chain([(cluster.machine(), false)]) {
             let mut found = self.wanted(from, host)?;
             if is_down {
                 found
@@ -216,12 +215,8 @@ impl ExtraFiles {
     /// Whether a file must be the same on all masters now: keys may have been changed while a machine was away, and one with the old ones neither reads the others' Secrets nor writes
     /// what they can read.
     fn is_for_all(&self, path: &str) -> bool {
-        let encrypts = |extra: &ExtraPath| {
-            let (flag, _) = extra.named_by.split_once(' ').unwrap_or_default();
-            ENCRYPTION.contains(&flag.trim_start_matches('-'))
-        };
         let mut paths = self.paths.iter();
-        paths.any(|extra| extra.path == path && encrypts(extra))
+        paths.any(|extra| extra.path == path && extra.encrypts())
     }
 
     /// Whether `path`, found below the folder `named`, is something that each master has for itself.

@@ -6,8 +6,9 @@ use bundle_spec::manifest::{Runtime, RuntimeName, Windows};
 use bundle_spec::{Arch, KubeVersion, Manifest};
 
 use super::Joining;
+use crate::control_plane::announced::Endpoint;
 use crate::control_plane::etcd::{Member, MemberId};
-use crate::control_plane::facts::{ClusterFacts, Endpoint};
+use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::images::{MissingImage, PodNetwork};
 use crate::control_plane::kubeadm::{ClusterConfiguration, KubeletConfiguration};
 use crate::control_plane::objects::Node;

@@ -88,21 +88,20 @@ impl Joining {
     /// have a network of their own, it is the one that this machine's Node had; else nothing, and the kubelet chooses by itself as all others did.
     fn node_ip(&self) -> Option<&str> {
         let cluster = &self.cluster;
-        let is_apart = cluster.advertised.is_some_and(|advertised| {
-            let advertised = advertised.to_string();
-            !cluster
-                .healthy
-                .internal_addresses()
-                .any(|own| own == advertised)
-        });
+        let is_apart = cluster
+            .advertised
+            .is_some_and(|advertised| !cluster.healthy.is_at_one_of(&[advertised.to_string()]));
         if !is_apart {
             return Some(&self.address);
         }
         let had = cluster.node(&self.node)?.internal_address()?;
-        self.local
-            .iter()
-            .map(String::as_str)
-            .find(|own| *own == had)
+        let mut local = self.local.iter().map(String::as_str);
+        local.find(|own| *own == had)
+    }
+
+    /// Whether a Node is where this machine is.
+    pub(crate) fn is_at(&self, node: &Node) -> bool {
+        node.has_address(&self.address) || node.is_at_one_of(&self.local)
     }
 
     /// Looks at this machine and asks the cluster.
@@ -178,9 +177,7 @@ impl Joining {
         let started = member.is_some_and(|member| {
             member.is_at(&self.address) && member.name == self.node && !member.is_learner
         });
-        let labelled = node.is_some_and(|node| {
-            node.is_master() && (node.has_address(&self.address) || node.is_at_one_of(&self.local))
-        });
+        let labelled = node.is_some_and(|node| node.is_master() && self.is_at(node));
         let placed = MANIFESTS
             .iter()
             .filter(|name| stacked || **name != "etcd.yaml")

@@ -255,18 +255,18 @@ fn edit_record(flag: &Unrecorded) -> String {
         "kube-scheduler" => "scheduler",
         _ => "etcd.local",
     };
-    let (what, volumes) = match &flag.own {
-        None => (format!("take {} out of", flag.flag), ""),
-        Some(_) if flag.harm == Some(Harm::Encryption) => (
-            format!("write what that master has of {} into", flag.flag),
-            ", and what it is mounted from into extraVolumes",
-        ),
-        Some(_) => (
-            format!("write what that master has of {} into", flag.flag),
-            "",
-        ),
+    let (take, from) = match flag.own {
+        None => ("take", "out of"),
+        Some(_) => ("write what that master has of", "into"),
     };
-    format!("{what} {section}.extraArgs there{volumes}: {EDIT_RECORD}")
+    let volumes = match (&flag.own, flag.harm) {
+        (Some(_), Some(Harm::Encryption)) => ", and what it is mounted from into extraVolumes",
+        _ => "",
+    };
+    format!(
+        "{take} {} {from} {section}.extraArgs there{volumes}: {EDIT_RECORD}",
+        flag.flag
+    )
 }
 
 /// [`CLOCK_TOLERANCE`] for comparing with a measured difference.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clear::{self, LEFT};
 use super::{ASIDE, KUBERNETES};
-use crate::control_plane::extra_paths::is_kubeadms_certificate;
+use crate::control_plane::kubeadm::is_certificate;
 use crate::host::{HostView, Kind};
 use crate::joining::MANIFESTS;
 use crate::journal::STATE_DIR;
@@ -102,7 +102,7 @@ impl BackUp {
             .map(|name| name.trim_start_matches('/'));
         let name = path.strip_prefix("/etc/kubernetes/manifests/");
         let config = path.strip_prefix("/var/lib/kubelet/");
-        certificate.is_some_and(is_kubeadms_certificate)
+        certificate.is_some_and(is_certificate)
             || name.is_some_and(|name| MANIFESTS.contains(&name))
             || config.is_some_and(|name| {
                 matches!(

@@ -224,20 +224,17 @@ impl Departed {
         let is_placed = members.any(|member| member.name == *name && member.is_at(address))
             || entries.any(|(known, place)| known == name && place == address)
             || recorded.any(|record| record.is_of(node) && record.address == *address);
-        let is_here = || {
-            let is_local = |own: &str| local.iter().any(|address| address == own);
-            let mut recorded = records.iter();
-            node.internal_addresses().all(is_local)
-                && recorded.all(|record| record.name != *name || record.address == *address)
-        };
+        let is_local = |own: &str| local.iter().any(|address| address == own);
+        let mut recorded = records.iter();
+        let is_here = node.internal_addresses().all(is_local)
+            && recorded.all(|record| record.name != *name || record.address == *address);
         let is_elsewhere = node.internal_addresses().next().is_some();
+        let mut others = node.internal_addresses();
         // Somebody may have given a dead master's name to a worker since. That of this machine has no label before kubeadm gives it one, and where somebody deleted it and the kubelet made it
         // anew.
-        if !node.is_master() && !is_here() {
-            return false;
-        }
-        let mut others = node.internal_addresses();
-        is_elsewhere && (is_placed || is_here()) && !others.any(|own| self.is_taken(cluster, own))
+        is_elsewhere
+            && (is_here || (is_placed && node.is_master()))
+            && !others.any(|own| self.is_taken(cluster, own))
     }
 
     /// Whether somebody of another name is at `address`.

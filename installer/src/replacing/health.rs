@@ -10,6 +10,7 @@ use crate::control_plane::credentials::{SHARED, expiry};
 use crate::control_plane::etcd::{Etcd, Member, has_answered, health_of};
 use crate::control_plane::guard::Reading;
 use crate::control_plane::images::qualified;
+use crate::control_plane::kubeadm::{CERTIFICATES, ETCD_CERTIFICATES};
 use crate::control_plane::{ADMIN_CONF, Cluster, ClusterView};
 use crate::facts::kubeconfig::{ClientCertificate, client_certificate, ends};
 use crate::host::command::{Cmd, NO_PROGRAM, Output};
@@ -20,36 +21,6 @@ use crate::joining::{Joining, Standing};
 use crate::journal::Change;
 use crate::runtime::Runtime;
 use crate::step::{View, World};
-
-/// What every kubeadm master has in its folder of certificates.
-pub(crate) const CERTIFICATES: [&str; 12] = [
-    "ca.crt",
-    "ca.key",
-    "sa.key",
-    "sa.pub",
-    "front-proxy-ca.crt",
-    "front-proxy-ca.key",
-    "apiserver.crt",
-    "apiserver.key",
-    "apiserver-kubelet-client.crt",
-    "apiserver-kubelet-client.key",
-    "front-proxy-client.crt",
-    "front-proxy-client.key",
-];
-
-/// The same, where etcd runs on the masters.
-pub(crate) const ETCD_CERTIFICATES: [&str; 10] = [
-    "apiserver-etcd-client.crt",
-    "apiserver-etcd-client.key",
-    "etcd/ca.crt",
-    "etcd/ca.key",
-    "etcd/server.crt",
-    "etcd/server.key",
-    "etcd/peer.crt",
-    "etcd/peer.key",
-    "etcd/healthcheck-client.crt",
-    "etcd/healthcheck-client.key",
-];
 
 /// The credentials of the control plane's parts.
 pub(crate) const KUBECONFIGS: [&str; 4] = [

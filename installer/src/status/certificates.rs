@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
+use crate::control_plane::kubeadm::{CERTIFICATES, ETCD_CERTIFICATES};
 use crate::facts::kubeconfig::{self, ClientCertificate, ends};
 use crate::host::HostView;
-use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES, KUBECONFIGS};
+use crate::replacing::health::KUBECONFIGS;
 
 /// kubeadm's folder, unless the cluster has another.
 pub(super) const FOLDER: &str = "/etc/kubernetes/pki";

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Told;
 use crate::control_plane::ClusterView;
+use crate::control_plane::announced;
 use crate::control_plane::containers::cri_socket;
 use crate::control_plane::credentials::{self, JoinSecret};
 use crate::control_plane::etcd::{Etcd, Member, MemberId};
@@ -134,7 +135,7 @@ impl Cluster {
         Self {
             asked: view.address().to_owned(),
             version: Told::of(version.map(|version| version.to_string())),
-            endpoint: questions.tell(facts::announced_server),
+            endpoint: questions.tell(announced::announced_server),
             etcd: Told::of(etcd(view, nodes.as_deref().ok(), config.as_ref().ok())),
             lock: questions.tell(|view| lease::standing(view, facts::clock_skew(view)?)),
             unfinished: questions.tell(unfinished),

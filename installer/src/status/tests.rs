@@ -51,9 +51,9 @@ fn kubeconfig(pem: &str) -> String {
 fn master() -> Machine {
     let machine = bare();
     let pem = certificate(365);
-    for name in crate::replacing::health::CERTIFICATES
+    for name in crate::control_plane::kubeadm::CERTIFICATES
         .iter()
-        .chain(&crate::replacing::health::ETCD_CERTIFICATES)
+        .chain(&crate::control_plane::kubeadm::ETCD_CERTIFICATES)
     {
         machine.file(&format!("/etc/kubernetes/pki/{name}"), &pem);
     }

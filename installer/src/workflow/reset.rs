@@ -16,8 +16,9 @@ use super::{
     warn,
 };
 use crate::console::Console;
+use crate::control_plane::announced::Endpoint;
 use crate::control_plane::etcd::Etcd;
-use crate::control_plane::facts::{ClusterFacts, Endpoint};
+use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::lease::Holder;
 use crate::control_plane::{Cluster, ClusterView, credentials};
 use crate::engine::{self, Plan};

@@ -327,10 +327,9 @@ fn node_name(
 }
 
 fn is_worker(cluster: &ClusterFacts, joining: &Joining) -> bool {
-    cluster.node(&joining.node).is_some_and(|node| {
-        let is_here = node.has_address(&joining.address) || node.is_at_one_of(&joining.local);
-        !node.is_master() && is_here
-    })
+    cluster
+        .node(&joining.node)
+        .is_some_and(|node| !node.is_master() && joining.is_at(node))
 }
 
 pub(super) fn is_etcd(image: &str) -> bool {
@@ -350,6 +349,21 @@ mod tests {
     use crate::joining::fixtures::{self, member, node};
     use crate::journal::{Change, Event};
     use crate::rollback::owed::WORKFLOW;
+
+    #[test]
+    fn a_worker_is_known_by_any_of_this_machines_addresses() {
+        let worker = |address: &str| {
+            let mut cluster = fixtures::cluster();
+            let mut b1 = node("b1", address);
+            b1.metadata.labels.clear();
+            cluster.nodes.push(b1);
+            let mut joining = fixtures::joining(std::rc::Rc::new(cluster.clone()));
+            joining.local = vec!["10.0.0.21".to_owned(), "192.168.1.21".to_owned()];
+            is_worker(&cluster, &joining)
+        };
+        assert!(worker("10.0.0.21") && worker("192.168.1.21"));
+        assert!(!worker("192.168.1.22"), "another machine of that name");
+    }
 
     /// A journal's lines, each with the run that wrote it.
     fn journal(events: &[(&str, Event)]) -> Vec<Entry> {

@@ -608,3 +608,38 @@ fn what_lies_beside_a_file_that_a_flag_names_is_brought_with_it() {
         assert_eq!(step.check(world.view()).unwrap(), State::Satisfied);
     });
 }
+
+#[test]
+fn the_encryption_of_secrets_is_the_healthy_masters_and_nobody_elses() {
+    const PATH: &str = "/etc/kubernetes/enc.yaml";
+    let machine = |text: &'static str| {
+        Scripted::new()
+            .on(&format!("find -H {PATH}"), 0, &format!("f 600 3 {PATH}\n"))
+            .on("find", 1, "find: x: No such file or directory")
+            .on(
+                "sha256sum",
+                0,
+                &format!("{}  {PATH}\n", Sha256::of(text.as_bytes()).hex()),
+            )
+            .on("test -f", 0, "")
+            .on("cat", 0, text)
+    };
+    let extra = ExtraPath {
+        path: PATH.to_owned(),
+        named_by: "--encryption-provider-config of kube-apiserver".to_owned(),
+        role: Role::Read,
+    };
+    let step = || ExtraFiles::new(vec![extra.clone()], "/etc/kubernetes/pki");
+    beside(Arc::new(machine("new")), |world, _| {
+        let down = RemoteView::new(Arc::new(machine("old")), "10.0.0.13");
+        step().preferring(Some(down)).apply(world).unwrap();
+        let brought = world.host.view().text(PATH).unwrap().unwrap();
+        assert_eq!(brought, "new", "the down machine may have an old one");
+        world.host.write_file(PATH, b"old", 0o600).unwrap();
+        let state = step().keeping_own().check(world.view()).unwrap();
+        assert!(
+            matches!(&state, State::Conflict { reason, .. } if reason.contains(PATH)),
+            "{state:?}"
+        );
+    });
+}

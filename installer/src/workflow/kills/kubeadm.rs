@@ -13,9 +13,10 @@ use super::played::{Outcome, Played, certificate, secret_of};
 use super::world::kubeconfig;
 use crate::control_plane::credentials::SHARED;
 use crate::control_plane::kubeadm::without_endpoint;
+use crate::control_plane::kubeadm::{CERTIFICATES, ETCD_CERTIFICATES};
 use crate::host::command::Output;
 use crate::joining::MANIFESTS;
-use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES, KUBECONFIGS};
+use crate::replacing::health::KUBECONFIGS;
 
 /// What comes in the way of a join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

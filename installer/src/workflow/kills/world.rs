@@ -13,10 +13,11 @@ use super::etcd::{DATA, Etcd, Member, Snapshot};
 use super::files::Files;
 use super::kubectl::Objects;
 use super::played::{Down, Here, Played, certificate};
+use crate::control_plane::kubeadm::{CERTIFICATES, ETCD_CERTIFICATES};
 use crate::facts::Disks;
 use crate::joining::MANIFESTS;
 use crate::kubernetes::Traits;
-use crate::replacing::health::{CERTIFICATES, ETCD_CERTIFICATES, KUBECONFIGS};
+use crate::replacing::health::KUBECONFIGS;
 
 /// The cluster's endpoint, a load balancer.
 pub(super) const BALANCER: &str = "192.0.2.10";
