@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use super::support::raw::{Raw, answer};
 use super::support::upstream::Upstream;
 use super::support::{Desk, code, stderr};
 
@@ -201,6 +202,24 @@ fn an_https_address_is_reached_through_a_tunnel() {
         ["CONNECT dl.k8s.io:443 HTTP/1.1"],
         "another try gives the same"
     );
+}
+
+#[test]
+fn a_proxy_that_opens_no_way_is_told_as_that() {
+    let desk = Desk::without_key();
+    let proxy = Raw::start(|_, _, wire| answer(wire, "403 Forbidden", "", "not that host"));
+    let value = format!("http://{}", proxy.address());
+    let arguments = ["build", "--k8s", "stable", "--plan"];
+    let refused = desk.kpot_with(&arguments, &[("HTTPS_PROXY", &value)]);
+    assert_eq!(code(&refused), 1);
+    let told = stderr(&refused);
+    for word in [
+        "cannot fetch https://dl.k8s.io",
+        "opens no way there",
+        "who runs the proxy",
+    ] {
+        assert!(told.contains(word), "{word:?} is not in: {told}");
+    }
 }
 
 #[test]

@@ -43,6 +43,16 @@ fn a_private_authority_is_trusted_when_it_is_named_and_not_before() {
 }
 
 #[test]
+fn an_authority_that_is_shown_as_a_server_is_told_as_that() {
+    let authority = Authority::named(&["127.0.0.1"]);
+    let server = Raw::secure(authority.own_server(), hello);
+    let url = format!("https://{}/", server.address());
+    let words = ["a CA's certificate as its own", "basicConstraints"];
+    refused(get(&client(trusting(&authority)), &url, 10), &url, &words);
+    assert!(server.seen().is_empty());
+}
+
+#[test]
 fn a_wrong_name_and_a_wrong_time_are_told_apart_and_final() {
     let authority = Authority::new();
     for (name, validity, words) in [

@@ -22,9 +22,15 @@ pub enum Validity {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named(&[])
+    }
+
+    /// One whose own certificate names these servers, as people make it who make but one.
+    pub fn named(servers: &[&str]) -> Self {
         // Installed already where another test of this process was first.
         let _installed = rustls::crypto::ring::default_provider().install_default();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let names: Vec<String> = servers.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params
@@ -50,6 +56,17 @@ impl Authority {
             .with_single_cert(
                 vec![certificate.der().clone()],
                 PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
+            .unwrap()
+    }
+
+    /// What a server needs that shows the authority's own certificate.
+    pub fn own_server(&self) -> ServerConfig {
+        ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![self.0.der().clone()],
+                PrivateKeyDer::Pkcs8(self.0.key().serialize_der().into()),
             )
             .unwrap()
     }
