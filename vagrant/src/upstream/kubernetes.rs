@@ -32,7 +32,13 @@ const MODULE: &str = "k8s.io/kubernetes";
 
 /// The same for everything in a tree, so that what two builds share is compiled once. Names and users are looked up by
 /// Go itself.
-const BUILD: [&str; 4] = ["build", "-trimpath", "-tags", "netgo,osusergo"];
+const BUILD: [&str; 5] = [
+    "build",
+    "-trimpath",
+    golang::NO_DEBUGGING,
+    "-tags",
+    "netgo,osusergo",
+];
 
 /// Builds an era's programs into the new directory `out`.
 pub fn build(workshop: &Workshop, era: &Era, replace: &Replacements, out: &Path) -> Result<()> {
