@@ -8,8 +8,7 @@
 //! a kubelet that finds no apiserver.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpStream};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Context, Result};
 
@@ -22,16 +21,8 @@ use crate::control_plane::{ADMIN_CONF, ClusterView};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 
-/// How long a connection may take to be made.
-const REACH: Duration = Duration::from_secs(5);
-
-/// What tries to connect: [`knock`], or in tests a network that is only played.
+/// What tries to connect: [`super::knock::knock`], or in tests a network that is only played.
 pub type Knock<'a> = dyn Fn(&SocketAddr) -> io::Result<()> + Sync + 'a;
-
-/// Connects, and says no more.
-pub fn knock(address: &SocketAddr) -> io::Result<()> {
-    TcpStream::connect_timeout(address, REACH).map(drop)
-}
 
 /// How the cluster's endpoint is found from here.
 #[derive(Clone, Debug, PartialEq, Eq)]

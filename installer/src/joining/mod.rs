@@ -8,6 +8,7 @@ pub mod extra_files;
 #[cfg(test)]
 pub mod fixtures;
 pub mod join;
+pub mod knock;
 pub mod kubeadm_images;
 pub mod refusals;
 pub mod revoke;

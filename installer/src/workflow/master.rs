@@ -26,8 +26,9 @@ use crate::host::command::Runner;
 use crate::host::ssh::{Ssh, Target};
 use crate::joining::bridge;
 use crate::joining::clear::ClearInterruptedJoin;
-use crate::joining::endpoint::{self, EndpointName};
+use crate::joining::endpoint::EndpointName;
 use crate::joining::extra_files::ExtraFiles;
+use crate::joining::knock::knock;
 use crate::joining::kubeadm_images::KubeadmImages;
 use crate::joining::refusals::Past;
 use crate::joining::revoke::RevokeCredentials;
@@ -93,8 +94,8 @@ pub fn become_master(run: &Run<'_>, options: &Master, local: &Arc<dyn Runner>) -
     root_only()?;
     let connect =
         |target| -> Result<Arc<dyn Runner>> { Ok(Arc::new(Ssh::connect(local.clone(), target)?)) };
-    let seen = look(run, options, &connect, &endpoint::knock)?;
-    let images = decide(run, &seen, &endpoint::knock)?;
+    let seen = look(run, options, &connect, &knock)?;
+    let images = decide(run, &seen, &knock)?;
     let driver: CgroupDriver = seen
         .joining
         .cluster
