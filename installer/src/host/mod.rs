@@ -14,6 +14,7 @@ pub mod clock;
 pub mod command;
 pub(crate) mod cri;
 mod fetch;
+pub(crate) mod grace;
 pub mod probe;
 pub mod remote;
 #[cfg(test)]

@@ -126,6 +126,11 @@ impl Probe {
         Self(crictl(CONTAINERD, cri::QUESTION, ["pods", "--quiet"]))
     }
 
+    /// The IDs of the containers in containerd's pods that run.
+    pub fn containerd_containers() -> Self {
+        Self(crictl(CONTAINERD, cri::QUESTION, ["ps", "--quiet"]))
+    }
+
     /// The IDs of what containerd runs in the namespace of its CRI; where there is none, nothing.
     pub fn containerd_tasks() -> Self {
         let fixed = ["--address", CONTAINERD_PATH, "--namespace", "k8s.io"];

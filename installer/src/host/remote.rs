@@ -298,6 +298,16 @@ impl<'a> Remote<'a> {
         Self { view, host }
     }
 
+    /// That machine, for looking.
+    pub fn view(&self) -> &RemoteView {
+        self.view
+    }
+
+    /// Waits.
+    pub fn pause(&self, length: Duration) {
+        self.host.view().clock().pause(length);
+    }
+
     /// Runs a command there that changes something. An exit status other than 0 is an error.
     pub fn run(&self, cmd: &Cmd) -> Result<Output> {
         self.host.note(Change::Cluster {

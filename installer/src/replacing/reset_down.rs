@@ -17,6 +17,7 @@ use crate::control_plane::facts::ClusterFacts;
 use crate::control_plane::objects::{List, Node};
 use crate::host::command::{Cmd, Output};
 use crate::host::cri::{self, SANDBOXES, crictl};
+use crate::host::grace;
 use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Containers, Probe};
 use crate::host::remote::{Remote, RemoteView, TreeEntry};
 use crate::step::{Place, Reversal, State, Step, View, World};
@@ -244,12 +245,18 @@ impl Left {
     }
 
     fn remove_pods(&self, remote: &Remote<'_>) -> Result<()> {
+        // What does not end when it is asked to is removed all the same.
         if !self.docker.is_empty() {
+            remote.run(&grace::docker(&self.docker)).ok();
             let fixed = ["rm", "--force", "--volumes"].map(str::to_owned);
             let args = fixed.into_iter().chain(self.docker.iter().cloned());
             remote.run(&Cmd::new("docker", args).timeout(PATIENCE))?;
         }
         if !self.tasks.is_empty() {
+            for id in &self.tasks {
+                remote.run(&grace::ctr_task(id)).ok();
+            }
+            remote.pause(grace::PAUSE);
             for verb in [
                 &["tasks", "delete", "--force"][..],
                 &["containers", "delete"],
@@ -259,8 +266,12 @@ impl Left {
                 remote.run(&Cmd::new("ctr", args).timeout(PATIENCE))?;
             }
         }
-        for verb in ["stopp", "rmp"] {
-            if !self.containerd.is_empty() {
+        if !self.containerd.is_empty() {
+            let running = remote.view().probe(&Probe::containerd_containers())?;
+            if let Some(stop) = grace::crictl(&running) {
+                remote.run(&stop).ok();
+            }
+            for verb in ["stopp", "rmp"] {
                 let ids = self.containerd.iter().map(String::as_str);
                 let words = std::iter::once(verb).chain(ids);
                 let cmd = crictl(CONTAINERD, cri::STOPPING, words);
@@ -424,8 +435,13 @@ mod tests {
                 ("docker", ["ps", ..]) => {
                     if has("c0ffee") { "c0ffee\n" } else { "" }.to_owned()
                 }
-                ("docker", ["rm", "--force", "--volumes", id]) => {
+                ("docker", ["stop", "--time", "10", id]) => {
                     assert!(!has("kubelet"), "it would start the pod anew");
+                    things.insert(format!("{id} was asked"));
+                    String::new()
+                }
+                ("docker", ["rm", "--force", "--volumes", id]) => {
+                    assert!(things.remove(&format!("{id} was asked")), "to end by itself");
                     things.remove(*id);
                     String::new()
                 }

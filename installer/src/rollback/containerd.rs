@@ -10,6 +10,7 @@ use crate::facts::{containerd, kubelet};
 use crate::host::HostView;
 use crate::host::command::Cmd;
 use crate::host::cri::{self, SANDBOXES, STARTING, crictl};
+use crate::host::grace;
 use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Probe};
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
@@ -101,12 +102,17 @@ impl Step for RemovePods {
                 Answer::Pods(_) => break,
             }
         }
-        let words = ["rmp", "--all", "--force"];
-        let cmd = crictl(CONTAINERD, cri::STOPPING, words).timeout(REMOVAL_LIMIT);
-        let change = Change::Undo {
+        let change = || Change::Undo {
             what: self.summary(),
         };
-        host.run(&cmd, change).map(drop)
+        let running = host.view().probe(&Probe::containerd_containers())?;
+        if let Some(stop) = grace::crictl(&running) {
+            // What does not end when it is asked to is removed all the same.
+            host.run(&stop, change()).ok();
+        }
+        let words = ["rmp", "--all", "--force"];
+        let cmd = crictl(CONTAINERD, cri::STOPPING, words).timeout(REMOVAL_LIMIT);
+        host.run(&cmd, change()).map(drop)
     }
 }
 
@@ -186,6 +192,12 @@ mod tests {
 
     const PODS_QUESTION: &str = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 20s pods";
 
+    fn question(limit: &str, words: &str) -> String {
+        format!(
+            "crictl --runtime-endpoint {CONTAINERD} --image-endpoint {CONTAINERD} --timeout {limit} {words}"
+        )
+    }
+
     fn machine() -> Machine {
         let machine = Machine::new();
         machine
@@ -216,12 +228,18 @@ mod tests {
             whose: Whose::Theirs,
         };
         let script = Scripted::new()
-            .once_each(PODS_QUESTION, [(0, "a\nb"), (0, "a\nb"), (0, "a\nb"), (0, "")])
+            .once_each(
+                PODS_QUESTION,
+                [(0, "a\nb"), (0, "a\nb"), (0, "a\nb"), (0, "")],
+            )
+            .on(&question("20s", "ps --quiet"), 0, "c\nd")
+            // One that does not end in time is no reason to stop.
             .on(
-                "crictl --runtime-endpoint unix:///run/containerd/containerd.sock --image-endpoint unix:///run/containerd/containerd.sock --timeout 60s rmp --all --force",
-                0,
-                "",
-            );
+                &question("60s", "stop --timeout 10 c d"),
+                1,
+                "DeadlineExceeded",
+            )
+            .on(&question("60s", "rmp --all --force"), 0, "");
         let (before, after) = machine().ensure(&step, script).unwrap();
         assert_eq!(before, State::Pending("removed for good: 2".to_owned()));
         assert_eq!(after, State::Satisfied);

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use crate::control_plane::images::familiar;
 use crate::host::HostView;
 use crate::host::command::Cmd;
+use crate::host::grace;
 use crate::host::probe::{Containers, Probe};
 use crate::journal::Change;
 use crate::step::{State, Step, View, World};
@@ -217,20 +218,17 @@ impl Step for RemoveContainers {
         let Answer::Ids(ids) = self.ask(host.view())? else {
             return Ok(());
         };
-        let mut args = vec![
-            "rm".to_owned(),
-            "--force".to_owned(),
-            "--volumes".to_owned(),
-        ];
-        args.extend(ids);
-        if args.len() == 3 {
+        if ids.is_empty() {
             return Ok(());
         }
-        let cmd = Cmd::new("docker", args).timeout(REMOVAL_LIMIT);
-        let change = Change::Undo {
+        let change = || Change::Undo {
             what: self.summary(),
         };
-        host.run(&cmd, change).map(drop)
+        // What does not end when it is asked to is removed all the same.
+        host.run(&grace::docker(&ids), change()).ok();
+        let fixed = ["rm", "--force", "--volumes"].map(str::to_owned);
+        let cmd = Cmd::new("docker", fixed.into_iter().chain(ids)).timeout(REMOVAL_LIMIT);
+        host.run(&cmd, change()).map(drop)
     }
 }
 

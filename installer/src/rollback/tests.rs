@@ -392,7 +392,8 @@ fn containerd(holds: &mut Docker, runs: &dyn Fn(&str) -> bool, args: &[&str]) ->
             holds.images.insert("k8s.gcr.io/pause:3.1".to_owned(), id);
             String::new()
         }
-        [.., "pods", "--quiet"] => holds.containers.join("\n"),
+        [.., "pods" | "ps", "--quiet"] => holds.containers.join("\n"),
+        [.., "stop", "--timeout", "10", _] => String::new(),
         [.., "rmp", "--all", "--force"] => {
             holds.containers.clear();
             String::new()

@@ -369,12 +369,18 @@ impl Played {
                 good("")
             }
             ("docker", ["ps", ..]) if has_docker => good(down.containers.join("\n")),
+            ("docker", ["stop", "--time", ..]) if has_docker => good(""),
             ("docker", ["rm", "--force", "--volumes", ..]) if has_docker => {
                 down.containers.clear();
                 good("")
             }
             ("crictl", [.., "pods", "--quiet"]) if !has_docker => good(down.containers.join("\n")),
-            ("crictl", [.., "stopp", _, _]) if !has_docker => good(""),
+            ("crictl", [.., "ps", "--quiet"]) if !has_docker => good("1\n2\n"),
+            ("crictl", [.., "stop", "--timeout", "10", _, _] | [.., "stopp", _, _])
+                if !has_docker =>
+            {
+                good("")
+            }
             ("crictl", [.., "rmp", _, _]) if !has_docker => {
                 down.containers.clear();
                 good("")

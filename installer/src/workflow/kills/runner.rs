@@ -128,7 +128,7 @@ fn changes(cmd: &Cmd) -> bool {
         "kubectl" => ["create", "replace", "delete", "patch", "drain", "annotate"]
             .into_iter()
             .any(has),
-        "docker" | "crictl" | "ctr" => ["run", "rm", "remove", "save", "stopp", "rmp"]
+        "docker" | "crictl" | "ctr" => ["run", "rm", "remove", "save", "stop", "stopp", "rmp"]
             .into_iter()
             .any(has),
         "kubeadm" => !has("version"),
