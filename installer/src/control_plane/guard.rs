@@ -267,7 +267,7 @@ impl fmt::Display for Refused {
             Self::LearnerPending { learner } => {
                 write!(
                     f,
-                    "etcd member {learner} has no vote yet: a join is going on, or one failed"
+                    "etcd member {learner} is a learner, which has no vote yet: a join is going on, or one failed"
                 )
             }
             Self::NoSnapshot => f.write_str(

@@ -484,7 +484,7 @@ fn etcd(cluster: &ClusterFacts, here: &Here<'_>, refuse: &mut impl FnMut(String,
         if member.is_learner {
             refuse(
                 format!(
-                    "etcd has a member without a vote: {member}. Another join is going on, or one failed"
+                    "etcd has a member without a vote (a learner): {member}. Another join is going on, or one failed"
                 ),
                 format!(
                     "Wait for that join. If nobody joins, finish it on its machine, with the command that began it; or, if that machine is gone for good, take the member out on a healthy master, after a snapshot: etcdctl member remove {}",

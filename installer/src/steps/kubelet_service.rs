@@ -18,6 +18,19 @@ const NAME: &str = "kubelet.service";
 /// Where people give the kubelet flags of their own: where Debian's packages have it, and where the RPM packages have it.
 pub(crate) const EXTRA_ARGS: [&str; 2] = ["/etc/default/kubelet", "/etc/sysconfig/kubelet"];
 
+/// Where units lie that are not the administrator's, the first one first; systemd reads those of /etc before them.
+const PACKAGED: [&str; 3] = [
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// Where units of the administrator lie, and such as last until the next boot.
+const ADMINISTRATOR: [&str; 2] = ["/etc/systemd/system", "/run/systemd/system"];
+
+/// kubeadm's drop-in.
+const DROP_IN: &str = "10-kubeadm.conf";
+
 /// The kubelet's own folder, and kubeadm's mode for it.
 const DIR: (&str, u32) = ("/var/lib/kubelet", 0o700);
 
@@ -66,6 +79,7 @@ impl Step for KubeletService {
             return Ok(unit::masked(NAME));
         }
         let (_, mut states) = unit_files(view.host)?;
+        states.extend(overriding(view.host)?);
         states.extend(self.flags(view.host)?);
         if !view.host.exists(DIR.0)? {
             states.push(State::Pending(format!("{} is missing", DIR.0)));
@@ -153,10 +167,41 @@ fn unit_files(host: &HostView) -> Result<(Vec<ConfigFile>, Vec<State>)> {
     Ok((Vec::new(), vec![unfit]))
 }
 
+/// Drop-ins that systemd reads after kubeadm's, wherever they lie, and that start the kubelet in a way of their own: without what kubeadm finds out for it, it would not come up. One that keeps the
+/// variable of that is its author's matter.
+fn overriding(host: &HostView) -> Result<Vec<State>> {
+    let mut states = Vec::new();
+    for dir in ADMINISTRATOR.into_iter().chain(PACKAGED) {
+        let folder = format!("{dir}/{NAME}.d");
+        for name in host.list(&folder)? {
+            if name.as_str() <= DROP_IN || name.strip_suffix(".conf").is_none() {
+                continue;
+            }
+            let path = format!("{folder}/{name}");
+            let text = host.text(&path)?.unwrap_or_default();
+            // A line that ends with a backslash goes on in the next one.
+            let text = text.replace("\\\n", " ");
+            let start = |line: &'_ str| line.trim().starts_with("ExecStart=");
+            let last = text.lines().rfind(|line| start(line)).unwrap_or_default();
+            let last = last.trim().trim_start_matches("ExecStart=");
+            if !last.is_empty() && !last.contains(kubelet_start::FOUND_OUT.1) {
+                states.push(State::Conflict {
+                    reason: format!(
+                        "{path} starts the kubelet in another way ({last}), without ${}, and systemd reads it after kubeadm's drop-in",
+                        kubelet_start::FOUND_OUT.1
+                    ),
+                    remedy: format!("look at it; if nothing needs it, move it away: mv {path} /root/"),
+                });
+            }
+        }
+    }
+    Ok(states)
+}
+
 /// The files that are ours to write: none of them where a package brought its own, which kubeadm's packages do in another folder.
 fn files(host: &HostView) -> Result<Vec<ConfigFile>> {
     let packaged = |name: &str| -> Result<bool> {
-        for dir in ["/usr/lib/systemd/system", "/lib/systemd/system"] {
+        for dir in PACKAGED {
             if host.exists(&format!("{dir}/{name}"))? {
                 return Ok(true);
             }
@@ -170,9 +215,9 @@ fn files(host: &HostView) -> Result<Vec<ConfigFile>> {
             content: include_str!("../templates/kubelet.service").to_owned(),
         });
     }
-    if !packaged("kubelet.service.d/10-kubeadm.conf")? {
+    if !packaged(&format!("{NAME}.d/{DROP_IN}"))? {
         let drop_in = ConfigFile {
-            path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf".to_owned(),
+            path: format!("/etc/systemd/system/{NAME}.d/{DROP_IN}"),
             content: include_str!("../templates/10-kubeadm.conf").to_owned(),
         };
         // The packages up to 1.27 put theirs at the same place as ours.
@@ -191,7 +236,7 @@ mod tests {
 
     const UNIT: &str = "/etc/systemd/system/kubelet.service";
 
-    const DROP_IN: &str = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf";
+    const OURS: &str = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf";
 
     fn step() -> KubeletService {
         KubeletService::new(KubeVersion::new(1, 14, 0))
@@ -239,7 +284,7 @@ mod tests {
         );
         assert!(
             machine
-                .text(DROP_IN)
+                .text(OURS)
                 .unwrap()
                 .contains("EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env")
         );
@@ -256,16 +301,16 @@ mod tests {
         machine
             .program("dpkg-query")
             .file("/lib/systemd/system/kubelet.service", "packaged")
-            .file(DROP_IN, "packaged");
+            .file(OURS, "packaged");
         let script = || {
-            let owner = format!("kubeadm: {DROP_IN}\n");
+            let owner = format!("kubeadm: {OURS}\n");
             Scripted::new().on("dpkg-query --search", 0, &owner)
         };
         let known = units(&[("kubelet.service", "inactive", "disabled")]);
         let (_, after) = machine.ensure(&step(), systemd(script(), &known)).unwrap();
         assert_eq!(after, State::Satisfied);
         assert_eq!(
-            (machine.text(UNIT), machine.text(DROP_IN).as_deref()),
+            (machine.text(UNIT), machine.text(OURS).as_deref()),
             (None, Some("packaged"))
         );
     }
@@ -284,7 +329,7 @@ mod tests {
         assert!(matches!(before, State::Pending(why) if why.contains("not enabled")));
         assert_eq!(after, State::Satisfied);
         assert_eq!(
-            (machine.text(UNIT).as_deref(), machine.text(DROP_IN)),
+            (machine.text(UNIT).as_deref(), machine.text(OURS)),
             (Some("[Service]\n"), None)
         );
     }
@@ -304,6 +349,38 @@ mod tests {
         assert!(
             matches!(state, State::Conflict { remedy, .. } if remedy.contains("systemctl unmask kubelet.service"))
         );
+    }
+
+    #[test]
+    fn a_drop_in_that_starts_the_kubelet_in_another_way_is_a_conflict() {
+        let folder = "/etc/systemd/system/kubelet.service.d";
+        let state = |path: &str, text: &str| {
+            let machine = Machine::new();
+            machine.file(path, text);
+            machine.check(&step(), systemd(Scripted::new(), &units(&[])))
+        };
+        let own = "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --address=127.0.0.1\n";
+        for path in [
+            format!("{folder}/20-etcd-service-manager.conf"),
+            "/usr/lib/systemd/system/kubelet.service.d/kubelet.conf".to_owned(),
+        ] {
+            let told = state(&path, own);
+            assert!(
+                matches!(&told, State::Conflict { reason, remedy } if reason.contains("--address=127.0.0.1") && remedy.contains(&path)),
+                "{told:?}"
+            );
+        }
+        let kept =
+            "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet \\\n  $KUBELET_KUBEADM_ARGS --v=4\n";
+        for (name, text) in [
+            ("20-verbose.conf", kept),
+            ("20-limits.conf", "[Service]\nLimitNOFILE=65536\n"),
+            ("00-early.conf", own),
+            ("20-off.conf.bak", own),
+        ] {
+            let told = state(&format!("{folder}/{name}"), text);
+            assert!(matches!(told, State::Pending(_)), "{name}: {told:?}");
+        }
     }
 
     #[test]

@@ -21,7 +21,8 @@ const FLAGS: [(&str, &str); 3] = [
 ];
 
 /// The flags that kubeadm finds out (cgroup driver, pause image, …), and the variable that they are in.
-const FOUND_OUT: (&str, &str) = ("/var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS");
+pub(super) const FOUND_OUT: (&str, &str) =
+    ("/var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS");
 
 /// What the unit's command lacks of what kubeadm expects; empty where the kubelet can start with what kubeadm writes.
 ///
