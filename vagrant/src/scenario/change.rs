@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use super::rebirth::three_masters;
 use super::{Bench, Scenario, again, damage, join, worker};
@@ -14,10 +15,17 @@ use crate::eras::Version;
 use crate::lab::Bare;
 use crate::node::Node;
 use crate::pot;
+use crate::wait;
 use crate::writer::{self, Account};
 
 /// What a change may take: a join, and before it the snapshot and the removal; the silence of a dead machine costs time.
 const CHANGE_LIMIT: Duration = Duration::from_mins(10);
+
+/// An address that a static pod of m3 holds for the cluster, as keepalived and kube-vip do; one for documentation, which nobody else has.
+const HELD: &str = "203.0.113.50";
+
+/// How long a kubelet may take to start a static pod.
+const POD_LIMIT: Duration = Duration::from_mins(2);
 
 /// Files on m3 that have nothing to do with Kubernetes.
 const UNRELATED: [&str; 3] = [
@@ -55,7 +63,7 @@ pub fn all() -> Vec<Change> {
         row("dead-by-member-id", "a master without power, by the ID of its member", damage::power_off, by_member_id, "", nothing),
         row("dead-elsewhere", "a master without power, whose Node has another address than its etcd", damage::power_off_elsewhere, by_address, "", nothing),
         row("half-dead", "a master whose SSH answers and whose etcd does not", damage::half_dead, by_name, "", nothing),
-        row("reset-down", "the same, and it is reset afterwards", half_dead_with_other_files, by_name, "--reset-down", is_reset),
+        row("reset-down", "the same, and it is reset afterwards", half_dead_with_more, by_name, "--reset-down", is_reset),
         row("onto-worker", "a master without power, by a machine that is a worker of the cluster", worker::joins_before_m3_dies, by_name, "", worker::its_pods_run),
     ]
 }
@@ -154,14 +162,51 @@ fn nothing(_bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-fn half_dead_with_other_files(bench: &mut Bench) -> Result<()> {
+fn half_dead_with_more(bench: &mut Bench) -> Result<()> {
+    let m3 = bench.m3();
     for file in UNRELATED {
-        bench.m3().write(file, file, 0o640)?;
+        m3.write(file, file, 0o640)?;
     }
+    hold_address(&m3, bench.test_image())?;
     damage::half_dead(bench)
 }
 
-/// Nothing of Kubernetes runs or is configured on m3 any more, and what is not Kubernetes' is untouched.
+/// A static pod that gives the node an address, and takes it away again where it is asked to end.
+fn hold_address(node: &Node, image: &str) -> Result<()> {
+    let script = format!(
+        "ip address add {HELD}/32 dev lo
+         trap 'ip address delete {HELD}/32 dev lo; exit' TERM
+         while :; do sleep 1 & wait; done"
+    );
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": "lab-vip", "namespace": "kube-system" },
+        "spec": {
+            "hostNetwork": true,
+            "containers": [{
+                "name": "lab-vip",
+                "image": image,
+                "imagePullPolicy": "Never",
+                "securityContext": { "capabilities": { "add": ["NET_ADMIN"] } },
+                "command": ["sh", "-c", script],
+            }],
+        },
+    });
+    let manifest = "/etc/kubernetes/manifests/lab-vip.yaml";
+    node.write(manifest, &format!("{pod:#}\n"), 0o600)?;
+    wait::until(&format!("{node} holds {HELD}"), POD_LIMIT, || {
+        let held = held_address(node)?;
+        Ok(held.is_empty().then(|| "it does not".to_owned()))
+    })
+}
+
+/// The line of the held address, where the node has it.
+fn held_address(node: &Node) -> Result<String> {
+    node.output(&format!("ip -oneline address show to {HELD}"))
+}
+
+/// Nothing of Kubernetes runs or is configured on m3 any more, what is not Kubernetes' is untouched, and the address that a pod held there is free.
 fn is_reset(bench: &mut Bench) -> Result<()> {
     let m3 = bench.m3();
     let left = m3.output(&format!(
@@ -171,6 +216,11 @@ fn is_reset(bench: &mut Bench) -> Result<()> {
         bench.runtime().running_of_pods()
     ))?;
     ensure!(left.is_empty(), "this is left of Kubernetes on m3:\n{left}");
+    let held = held_address(&m3)?;
+    ensure!(
+        held.is_empty(),
+        "m3 still holds an address of the cluster: {held}"
+    );
     for file in UNRELATED {
         let found = m3.output(&format!("stat -c %a {file}; cat {file}"))?;
         ensure!(

@@ -1,4 +1,4 @@
-//! When a scenario is played: `cargo lab test` has less than an hour for everything, and `cargo lab soak` plays all.
+//! When a scenario is played: `cargo lab test` has an hour for everything, and `cargo lab soak` plays all.
 //!
 //! A line of the table is a scenario, or a group of them: the longest line that a name begins with counts.
 
