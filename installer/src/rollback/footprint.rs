@@ -64,6 +64,8 @@ pub(crate) const CONTAINERD_DATA: &str = crate::facts::containerd::ROOT;
 /// containerd with its CRI and its shims.
 pub(crate) const CONTAINERD: Footprint = Footprint {
     trees: &[
+        // It makes the folder that it reads pod networks from.
+        ("/etc/cni", Sharing::Beside),
         ("/etc/containerd", Sharing::Beside),
         ("/opt/containerd", Sharing::Alone),
         ("/run/containerd", Sharing::Alone),
