@@ -21,8 +21,8 @@ use crate::control_plane::{ADMIN_CONF, ClusterView};
 use crate::host::HostView;
 use crate::host::probe::Probe;
 
-/// What tries to connect: [`super::knock::knock`], or in tests a network that is only played.
-pub type Knock<'a> = dyn Fn(&SocketAddr) -> io::Result<()> + Sync + 'a;
+/// What tries to get an answer at an address, of a server that is called so: [`super::knock::knock`], or in tests a network that is only played.
+pub type Knock<'a> = dyn Fn(&SocketAddr, &str) -> io::Result<()> + Sync + 'a;
 
 /// How the cluster's endpoint is found from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,9 +153,9 @@ pub fn reach(
     healthy: IpAddr,
     knock: &Knock<'_>,
 ) -> Reached {
-    let port = cluster.endpoint.port;
+    let Endpoint { host, port, .. } = &cluster.endpoint;
     let of_own = ", which is bridged for IPv4 and the apiserver's own port only";
-    let Err(failures) = try_each(&name.addresses(), port, (own, of_own), knock) else {
+    let Err(failures) = try_each(&name.addresses(), (host, *port), (own, of_own), knock) else {
         return Reached::Answers;
     };
     bridge(cluster, name, own, healthy).map_or(Reached::Nobody(failures), Reached::Ours)
@@ -164,7 +164,7 @@ pub fn reach(
 /// Connects to one address after the other until one answers; else what was tried. `own` are this machine's addresses, which are not tried, and what to say of them besides.
 fn try_each(
     addresses: &[IpAddr],
-    port: u16,
+    (host, port): (&str, u16),
     (own, of_own): (&[IpAddr], &str),
     knock: &Knock<'_>,
 ) -> Result<(), Vec<String>> {
@@ -174,7 +174,7 @@ fn try_each(
             failures.push(format!("{address} is this machine's own{of_own}"));
             continue;
         }
-        match knock(&SocketAddr::new(*address, port)) {
+        match knock(&SocketAddr::new(*address, port), host) {
             Ok(()) => return Ok(()),
             Err(cause) => failures.push(format!("{address} port {port}: {cause}")),
         }
@@ -293,7 +293,8 @@ pub fn recorded(
         Err(_) if is_same_host => name.addresses(),
         Err(_) => resolve_here(host, &recorded)?,
     };
-    let Err(mut tried) = try_each(&addresses, recorded.port, (own, ""), knock) else {
+    let place = (recorded.host.as_str(), recorded.port);
+    let Err(mut tried) = try_each(&addresses, place, (own, ""), knock) else {
         return Ok(None);
     };
     if tried.is_empty() {
@@ -357,7 +358,7 @@ pub fn reach_members(cluster: &ClusterFacts, discovery: &str, knock: &Knock<'_>)
 fn silent(wanted: &[(String, String)], knock: &Knock<'_>) -> Vec<Refusal> {
     let attempt = |(place, what): &(String, String)| {
         let address: SocketAddr = place.parse().ok()?;
-        let cause = knock(&address).err()?;
+        let cause = knock(&address, "").err()?;
         Some(Refusal {
             cause: format!("{place} ({what}) is not reached from here: {cause}"),
             remedy: "Masters need each other's ports 6443, 2379 and 2380 open, both ways: open them in the firewall between".to_owned(),
@@ -428,7 +429,7 @@ mod tests {
             cluster.config.control_plane_endpoint = text.to_owned();
             let answers: Vec<SocketAddr> =
                 answers.iter().map(|place| place.parse().unwrap()).collect();
-            let knock = |place: &SocketAddr| {
+            let knock = |place: &SocketAddr, _: &str| {
                 let is_there = answers.contains(place);
                 is_there
                     .then_some(())
@@ -499,7 +500,7 @@ mod tests {
         }
     }
 
-    fn nobody(_: &SocketAddr) -> io::Result<()> {
+    fn nobody(_: &SocketAddr, _: &str) -> io::Result<()> {
         Err(io::ErrorKind::TimedOut.into())
     }
 

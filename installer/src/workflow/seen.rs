@@ -211,7 +211,10 @@ pub(super) fn look(
             addresses: &found,
             is_healthy_name: cluster.endpoint.host == cluster.healthy.metadata.name,
             is_master: past == Past::Joined,
-            answers: &|address| knock(&SocketAddr::new(address, cluster.endpoint.port)).is_ok(),
+            answers: &|address| {
+                let place = SocketAddr::new(address, cluster.endpoint.port);
+                knock(&place, &cluster.endpoint.host).is_ok()
+            },
         },
         healthy,
     );

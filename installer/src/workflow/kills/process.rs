@@ -123,7 +123,7 @@ impl World {
                 Role::Down => bail!("{} timed out", target.host),
             }
         };
-        let knock = |address: &SocketAddr| -> io::Result<()> {
+        let knock = |address: &SocketAddr, _: &str| -> io::Result<()> {
             if locked(&self.played).listens(address) {
                 return Ok(());
             }
