@@ -257,14 +257,19 @@ impl Left {
                 remote.run(&grace::ctr_task(id)).ok();
             }
             remote.pause(grace::PAUSE);
-            for verb in [
-                &["tasks", "delete", "--force"][..],
-                &["containers", "delete"],
-            ] {
-                let ids: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
+            let by_ctr = |verb: &[&str], ids: &[String]| {
+                let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
                 let args = ctr(CONTAINERD_PATH, &[verb, &ids].concat());
-                remote.run(&Cmd::new("ctr", args).timeout(PATIENCE))?;
+                Cmd::new("ctr", args).timeout(PATIENCE)
+            };
+            // containerd's CRI takes away by itself what has ended, also while this is at work; what is left then is seen when the step is checked.
+            let still = lines(&remote.view().probe(&Probe::containerd_tasks())?);
+            if !still.is_empty() {
+                remote
+                    .run(&by_ctr(&["tasks", "delete", "--force"], &still))
+                    .ok();
             }
+            remote.run(&by_ctr(&["containers", "delete"], &self.tasks))?;
         }
         if !self.containerd.is_empty() {
             let running = remote.view().probe(&Probe::containerd_containers())?;
