@@ -4,12 +4,14 @@
 //! Somebody else's unit stays as it is where it starts the kubelet with kubeadm's files, as that of a machine does which has been a node before. Flags that people gave the
 //! kubelet of an earlier Kubernetes, and that this one does not know any more, are a conflict: it would not start.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use bundle_spec::KubeVersion;
 
 use super::config_file::ConfigFile;
 use super::{combine, kubelet_start, unit};
-use crate::host::{Host, HostView};
+use crate::host::{Host, HostView, Kind};
 use crate::kubernetes::Traits;
 use crate::step::{State, Step, View, World};
 
@@ -167,35 +169,44 @@ fn unit_files(host: &HostView) -> Result<(Vec<ConfigFile>, Vec<State>)> {
     Ok((Vec::new(), vec![unfit]))
 }
 
-/// Drop-ins that systemd reads after kubeadm's, wherever they lie, and that start the kubelet in a way of their own: without what kubeadm finds out for it, it would not come up. One that keeps the
-/// variable of that is its author's matter.
-fn overriding(host: &HostView) -> Result<Vec<State>> {
-    let mut states = Vec::new();
+/// Whether what systemd reads after kubeadm's drop-in starts the kubelet in a way of its own: without what kubeadm finds out for it, it would not come up. One that keeps the variable of that is its
+/// author's matter.
+fn overriding(host: &HostView) -> Result<Option<State>> {
+    // Of files with one name systemd reads the first; in the order of their names, wherever they lie.
+    let mut read = BTreeMap::new();
     for dir in ADMINISTRATOR.into_iter().chain(PACKAGED) {
         let folder = format!("{dir}/{NAME}.d");
         for name in host.list(&folder)? {
-            if name.as_str() <= DROP_IN || name.strip_suffix(".conf").is_none() {
-                continue;
-            }
-            let path = format!("{folder}/{name}");
-            let text = host.text(&path)?.unwrap_or_default();
-            // A line that ends with a backslash goes on in the next one.
-            let text = text.replace("\\\n", " ");
-            let start = |line: &'_ str| line.trim().starts_with("ExecStart=");
-            let last = text.lines().rfind(|line| start(line)).unwrap_or_default();
-            let last = last.trim().trim_start_matches("ExecStart=");
-            if !last.is_empty() && !last.contains(kubelet_start::FOUND_OUT.1) {
-                states.push(State::Conflict {
-                    reason: format!(
-                        "{path} starts the kubelet in another way ({last}), without ${}, and systemd reads it after kubeadm's drop-in",
-                        kubelet_start::FOUND_OUT.1
-                    ),
-                    remedy: format!("look at it; if nothing needs it, move it away: mv {path} /root/"),
-                });
+            if name.as_str() > DROP_IN && name.strip_suffix(".conf").is_some() {
+                let path = format!("{folder}/{name}");
+                read.entry(name).or_insert(path);
             }
         }
     }
-    Ok(states)
+    let mut last = None;
+    for path in read.into_values() {
+        // One that leads to /dev/null takes away those of its name behind it.
+        let text = match host.behind(&path)?.map(|facts| facts.kind) {
+            Some(Kind::File) => host.text(&path)?.unwrap_or_default(),
+            _ => String::new(),
+        };
+        // A line that ends with a backslash goes on in the next one.
+        let text = text.replace("\\\n", " ");
+        let starts = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("ExecStart="));
+        for start in starts.filter(|start| !start.is_empty()) {
+            last = Some((path.clone(), start.to_owned()));
+        }
+    }
+    let variable = kubelet_start::FOUND_OUT.1;
+    let other = last.filter(|(_, start)| !start.contains(variable));
+    Ok(other.map(|(path, start)| State::Conflict {
+        reason: format!(
+            "{path} starts the kubelet in another way ({start}), without ${variable}, and systemd reads it after kubeadm's drop-in"
+        ),
+        remedy: format!("look at it; if nothing needs it, move it away: mv {path} /root/"),
+    }))
 }
 
 /// The files that are ours to write: none of them where a package brought its own, which kubeadm's packages do in another folder.
@@ -381,6 +392,15 @@ mod tests {
             let told = state(&format!("{folder}/{name}"), text);
             assert!(matches!(told, State::Pending(_)), "{name}: {told:?}");
         }
+        // Of one name systemd reads that of the administrator, and of all the last one counts.
+        let machine = Machine::new();
+        machine
+            .file("/usr/lib/systemd/system/kubelet.service.d/20-own.conf", own)
+            .file(&format!("{folder}/20-own.conf"), "")
+            .file(&format!("{folder}/30-own.conf"), own)
+            .file(&format!("{folder}/40-kept.conf"), kept);
+        let told = machine.check(&step(), systemd(Scripted::new(), &units(&[])));
+        assert!(matches!(told, State::Pending(_)), "{told:?}");
     }
 
     #[test]
