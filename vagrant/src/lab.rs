@@ -228,12 +228,13 @@ impl Lab {
             }
         }
         self.vagrant_destroy(&nodes.iter().collect::<Vec<_>>())?;
-        if docker {
-            nodes
-                .iter()
-                .try_for_each(|node| self.remove_stranger(node))?;
+        if !docker {
+            return Ok(());
         }
-        if docker && docker_has("network", &self.name) {
+        for node in &nodes {
+            self.remove_stranger(node)?;
+        }
+        if docker_has("network", &self.name) {
             Sh::new("docker")
                 .args(["network", "rm", &self.name])
                 .run()?;

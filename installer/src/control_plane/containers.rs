@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::ClusterView;
 use super::objects::Node;
 use crate::host::command::{Cmd, CommandError, Output};
-use crate::host::cri::{self, crictl};
+use crate::host::cri::{self, crictl, ctr};
 use crate::host::probe::CONTAINERD;
 use crate::host::remote::RemoteView;
 use crate::runtime::Runtime;
@@ -326,16 +326,6 @@ impl Program {
         };
         Ok(text.lines().find(runs).map(str::to_owned))
     }
-}
-
-/// What ctr is told of containerd's CRI, and then this.
-pub(crate) fn ctr(address: &str, words: &[&str]) -> Vec<String> {
-    let fixed = ["--address", address, "--namespace", "k8s.io"];
-    fixed
-        .iter()
-        .chain(words)
-        .map(|&word| word.to_owned())
-        .collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub mod modules;
 mod network;
 pub mod packages;
 pub mod programs;
-mod units;
+pub(crate) mod units;
 mod whose;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! crictl, as this program runs it.
+//! crictl and ctr, as this program runs them.
 
 use std::time::Duration;
 
@@ -35,6 +35,16 @@ pub(crate) fn crictl<S: AsRef<str>>(
     .map(str::to_owned);
     let words = words.into_iter().map(|word| word.as_ref().to_owned());
     Cmd::new("crictl", fixed.into_iter().chain(words))
+}
+
+/// What ctr is told of containerd's CRI, and then this.
+pub(crate) fn ctr(address: &str, words: &[&str]) -> Vec<String> {
+    let fixed = ["--address", address, "--namespace", "k8s.io"];
+    fixed
+        .iter()
+        .chain(words)
+        .map(|&word| word.to_owned())
+        .collect()
 }
 
 #[cfg(test)]

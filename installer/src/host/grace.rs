@@ -35,9 +35,8 @@ pub(crate) fn crictl(listed: &Output) -> Option<Cmd> {
 
 /// Asks one of containerd's tasks to end, and does not wait for it.
 pub(crate) fn ctr_task(id: &str) -> Cmd {
-    let fixed = ["--address", CONTAINERD_PATH, "--namespace", "k8s.io"];
     let kill = ["tasks", "kill", "--signal", "SIGTERM", id];
-    Cmd::new("ctr", fixed.into_iter().chain(kill))
+    Cmd::new("ctr", cri::ctr(CONTAINERD_PATH, &kill))
 }
 
 #[cfg(test)]

@@ -133,8 +133,7 @@ impl Probe {
 
     /// The IDs of what containerd runs in the namespace of its CRI; where there is none, nothing.
     pub fn containerd_tasks() -> Self {
-        let fixed = ["--address", CONTAINERD_PATH, "--namespace", "k8s.io"];
-        let args = fixed.into_iter().chain(["tasks", "list", "--quiet"]);
+        let args = cri::ctr(CONTAINERD_PATH, &["tasks", "list", "--quiet"]);
         Self(Cmd::new("ctr", args))
     }
 

@@ -73,15 +73,17 @@ fn greet(address: &SocketAddr, greeting: &[u8]) -> io::Result<Came> {
     let said = stream
         .write_all(greeting)
         .and_then(|()| stream.read(&mut [0]));
-    match said.map_err(|cause| (cause.kind(), cause)) {
-        Ok(0)
-        | Err((
-            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe,
-            _,
-        )) => Ok(Came::End),
-        Ok(_) => Ok(Came::Answer),
-        Err((ErrorKind::WouldBlock | ErrorKind::TimedOut, _)) => Ok(Came::Nothing),
-        Err((_, cause)) => Err(cause),
+    let cause = match said {
+        Ok(0) => return Ok(Came::End),
+        Ok(_) => return Ok(Came::Answer),
+        Err(cause) => cause,
+    };
+    match cause.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
+            Ok(Came::End)
+        }
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(Came::Nothing),
+        _ => Err(cause),
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 
 use super::Departed;
-use crate::control_plane::containers::ctr;
 use crate::control_plane::credentials::{SHARED, expiry};
 use crate::control_plane::etcd::{Etcd, Member, has_answered, health_of};
 use crate::control_plane::guard::Reading;
@@ -14,6 +13,7 @@ use crate::control_plane::kubeadm::{CERTIFICATES, ETCD_CERTIFICATES};
 use crate::control_plane::{ADMIN_CONF, Cluster, ClusterView};
 use crate::facts::kubeconfig::{ClientCertificate, client_certificate, ends};
 use crate::host::command::{Cmd, NO_PROGRAM, Output};
+use crate::host::cri::ctr;
 use crate::host::probe::CONTAINERD_PATH;
 use crate::host::{Host, HostView};
 use crate::joining::voting::Voting;

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::control_plane::containers::ctr;
 use crate::control_plane::images::{familiar, qualified};
 use crate::facts::{containerd, kubelet};
 use crate::host::HostView;
 use crate::host::command::Cmd;
-use crate::host::cri::{self, SANDBOXES, STARTING, crictl};
+use crate::host::cri::{self, SANDBOXES, STARTING, crictl, ctr};
 use crate::host::grace;
 use crate::host::probe::{CONTAINERD, CONTAINERD_PATH, Probe};
 use crate::journal::Change;

@@ -2,7 +2,8 @@
 //!
 //! It is not started here: kubeadm starts it when it has written the kubelet's configuration, and until then a kubelet could only fail and be restarted.
 //! Somebody else's unit stays as it is where it starts the kubelet with kubeadm's files, as that of a machine does which has been a node before. Flags that people gave the
-//! kubelet of an earlier Kubernetes, and that this one does not know any more, are a conflict: it would not start.
+//! kubelet of an earlier Kubernetes, and that this one does not know any more, are a conflict: it would not start. So is a
+//! drop-in that leaves kubeadm's flags out.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use bundle_spec::KubeVersion;
 
 use super::config_file::ConfigFile;
 use super::{combine, kubelet_start, unit};
+use crate::facts::units::{ADMINISTRATOR, PACKAGED};
 use crate::host::{Host, HostView, Kind};
 use crate::kubernetes::Traits;
 use crate::step::{State, Step, View, World};
@@ -20,15 +22,8 @@ const NAME: &str = "kubelet.service";
 /// Where people give the kubelet flags of their own: where Debian's packages have it, and where the RPM packages have it.
 pub(crate) const EXTRA_ARGS: [&str; 2] = ["/etc/default/kubelet", "/etc/sysconfig/kubelet"];
 
-/// Where units lie that are not the administrator's, the first one first; systemd reads those of /etc before them.
-const PACKAGED: [&str; 3] = [
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
-
-/// Where units of the administrator lie, and such as last until the next boot.
-const ADMINISTRATOR: [&str; 2] = ["/etc/systemd/system", "/run/systemd/system"];
+/// Where units lie that last until the next boot; systemd reads them after the administrator's.
+const UNTIL_BOOT: &str = "/run/systemd/system";
 
 /// kubeadm's drop-in.
 const DROP_IN: &str = "10-kubeadm.conf";
@@ -174,7 +169,7 @@ fn unit_files(host: &HostView) -> Result<(Vec<ConfigFile>, Vec<State>)> {
 fn overriding(host: &HostView) -> Result<Option<State>> {
     // Of files with one name systemd reads the first; in the order of their names, wherever they lie.
     let mut read = BTreeMap::new();
-    for dir in ADMINISTRATOR.into_iter().chain(PACKAGED) {
+    for dir in [ADMINISTRATOR, UNTIL_BOOT].into_iter().chain(PACKAGED) {
         let folder = format!("{dir}/{NAME}.d");
         for name in host.list(&folder)? {
             if name.as_str() > DROP_IN && name.strip_suffix(".conf").is_some() {
@@ -228,7 +223,7 @@ fn files(host: &HostView) -> Result<Vec<ConfigFile>> {
     }
     if !packaged(&format!("{NAME}.d/{DROP_IN}"))? {
         let drop_in = ConfigFile {
-            path: format!("/etc/systemd/system/{NAME}.d/{DROP_IN}"),
+            path: format!("{ADMINISTRATOR}/{NAME}.d/{DROP_IN}"),
             content: include_str!("../templates/10-kubeadm.conf").to_owned(),
         };
         // The packages up to 1.27 put theirs at the same place as ours.

@@ -10,6 +10,7 @@ use crate::control_plane::images::{familiar, qualified};
 use crate::facts::{containerd, docker};
 use crate::host::HostView;
 use crate::host::command::Cmd;
+use crate::host::cri;
 use crate::host::probe::CONTAINERD_PATH;
 use crate::journal::Change;
 use crate::runtime::Runtime;
@@ -86,6 +87,5 @@ pub(super) fn change(runtime: Runtime, name: &str, id: &Sha256) -> Change {
 
 /// containerd's own client, in the namespace of the kubelet's images.
 fn ctr(words: &[&str]) -> Cmd {
-    let fixed = ["--address", CONTAINERD_PATH, "--namespace", "k8s.io"];
-    Cmd::new("ctr", [&fixed, words].concat())
+    Cmd::new("ctr", cri::ctr(CONTAINERD_PATH, words))
 }
