@@ -10,6 +10,7 @@
 )]
 
 mod apt;
+mod daemon;
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 pub use apt::{apt_install, apt_installed, apt_update, let_services_start};
+pub use daemon::Daemon;
 
 /// Lines of a failed command's log that its error repeats.
 const EVIDENCE_LINES: usize = 25;
@@ -33,9 +35,6 @@ const EVIDENCE_LINES: usize = 25;
 const TRASH: &str = ".trash-";
 /// How often a command with a time limit is looked at.
 const POLL: Duration = Duration::from_millis(25);
-
-/// What a server gets to end by itself.
-const GRACE: Duration = Duration::from_secs(5);
 
 static STARTED: OnceLock<Instant> = OnceLock::new();
 static LOGS: OnceLock<PathBuf> = OnceLock::new();
@@ -372,69 +371,6 @@ fn quoted(word: &OsStr) -> String {
         return word.into_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-/// A server that this lab started. Stopped when dropped.
-#[derive(Debug)]
-pub struct Daemon {
-    what: String,
-    log: PathBuf,
-    child: Option<Child>,
-}
-
-impl Daemon {
-    /// Its process ID.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
-    /// An error with the end of its log, if it has ended by itself.
-    pub fn still_runs(&mut self) -> Result<()> {
-        let Some(child) = self.child.as_mut() else {
-            return Ok(());
-        };
-        match child
-            .try_wait()
-            .with_context(|| format!("looking at `{}`", self.what))?
-        {
-            None => Ok(()),
-            Some(status) => bail!(
-                "`{}` ended with {status}; the end of {}:\n{}",
-                self.what,
-                self.log.display(),
-                tail(&self.log, 0)
-            ),
-        }
-    }
-
-    /// Lets it run on after this lab has ended.
-    pub fn detach(mut self) {
-        self.child = None;
-    }
-
-    /// Asks it to end (SIGTERM), makes it (SIGKILL) after five seconds, and waits.
-    pub fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else {
-            return;
-        };
-        // It may have ended already; the calls then only tell so.
-        let _ = Sh::new("kill").arg(child.id().to_string()).outcome();
-        let begun = Instant::now();
-        while begun.elapsed() < GRACE {
-            if !matches!(child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(POLL);
-        }
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }
 
 fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
